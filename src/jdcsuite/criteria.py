@@ -1,0 +1,224 @@
+"""Output + Pair -> loss parts. A criterion says what supervises (`prepare`) and what is minimised (`forward`).
+
+Every codec criterion has the form bpp + lmbda * MSE, the MSE over RGB in [0, 1] and of the unclamped
+reconstruction. Parts: ``loss`` with gradient; the others are detached figures for the log, batch means.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from jdcsuite.models.codec import Codec
+from jdcsuite.types import Output, Pair, UserError
+
+Parts = dict[str, Tensor]
+
+
+def mse(x_hat: Tensor, pair: Pair) -> Tensor:
+    """Mean squared error of each picture against ``pair.clean``, over the samples that its weight trusts."""
+    error = (x_hat.float() - pair.clean) ** 2
+    if pair.weight is None:
+        return error.flatten(1).mean(1)
+    return (error * pair.weight).flatten(1).sum(1) / pair.weight.flatten(1).sum(1).clamp(min=1)
+
+
+# -- what supervises: Pair -> Pair whose `noisy` is the input and whose `clean` is the target -------------------
+
+
+class Supervised(nn.Module):
+    """The clean picture is the target."""
+
+    def forward(self, pair: Pair) -> Pair:
+        return pair
+
+
+class NoisyTarget(nn.Module):
+    """The noisy picture is input and target; the clean one is not looked at."""
+
+    def forward(self, pair: Pair) -> Pair:
+        return replace(pair, clean=pair.noisy)
+
+
+class Recorrupted(nn.Module):
+    """Input noisy + alpha n', target noisy - n' / alpha, with n' of the noise's own sigma; the clean picture is
+    not looked at.
+
+    Pang et al., "Recorrupted-to-Recorrupted" (CVPR 2021), eq. (6): unbiased for Gaussian noise of known sigma.
+    Where clipping to 8 bits saturated a sample its noise is not Gaussian, so it is masked out.
+    """
+
+    def __init__(self, *, alpha: float = 0.5) -> None:
+        super().__init__()
+        self.alpha = alpha
+
+    def forward(self, pair: Pair) -> Pair:
+        extra = torch.randn_like(pair.noisy) * (pair.sigma / 255)[:, None, None, None]
+        trusted = ((pair.noisy > 0) & (pair.noisy < 1)).to(pair.noisy)
+        noisier, target = pair.noisy + self.alpha * extra, pair.noisy - extra / self.alpha
+        return replace(pair, noisy=noisier, clean=target, weight=trusted)
+
+
+# -- what is minimised -----------------------------------------------------------------------------------------
+
+
+class RateDistortion(nn.Module):
+    """bpp + lmbda * MSE against the target that ``supervision`` chooses. ``lmbda`` above 0."""
+
+    def __init__(self, *, lmbda: float, supervision: nn.Module) -> None:
+        super().__init__()
+        _positive(lmbda=lmbda)
+        self.lmbda, self.supervision = lmbda, supervision
+
+    def prepare(self, pair: Pair) -> Pair:
+        return self.supervision(pair)
+
+    def forward(self, output: Output, pair: Pair) -> Parts:
+        parts, bpp, error = _rate_and_distortion(output, pair)
+        return {"loss": (bpp + self.lmbda * error).mean(), **parts}
+
+
+class EntropyGuided(nn.Module):
+    """FLLIC-w: the least MSE to the noisy picture at the rate that the guide predicts for the clean one.
+
+    min MSE(x_hat, noisy) subject to bpp = ``rate_scale`` * H_hat for each crop (``target`` codec or lossless: what
+    the guide was trained to predict), solved as bpp + mu MSE. log mu follows the batch's mean shortfall of rate
+    by dual ascent (``dual_rate`` a step), starting at ``lmbda``; a crop's own mu leans by ``lean`` times its own
+    log shortfall, so that the constraint holds crop by crop. Priors always minimise bits.
+    ``target`` distortion: no entropy; the constraint is mean (x_hat - noisy)^2 = sigma_eff^2, the variance of
+    the noise as clipping left it.
+
+    differs from the paper (arXiv 2401.13616, eq. (9)): it adds lambda |bpp - H| as a penalty, which drives every low
+    rung to one point and below H trains the prior to waste bits; ``as_written`` is that penalty, as
+    |bpp - rate_scale H_hat| + lmbda MSE.
+    """
+
+    def __init__(
+        self,
+        *,
+        lmbda: float,
+        target: str,
+        rate_scale: float = 1.0,
+        as_written: bool = False,
+        dual_rate: float = 0.01,
+        lean: float = 1.0,
+    ) -> None:
+        super().__init__()
+        _positive(lmbda=lmbda, rate_scale=rate_scale)
+        if target not in ("codec", "lossless", "distortion"):
+            raise UserError(f"target={target} is unknown: choose codec, lossless or distortion")
+        if as_written and target == "distortion":
+            raise UserError("as_written=true is a penalty on the rate: it needs target=codec or target=lossless")
+        self.lmbda, self.target, self.rate_scale, self.as_written = lmbda, target, rate_scale, as_written
+        self.dual_rate, self.lean = dual_rate, lean
+        self.register_buffer("log_mu", torch.tensor(math.log(lmbda)))
+
+    def prepare(self, pair: Pair) -> Pair:
+        return NoisyTarget()(pair)
+
+    def forward(self, output: Output, pair: Pair) -> Parts:
+        parts, bpp, error = _rate_and_distortion(output, pair)
+        if self.as_written:
+            rate = self.rate_scale * output.h_hat
+            return {
+                "loss": ((bpp - rate).abs() + self.lmbda * error).mean(),
+                "h_hat": output.h_hat.mean(),
+                **parts,
+            }
+        shortfall = self._shortfall(output, pair, bpp, error)
+        mu = torch.exp(self.log_mu + self.lean * shortfall.clamp(-2, 2))
+        loss = (bpp + mu * error).mean()
+        self._ascend(shortfall)
+        return {"loss": loss, "mu": self.log_mu.exp(), "shortfall": shortfall.mean(), **parts}
+
+    @torch.no_grad()
+    def _shortfall(self, output: Output, pair: Pair, bpp: Tensor, error: Tensor) -> Tensor:
+        """Log of how far each crop is on the cheap side of its constraint; above 0 asks for more bits."""
+        if self.target == "distortion":
+            return torch.log(error / self._noise_power(pair))
+        return torch.log((self.rate_scale * output.h_hat).clamp(min=0.01) / bpp.clamp(min=0.001))
+
+    @staticmethod
+    def _noise_power(pair: Pair) -> Tensor:
+        """sigma_eff^2 of each crop in [0, 1] units, from sigma alone: what clipping to 8 bits leaves of it.
+
+        The variance of a clipped Gaussian, averaged over the noisy picture's own values in place of the clean
+        ones; rounding adds 1/12 of a squared grey level.
+        """
+        sigma = (pair.sigma / 255)[:, None, None, None]
+        normal = torch.distributions.Normal(0.0, 1.0)
+        low, high = (0 - pair.noisy) / sigma, (1 - pair.noisy) / sigma
+
+        def density(t: Tensor) -> Tensor:
+            return torch.exp(normal.log_prob(t))
+
+        inside = normal.cdf(high) - normal.cdf(low) - high * density(high) + low * density(low)
+        power = inside + low**2 * normal.cdf(low) + high**2 * (1 - normal.cdf(high))
+        return (power * sigma**2).flatten(1).mean(1) + 1 / 12 / 255**2
+
+    @torch.no_grad()
+    def _ascend(self, shortfall: Tensor) -> None:
+        if not self.training:
+            return
+        mean = shortfall.mean()
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(mean)  # every rank keeps the same mu
+            mean /= torch.distributed.get_world_size()
+        if torch.isfinite(mean):
+            self.log_mu += self.dual_rate * mean.clamp(-2, 2)
+
+
+class EntropyRegression(nn.Module):
+    """Smooth-L1 between the predicted and the true entropy of the clean picture, in bits per pixel.
+
+    ``codec``: the frozen supervised codec whose spent rate on the noisy crop is the truth (``target=codec``);
+    None: the lossless code length of the clean crop (``target=lossless``). The net may see clean pictures; the
+    codec that it guides sees noisy ones only.
+    """
+
+    def __init__(self, *, codec: Codec | None = None) -> None:
+        super().__init__()
+        self.codec = codec
+        if codec is not None:
+            codec.requires_grad_(False)
+
+    def prepare(self, pair: Pair) -> Pair:
+        return pair
+
+    def forward(self, output: Output, pair: Pair) -> Parts:
+        truth = self.truth(pair)
+        return {
+            "loss": F.smooth_l1_loss(output.h_hat, truth),
+            "rmse": F.mse_loss(output.h_hat, truth).sqrt().detach(),
+            "h_clean": truth.mean(),
+        }
+
+    @torch.no_grad()
+    def truth(self, pair: Pair) -> Tensor:
+        """What the net should have said of each picture, bits per pixel."""
+        if self.codec is None:
+            if pair.bpp_clean is None:
+                raise UserError("target=lossless needs H(clean): set data.lossless to a coder")
+            return pair.bpp_clean
+        self.codec.eval()  # Lightning puts all of a task into training mode
+        height, width = pair.noisy.shape[-2:]
+        rates = self.codec(pair.noisy, sigma=pair.sigma, bpp_noisy=pair.bpp_noisy).bpp(height * width)
+        return torch.stack(list(rates.values())).sum(0)
+
+
+def _rate_and_distortion(output: Output, pair: Pair) -> tuple[Parts, Tensor, Tensor]:
+    height, width = pair.noisy.shape[-2:]
+    rates = output.bpp(height * width)
+    bpp, error = torch.stack(list(rates.values())).sum(0), mse(output.x_hat, pair)
+    parts = {"bpp": bpp.mean(), "mse": error.mean(), **{f"bpp_{name}": r.mean() for name, r in rates.items()}}
+    return {name: value.detach() for name, value in parts.items()}, bpp, error
+
+
+def _positive(**values: float) -> None:
+    for name, value in values.items():
+        if not (value > 0 and math.isfinite(value)):
+            raise UserError(f"{name}={value} is not usable: give a number above 0")

@@ -1,0 +1,261 @@
+"""Folders of photographs -> batches of Pairs: the one datamodule of every method.
+
+Sample n of a run (n = step * total batch + place in the batch) is a function of (seed, n) alone: its picture,
+crop, flips and noise. So 1, 2 or 4 ranks see the same union, and a run resumed in mid-epoch goes on with the
+very next sample. Workers only slice crops out of decoded pictures; noise and flips are made on the device,
+unless a lossless code length of the noisy crop is asked for, which needs the noise on the CPU.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import torch
+from kornia.augmentation import RandomHorizontalFlip, RandomVerticalFlip
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from jdcsuite.data.catalog import folder
+from jdcsuite.data.images import ImageCache, embedded, files
+from jdcsuite.data.noise import GaussianNoise, to_bytes, to_tensor
+from jdcsuite.entropy.lossless import Lossless
+from jdcsuite.types import Pair, UserError
+
+EMBEDDED = "embedded"
+Sample = dict[str, Tensor]
+
+
+class Crops(Dataset[Sample]):
+    """Sample number -> crop, drawn from all crop positions of all pictures alike."""
+
+    def __init__(
+        self, cache: ImageCache, *, crop: int, seed: int, noise: GaussianNoise, lossless: Lossless | None
+    ) -> None:
+        cache.require(crop)
+        shapes = [cache.shape(i)[:2] for i in range(len(cache))]
+        positions = np.array([(h - crop + 1) * (w - crop + 1) for h, w in shapes], dtype=np.float64)
+        self.share = np.cumsum(positions) / positions.sum()
+        self.cache, self.crop, self.seed, self.noise, self.lossless = cache, crop, seed, noise, lossless
+
+    def __getitem__(self, n: int) -> Sample:
+        draw = np.random.Generator(np.random.Philox(key=[self.seed, n]))
+        i = min(int(np.searchsorted(self.share, draw.random(), side="right")), len(self.cache) - 1)
+        height, width = self.cache.shape(i)[:2]
+        top, left = (int(draw.integers(side - self.crop + 1)) for side in (height, width))
+        clean = np.ascontiguousarray(self.cache.crop(i, top, left, self.crop))
+        flips, noise_seed = draw.integers(2, size=2), int(draw.integers(2**62))
+        sample = {
+            "clean": torch.from_numpy(clean).permute(2, 0, 1).contiguous(),
+            "flips": torch.from_numpy(flips),
+            "noise_seed": torch.tensor(noise_seed),
+        }
+        return sample if self.lossless is None else sample | self._measured(clean, noise_seed)
+
+    def _measured(self, clean: np.ndarray, noise_seed: int) -> Sample:
+        noisy = self.noise(to_tensor(clean)[None], [noise_seed])[0]
+        bpp = [self.lossless.bpp(to_bytes(noisy)), self.lossless.bpp(clean)]
+        return {"noisy": noisy, "bpp_noisy": torch.tensor(bpp[0]), "bpp_clean": torch.tensor(bpp[1])}
+
+
+class Steps(Sampler[list[int]]):
+    """The sample numbers of this rank's share of each batch, from step ``start`` on.
+
+    Place p of the total batch belongs to rank p mod world.
+    """
+
+    def __init__(self, *, steps: int, batch: int, rank: int, world: int, start: int = 0) -> None:
+        if batch % world:
+            raise UserError(f"data.batch={batch} cannot be dealt to {world} devices: make it a multiple of {world}")
+        self.steps, self.batch, self.rank, self.world, self.start = steps, batch, rank, world, start
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in range(self.start, self.steps):
+            yield list(range(step * self.batch + self.rank, (step + 1) * self.batch, self.world))
+
+    def __len__(self) -> int:
+        # The whole run is one epoch; Lightning counts the steps that a resumed run has behind it itself.
+        return self.steps
+
+
+class Pictures(Dataset[tuple[str, Pair]]):
+    """Whole pictures with their fixed noise; ``side``: only their central square of that side, in pixels."""
+
+    def __init__(
+        self,
+        cache: ImageCache,
+        *,
+        noise: GaussianNoise,
+        noise_seed: int,
+        lossless: Lossless | None,
+        side: int | None = None,
+        limit: int | None = None,
+    ) -> None:
+        self.cache, self.noise, self.noise_seed, self.lossless = cache, noise, noise_seed, lossless
+        self.side, self.count = side, min(limit or len(cache), len(cache))
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, i: int) -> tuple[str, Pair]:
+        image = np.ascontiguousarray(self.cache[i])
+        if self.side is not None:
+            top, left = ((s - min(s, self.side)) // 2 for s in image.shape[:2])
+            image = image[top : top + self.side, left : left + self.side]
+        noisy = self.noise.fixed(image, seed=self.noise_seed)
+        pair = Pair(noisy=noisy[None], clean=to_tensor(image)[None], sigma=torch.tensor([self.noise.sigma]))
+        if self.lossless is not None:
+            bpp = {"bpp_noisy": self.lossless.bpp(to_bytes(noisy)), "bpp_clean": self.lossless.bpp(image)}
+            pair = replace(pair, **{name: torch.tensor([value]) for name, value in bpp.items()})
+        return self.cache.names[i], pair
+
+
+class Photographs(L.LightningDataModule):
+    """``root``: data folder; None = the photographs inside scikit-image's wheel, which need no download.
+    ``train``, ``test``: names of folders in ``root`` (None: ``root`` itself, its last pictures held out as test).
+    ``crop``: side of the training crops; ``val_crop``: of the validation ones (pixels). ``batch``: total over all
+    devices. ``lossless``: coder that measures H(noisy) and H(clean), or None. ``limit``: at most so many pictures
+    of each test set. ``cache``: where decoded pictures are packed (None: the user's cache folder)."""
+
+    def __init__(
+        self,
+        *,
+        root: str | None,
+        train: str | None,
+        test: list[str] | str | None,
+        noise: GaussianNoise,
+        noise_seed: int,
+        crop: int,
+        val_crop: int,
+        batch: int,
+        workers: int,
+        seed: int,
+        steps: int,
+        lossless: Lossless | None = None,
+        limit: int | None = None,
+        cache: str | None = None,
+    ) -> None:
+        super().__init__()
+        if root is None and (train or test):
+            raise UserError("data.train and data.test name folders in data.root: give data.root=FOLDER too")
+        self.root, self.train_name = root, train
+        self.test_names = [test] if isinstance(test, str) else list(test or [])
+        self.noise, self.noise_seed, self.lossless = noise, noise_seed, lossless
+        self.crop, self.val_crop, self.batch, self.workers = crop, val_crop, batch, workers
+        self.seed, self.steps, self.limit, self.cache_dir = seed, steps, limit, cache
+        self._caches: dict[str, ImageCache] = {}
+        self._flip = (RandomHorizontalFlip(p=1.0), RandomVerticalFlip(p=1.0))
+
+    @property
+    def train_set(self) -> str:
+        return EMBEDDED if self.root is None else self.train_name or Path(self.root).name
+
+    @property
+    def test_sets(self) -> list[str]:
+        return self.test_names or [self.train_set if self.root is None else f"{Path(self.root).name}-held-out"]
+
+    def prepare(self) -> None:
+        """Decodes all pictures into the cache and finds bad ones, before anything is trained."""
+        train, val, test = self._sources()
+        for name, source in [("train", train), ("val", val), *test.items()]:
+            if name not in self._caches:
+                self._caches[name] = ImageCache.build(source, cache_dir=self.cache_dir and Path(self.cache_dir))
+        self._caches["train"].require(self.crop)
+
+    def prepare_data(self) -> None:
+        self.prepare()
+
+    def setup(self, stage: str) -> None:
+        self.prepare()
+
+    def _sources(self) -> tuple[list, list, dict[str, list]]:
+        """Train, validation and test pictures. Validation is held out of the training pictures: one in ten (12 at
+        most, at least one), by the hash of their names, so that it does not change when others come."""
+        if self.root is None:
+            pool, test = embedded("train"), {self.test_sets[0]: embedded("test")}
+        elif self.test_names:
+            root = Path(self.root)
+            pool = files(folder(root, self.train_name) if self.train_name else root)
+            test = {name: files(folder(root, name)) for name in self.test_names}
+        else:
+            pool = files(folder(Path(self.root), self.train_name) if self.train_name else Path(self.root))
+            pool, held = _hold_out(pool, salt="test")
+            test = {self.test_sets[0]: held}
+        train, val = _hold_out(pool, salt="val")
+        return train, val, test
+
+    def train_dataloader(self) -> DataLoader:
+        trainer = self.trainer
+        steps = Steps(
+            steps=self.steps, batch=self.batch, rank=trainer.global_rank, world=trainer.world_size,
+            start=trainer.global_step,
+        )  # fmt: skip
+        crops = Crops(self._caches["train"], crop=self.crop, seed=self.seed, noise=self.noise, lossless=self.lossless)
+        return DataLoader(
+            crops,
+            batch_sampler=steps,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            pin_memory=trainer.strategy.root_device.type == "cuda",
+        )
+
+    def pictures(self, test_set: str) -> Pictures:
+        """The pictures of a test set with their fixed noise."""
+        return self._pictures(test_set, limit=self.limit)
+
+    def val_dataloader(self) -> DataLoader:
+        return self._whole(self._pictures("val", side=self.val_crop))
+
+    def test_dataloader(self) -> list[DataLoader]:
+        return [self._whole(self.pictures(name)) for name in self.test_sets]
+
+    def _pictures(self, name: str, *, side: int | None = None, limit: int | None = None) -> Pictures:
+        return Pictures(
+            self._caches[name], noise=self.noise, noise_seed=self.noise_seed, lossless=self.lossless,
+            side=side, limit=limit,
+        )  # fmt: skip
+
+    def _whole(self, pictures: Pictures) -> DataLoader:
+        # Each rank takes its own; none is repeated to even the ranks out, as a padded sampler would.
+        mine = range(self.trainer.global_rank, len(pictures), self.trainer.world_size)
+        return DataLoader(pictures, sampler=list(mine), batch_size=None)
+
+    def on_after_batch_transfer(self, batch: Sample | tuple[str, Pair], dataloader_idx: int) -> object:
+        return self.pair(batch) if isinstance(batch, dict) else batch
+
+    def pair(self, batch: Sample) -> Pair:
+        """A training batch of samples, on its device -> Pair: noise where it is not drawn yet, then flips."""
+        clean = batch["clean"].float() / 255
+        noisy = batch["noisy"] if "noisy" in batch else self.noise(clean, batch["noise_seed"].tolist())
+        for axis, flip in enumerate(self._flip):
+            size = torch.tensor(clean.shape)
+            params = {"batch_prob": batch["flips"][:, axis].float(), "forward_input_shape": size}
+            clean, noisy = flip(clean, params=params), flip(noisy, params=params)
+        return Pair(
+            # contiguous: on CPU, torch 2.15's backward through channels-last convolutions corrupts the heap
+            noisy=noisy.contiguous(),
+            clean=clean.contiguous(),
+            sigma=torch.full((len(clean),), self.noise.sigma, device=clean.device),
+            bpp_noisy=_float(batch.get("bpp_noisy")),
+            bpp_clean=_float(batch.get("bpp_clean")),
+        )
+
+
+def _float(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.float()
+
+
+def _hold_out(pictures: list, *, salt: str, most: int = 12) -> tuple[list, list]:
+    if len(pictures) < 2:
+        raise UserError("at least 2 pictures are needed to train on one and hold out another: add some")
+
+    def rank(picture: object) -> str:
+        name = picture[0] if isinstance(picture, tuple) else Path(str(picture)).name
+        return hashlib.sha256(f"{salt} {name}".encode()).hexdigest()
+
+    held = sorted(pictures, key=rank)[: max(1, min(most, len(pictures) // 10))]
+    return [p for p in pictures if not any(p is h for h in held)], held

@@ -1,0 +1,130 @@
+"""Latents -> likelihoods when training, integer probability tables when coding; one class per distribution.
+
+No prior learns quantiles: the support of a table is found by scanning when the table is built, so one optimiser
+trains everything.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from jdcsuite.entropy.coder import Tables
+from jdcsuite.entropy.quantize import LowerBound
+
+# Beyond this probability a symbol is left to the escape: one unit of a 16-bit table is 2**-16.
+TAIL = 2.0**-17
+
+
+class LikelihoodFloor(nn.Module):
+    """p -> max(p, 1e-9), gradient-aware. A float32 tail underflows; the escape codes what lies beyond."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bound = LowerBound(1e-9)
+
+    def forward(self, p: Tensor) -> Tensor:
+        return self.bound(p)
+
+
+class Gaussian(nn.Module):
+    """Zero-mean normal integrated over unit bins: residuals in step units, given their scale.
+
+    Tables stand at ``levels`` scales, log-spaced over [``lowest``, ``highest``] steps. A larger scale is coded as
+    symbol >> k against scale / 2**k in (highest / 2, highest], and the k low bits as they are: that costs under
+    3e-4 bit a symbol, where one 16-bit table at scale 1024 would lose .4 bit.
+    """
+
+    def __init__(self, *, levels: int = 128, lowest: float = 0.11, highest: float = 32.0) -> None:
+        super().__init__()
+        self.lowest, self.highest, self.levels = lowest, highest, levels
+        self.floor = LikelihoodFloor()
+
+    def forward(self, residual: Tensor, scale: Tensor) -> Tensor:
+        """Probability of the unit bin around each ``residual`` (steps), at ``scale`` (steps), same shape."""
+        distance = residual.abs()
+        upper, lower = ((0.5 - distance) / scale, (-0.5 - distance) / scale)
+        return self.floor(0.5 * (torch.erfc(-upper / math.sqrt(2)) - torch.erfc(-lower / math.sqrt(2))))
+
+    def index(self, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale (steps) -> (table index, number k of raw low bits), both int32."""
+        k = torch.ceil(torch.log2(scale / self.highest)).clamp_(0, 16)
+        position = torch.log(scale / torch.exp2(k) / self.lowest) * (self.levels - 1) / self._log_span
+        return position.round().clamp_(0, self.levels - 1).to(torch.int32), k.to(torch.int32)
+
+    @property
+    def _log_span(self) -> float:
+        return math.log(self.highest / self.lowest)
+
+    def tables(self) -> Tables:
+        """Integer tables of all levels, in float64: their entries do not depend on the device."""
+        scales = self.lowest * torch.exp(torch.linspace(0, self._log_span, self.levels, dtype=torch.float64))
+        reach = torch.ceil(scales * -torch.special.ndtri(torch.tensor(TAIL, dtype=torch.float64)) + 0.5).int()
+        pmfs = []
+        for scale, r in zip(scales.tolist(), reach.tolist(), strict=True):
+            edges = (torch.arange(-r, r + 2, dtype=torch.float64) - 0.5) / scale
+            pmfs.append(torch.special.ndtr(edges).diff())
+        return Tables.from_pmfs(pmfs, offsets=(-reach).tolist())
+
+
+class MonotoneCDF(nn.Module):
+    """Independent learned densities: a monotone scalar chain for each of ``num_distributions``.
+
+    Four stages of width one, 11 scalars a distribution (the fully factorised prior of Balle et al., ICLR 2018,
+    as used by EVC and by the many-priors codec): x <- softplus(h) x + b, then x + tanh(a) tanh(x); the last
+    stage is the logit. ``init_spread`` is the scale of the logistic density that it starts as.
+    """
+
+    def __init__(self, *, num_distributions: int, init_spread: float = 2.0) -> None:
+        super().__init__()
+        slope = (1 / init_spread) ** 0.25
+        self.h = nn.Parameter(torch.randn(4, num_distributions) * 0.01 + math.log(math.expm1(slope)))
+        self.b = nn.Parameter(torch.randn(4, num_distributions) * 0.01)
+        self.a = nn.Parameter(torch.randn(3, num_distributions) * 0.01)
+        self.floor = LikelihoodFloor()
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Logit of the cumulative at ``x`` (d, anything): row i under distribution i."""
+        h, b, a = (p.to(x.dtype)[..., None] for p in (F.softplus(self.h), self.b, torch.tanh(self.a)))
+        for stage in range(3):
+            x = h[stage] * x + b[stage]
+            x = x + a[stage] * torch.tanh(x)
+        return h[3] * x + b[3]
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Probability of the unit bin around each element of z (b, d, hz, wz)."""
+        x = z.transpose(0, 1).flatten(1)
+        lower, upper = self.logits(x - 0.5), self.logits(x + 0.5)
+        # The difference of two sigmoids, taken on the side where neither is close to one.
+        sign = -torch.sign(lower + upper).detach()
+        p = torch.abs(torch.sigmoid(sign * upper) - torch.sigmoid(sign * lower))
+        return self.floor(p).unflatten(1, (z.shape[0], *z.shape[2:])).transpose(0, 1)
+
+    @torch.no_grad()
+    def tables(self) -> Tables:
+        """Integer tables over the integers whose tail exceeds 2**-17, bracketed by doubling; float64, CPU."""
+        cpu = MonotoneCDF(num_distributions=self.h.shape[1])
+        cpu.load_state_dict({name: p.detach().cpu() for name, p in self.state_dict().items()})
+        cpu = cpu.double()
+        reach = 8
+        while reach < 2**14 and self._tail(cpu, reach) > TAIL:
+            reach *= 2
+        grid = torch.arange(-reach, reach + 2, dtype=torch.float64) - 0.5
+        cdf = torch.sigmoid(cpu.logits(grid.expand(self.h.shape[1], -1)))
+        pmfs, offsets = [], []
+        for row in cdf:
+            inside = ((row > TAIL) & (row < 1 - TAIL)).nonzero().flatten()
+            first, last = (int(inside[0]) - 1, int(inside[-1]) + 1) if len(inside) else (0, len(row) - 1)
+            first, last = max(first, 0), min(last, len(row) - 1)
+            pmfs.append(row[first : last + 1].diff())
+            offsets.append(first - reach)
+        return Tables.from_pmfs(pmfs, offsets=offsets)
+
+    @staticmethod
+    def _tail(cpu: MonotoneCDF, reach: int) -> float:
+        edge = torch.full((cpu.h.shape[1], 1), reach - 0.5, dtype=torch.float64)
+        upper, lower = torch.sigmoid(-cpu.logits(edge)), torch.sigmoid(cpu.logits(-edge))
+        return float(torch.maximum(upper, lower).max())

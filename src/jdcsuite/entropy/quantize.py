@@ -1,0 +1,40 @@
+"""Real-valued latents -> integers, with the surrogates that let a gradient through.
+
+Training needs two views of one latent: the decoder sees what it will see when coding (rounding, straight-through
+gradient), the rate sees a smooth relaxation (additive uniform noise; Balle et al., ICLR 2017).
+"""
+
+from __future__ import annotations
+
+import torch
+from compressai.ops import LowerBound
+from torch import Tensor
+
+__all__ = ["LowerBound", "add_noise", "compand", "round_ste"]
+
+
+class _RoundSTE(torch.autograd.Function):
+    # A Function and not x + (round(x) - x).detach(): that sum is off by an ulp, and then the decoder's picture
+    # would not be forward's picture.
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return torch.round(x)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        return grad
+
+
+def round_ste(x: Tensor) -> Tensor:
+    """Exactly ``torch.round(x)``, with the gradient of the identity."""
+    return _RoundSTE.apply(x)
+
+
+def add_noise(x: Tensor) -> Tensor:
+    """``x`` + U(-.5, .5): the relaxation of rounding whose density is the rate's (Balle et al., 2017)."""
+    return x + torch.rand_like(x) - 0.5
+
+
+def compand(x: Tensor) -> Tensor:
+    """asinh: what the prior networks see of a latent. At 1-4 bpp latents reach hundreds of steps."""
+    return torch.asinh(x)

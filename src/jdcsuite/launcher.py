@@ -1,0 +1,246 @@
+"""Hydra's overrides -> jobs with what they need, run in order; then the report.
+
+A job is one point: one method at one noise level and one rung. Its `needs` are jobs of their own, run once a key
+before it. All jobs are composed and checked before the first starts, a failed one does not stop the others, and the
+exit status says whether any failed.
+"""
+
+from __future__ import annotations
+
+import os
+import traceback
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from filelock import FileLock
+from hydra import compose
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf, open_dict
+from rich.console import Console
+
+from jdcsuite import report, runs, tracker, training
+from jdcsuite.types import UserError
+
+# A need is composed from the words that were given for the job: those about data, noise, steps and the rung.
+PASSED_ON = (
+    "sigma",
+    "lmbda",
+    "seed",
+    "budget",
+    "name",
+    "runs",
+    "logger",
+    "launcher",
+    "debug",
+    "target",
+    "width",
+    "ladder",
+    "rungs",
+)
+PASSED_ON_SECTIONS = ("data.", "trainer.", "task.", "logger.", "launcher.")
+
+_failures: list[str] = []
+
+
+@dataclass
+class Job:
+    """One run. ``needs``: role -> the job that fills it."""
+
+    config: dict
+    overrides: list[str]
+    key: str
+    folder: Path
+    needs: dict[str, Job] = field(default_factory=dict)
+
+
+def exit_status() -> int:
+    return 1 if _failures else 0
+
+
+def plan(overrides: list[str], *, config_name: str = "config") -> Job:
+    """Composes one job and, through its `needs`, those before it; nothing is run. UserError on a bad configuration."""
+    config = compose(config_name, overrides)
+    check(config, overrides)
+    needs: dict[str, Job] = {}
+    for role, need in config.needs.items():
+        if need.experiment is None:
+            continue
+        passed = [o for o in overrides if o.startswith(PASSED_ON_SECTIONS) or o.split("=")[0] in PASSED_ON]
+        extra = [f"{k}={v}" for k, v in need.items() if k not in ("experiment", "into")]
+        replaced = {e.split("=")[0] for e in extra}
+        passed = [o for o in passed if o.split("=")[0] not in replaced]
+        needs[role] = plan([f"+experiment={need.experiment}", *passed, *extra], config_name=config_name)
+    with open_dict(config):
+        for role, job in needs.items():
+            # the part is built from its own run's configuration, then filled with that run's weights
+            OmegaConf.update(config, config.needs[role].into, job.config["model"], force_add=True, merge=False)
+    resolved = runs.plain(config)
+    lossless = resolved["data"]["lossless"]
+    resolved["lossless_version"] = instantiate(lossless).version if lossless else None
+    key = runs.key(resolved, {role: job.key for role, job in needs.items()})
+    return Job(resolved, overrides, key, runs.folder(resolved, key), needs)
+
+
+def check(config: DictConfig, overrides: list[str]) -> None:
+    if not config.get("method"):
+        raise UserError("no experiment was named: say +experiment=fllic (or another in conf/experiment)")
+    if config.sigma is None or not config.sigma >= 0:
+        raise UserError(f"sigma={config.sigma} is not a noise level: give grey levels of 0 or more, as in sigma=10")
+    if config.lmbda is not None and not config.lmbda > 0:
+        raise UserError(f"lmbda={config.lmbda} is not usable: give a number above 0")
+    if config.target not in ("codec", "lossless", "distortion"):
+        raise UserError(f"target={config.target} is unknown: choose codec, lossless or distortion")
+    if config.trainer.max_steps < 1:
+        raise UserError(f"trainer.max_steps={config.trainer.max_steps} is not usable: give 1 or more")
+
+
+def launch(jobs_overrides: list[list[str]], *, config_name: str, sweep: bool) -> None:
+    """Plans all jobs, runs them and what they need, and writes the report of the sweep."""
+    console = Console(stderr=False)
+    jobs = [plan(overrides, config_name=config_name) for overrides in jobs_overrides]
+    order = _order(jobs)
+    if sweep and any(job.config["trainer"]["devices"] > 1 for job in order):
+        raise UserError("trainer.devices above 1 does not go with -m yet: run the rungs one by one, without -m")
+    main = _is_main_process()
+    if main:
+        _announce(jobs, order, console)
+    failed: dict[str, str] = {}
+    for number, job in enumerate(order, 1):
+        if main:
+            console.print(f"[bold][{number}/{len(order)}][/] {job.folder}", highlight=False, soft_wrap=True)
+        _run_guarded(job, failed, console)
+    if main:
+        _report([job for job in jobs if job.key not in failed], console)
+    for key, reason in failed.items():
+        job = next(job for job in order if job.key == key)
+        console.print(f"failed: {job.folder}: {reason}", style="red", highlight=False, soft_wrap=True)
+        _failures.append(str(job.folder))
+
+
+def _order(jobs: list[Job]) -> list[Job]:
+    """Every job once, each after what it needs."""
+    ordered: dict[str, Job] = {}
+
+    def visit(job: Job) -> None:
+        for need in job.needs.values():
+            visit(need)
+        ordered.setdefault(job.key, job)
+
+    for job in jobs:
+        visit(job)
+    return list(ordered.values())
+
+
+def _run_guarded(job: Job, failed: dict[str, str], console: Console) -> None:
+    missing = [need for need in job.needs.values() if need.key in failed]
+    if missing:
+        failed[job.key] = f"it needs {missing[0].folder.name}, which failed"
+        return
+    try:
+        run_job(job, console)
+    except UserError as error:
+        failed[job.key] = _told(error, job)
+    except Exception as error:
+        if job.config["debug"]:
+            raise
+        failed[job.key] = f"{type(error).__name__}: {_told(error, job)}"
+
+
+def run_job(job: Job, console: Console) -> None:
+    """Runs one job in its folder unless it is finished; resumes it where it was interrupted."""
+    needs = {role: need.folder for role, need in job.needs.items()}
+    main = _is_main_process()
+    with _lock(job.folder, main, console):
+        if runs.finished(job.folder, job.key) and not job.config["rerun"]:
+            if main:
+                console.print("  finished before: not run again (rerun=true does)")
+            return
+        if main:
+            if job.config["rerun"] or _stale(job.folder, needs):
+                runs.clear(job.folder)
+            runs.open_folder(job.folder, job.config, job.key, needs)
+        curve = runs.curve(job.config, job.overrides)
+        training.run(job.config, job.folder, needs=needs, curve=curve, console=console)
+
+
+def _stale(folder: Path, needs: dict[str, Path]) -> bool:
+    """Whether a run was begun or finished with other weights of its needs."""
+    state = runs.read_state(folder)
+    return state is not None and any(
+        state["needs"].get(role, {}).get("weights") != runs.weights_hash(run) for role, run in needs.items()
+    )
+
+
+@contextmanager
+def _lock(folder: Path, main: bool, console: Console):
+    """One process group a run folder: rank 0 holds the lock, another launch waits for it."""
+    if not main:
+        yield
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.parent / f".{folder.name}.lock")
+    if lock.is_locked or not _free(lock):
+        console.print("  another process runs this job: waiting for it")
+    with lock:
+        yield
+
+
+def _free(lock: FileLock) -> bool:
+    try:
+        lock.acquire(timeout=0)
+    except TimeoutError:
+        return False
+    lock.release()
+    return True
+
+
+def _is_main_process() -> bool:
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _announce(jobs: list[Job], order: list[Job], console: Console) -> None:
+    config = jobs[0].config
+    if config["budget"] == "demo":
+        console.print(report.DEMO, style="yellow")
+    if config["data"]["root"] is None:
+        console.print("Pictures: the photographs inside scikit-image (data.root=FOLDER takes yours).")
+    extra = f" and {len(order) - len(jobs)} that they need" if len(order) > len(jobs) else ""
+    console.print(f"{len(jobs)} jobs{extra}, in {Path(config['runs']) / config['name']}", soft_wrap=True)
+
+
+def _told(error: BaseException, job: Job) -> str:
+    """One line for the person; the traceback goes to the run's log."""
+    if job.folder.is_dir():
+        (job.folder / "error.log").write_text("".join(traceback.format_exception(error)))
+    first = (str(error).strip().splitlines() or [""])[0]
+    return first if isinstance(error, UserError) else f"{first} (traceback in {job.folder / 'error.log'})"
+
+
+def _report(jobs: list[Job], console: Console) -> None:
+    """Results, figure and strip of a launch's finished jobs, with the standard codecs on the same noisy pictures."""
+    if not jobs:
+        return
+    config = jobs[0].config
+    out = Path(config["runs"]) / config["name"] / "report"
+    sources = [job.folder for job in jobs]
+    made = report.make([*sources, *_standards(jobs, console)], out, console)
+    if command := tracker.sync_command(Path(config["runs"]) / config["name"]):
+        console.print(
+            f"W&B is offline; upload with: {command if len(command) < 200 else command[:200] + ' ...'}",
+            soft_wrap=True,
+        )
+    sweep = tracker.tracker(
+        folder=out, project=config["logger"]["project"], group=config["name"], job_type="report",
+        name=f"{config['name']} report", id="report-" + "-".join(sorted(job.key for job in jobs))[:80],
+        tags=["report"], mode=config["logger"]["mode"], config={"jobs": [str(job.folder) for job in jobs]},
+    )  # fmt: skip
+    pictures = {name: path for name, path in made.items() if path.suffix == ".png"}
+    tracker.report_run(tracker=sweep, curves=report.curves(report.read([made["results"]])), pictures=pictures)
+
+
+def _standards(jobs: list[Job], console: Console) -> list[Path]:
+    """Rows of the configured standard codecs on the noisy test pictures, evaluated once a protocol."""
+    from jdcsuite.evaluation import standards_rows
+
+    return standards_rows(jobs[0].config, console) if jobs[0].config["report"]["standards"] else []

@@ -1,0 +1,122 @@
+"""Random transforms -> transforms that start as an orthonormal Haar wavelet packet, and its inverse.
+
+differs from the papers: they start from random weights, because they can spend the thousands of steps that the
+identity alone takes from there (`experiments/synthetic_awgn` has the two learning curves). Here step 0 is a linear
+transform coder, and training starts from its rate-distortion curve.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from jdcsuite.models.layers import DepthConv, Float32, ResidualDown, ResidualUp
+
+CORRELATION = 0.95  # of neighbouring pixels: the first-order Markov model of pictures
+# Orthonormal luma and two chroma axes, close to the colour KLT of photographs, with their share of the variance.
+COLOURS = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.sqrt([[3], [2], [6]])
+COLOUR_VARIANCES = (1.0, 0.06, 0.02)
+SMALL = 0.01  # gain of the branches that the packet does not need: enough to break symmetry
+HAAR = {0: (1.0, 1.0), 1: (1.0, -1.0)}
+
+
+@dataclass(frozen=True)
+class _Band:
+    """One channel as a separable filter: its colour axis and its row and column vectors."""
+
+    colour: int
+    rows: np.ndarray
+    columns: np.ndarray
+
+    @property
+    def variance(self) -> float:
+        return COLOUR_VARIANCES[self.colour] * _energy(self.rows) * _energy(self.columns)
+
+    def child(self, vertical: int, horizontal: int) -> _Band:
+        return _Band(self.colour, _extend(self.rows, vertical), _extend(self.columns, horizontal))
+
+
+def _extend(vector: np.ndarray, kind: int) -> np.ndarray:
+    return np.concatenate([sign * vector for sign in HAAR[kind]]) / np.sqrt(2)
+
+
+def _energy(vector: np.ndarray) -> float:
+    lag = np.abs(np.subtract.outer(np.arange(len(vector)), np.arange(len(vector))))
+    return float(vector @ CORRELATION**lag @ vector)
+
+
+def _split(bands: list[_Band], width: int) -> tuple[list[_Band], Tensor]:
+    """Bands -> the ``width`` children of largest expected variance, and their taps (children, bands, 2, 2)."""
+    grown = [
+        (band.child(v, h), i, torch.tensor(np.outer(HAAR[v], HAAR[h]) / 2))
+        for i, band in enumerate(bands)
+        for v in HAAR
+        for h in HAAR
+    ]
+    kept = sorted(grown, key=lambda child: -child[0].variance)[:width]
+    taps = torch.zeros(len(kept), len(bands), 2, 2)
+    for row, (_, parent, tap) in enumerate(kept):
+        taps[row, parent] = tap
+    return [child for child, _, _ in kept], taps
+
+
+@torch.no_grad()
+def orthogonal_start(net: nn.Module) -> None:
+    """Orthogonal kernels (all but the depthwise ones) and no biases."""
+    for conv in (m for m in net.modules() if isinstance(m, nn.Conv2d)):
+        nn.init.zeros_(conv.bias)
+        if conv.groups == 1:
+            nn.init.orthogonal_(conv.weight)
+
+
+@torch.no_grad()
+def haar_start(g_a: nn.Sequential, g_s: nn.Sequential) -> None:
+    """Sets the weights of an EVC analysis and synthesis in place. Channels beyond the packet's keep a small random
+    start; so do the residual branches that the packet does not need."""
+    modules = [*g_a.modules(), *g_s.modules()]
+    orthogonal_start(g_a)
+    orthogonal_start(g_s)
+    for block in (m for m in modules if isinstance(m, DepthConv)):
+        for branch in (block.spatial, block.pointwise):
+            [layer for layer in branch if isinstance(layer, nn.Conv2d)][-1].weight.mul_(SMALL)
+
+    one = np.ones(1)
+    bands = [_Band(colour, one, one) for colour in range(3)]
+    colours, stages = torch.tensor(COLOURS), []
+    for layer in (layer for layer in g_a if isinstance(layer, ResidualDown)):
+        bands, taps = _split(bands, layer.skip.out_channels)
+        weight = taps if stages else torch.einsum("oiyx,ic->ocyx", taps, colours.to(taps))
+        _place(layer.skip.weight, weight)
+        layer.body[2].weight.mul_(SMALL)
+        stages.append(weight)
+    last = g_a[-1].module
+    _, taps = _split(bands, last.out_channels)
+    last.weight.mul_(SMALL)
+    # the block's own pixels are the right and lower taps of a 3x3 kernel: the other ones reach back
+    _place(last.weight[:, :, 1:, 1:], taps)
+    stages.append(taps)
+
+    nn.init.dirac_(g_s[0].module.weight)
+    up = [layer for layer in g_s if isinstance(layer, ResidualUp)]
+    for layer, weight in zip(up, reversed(stages[1:]), strict=True):
+        _place_transposed(layer.skip[0], weight)
+        layer.body[2].weight.mul_(SMALL)
+    _place_transposed(g_s[-1].module[0], stages[0])
+
+
+def _place(kernel: Tensor, weight: Tensor) -> None:
+    """``weight`` (o, i, 2, 2) on the first outputs of a kernel that may have more of them."""
+    outputs, inputs = weight.shape[:2]
+    kernel[:outputs] = 0
+    kernel[:outputs, :inputs] = weight
+
+
+def _place_transposed(conv: nn.Conv2d, weight: Tensor) -> None:
+    """Its transpose as a 1x1 convolution ahead of a pixel shuffle."""
+    outputs, inputs = weight.shape[:2]
+    nn.init.zeros_(conv.weight)
+    shuffled = conv.weight.view(-1, 4, conv.in_channels)
+    shuffled[:inputs, :, :outputs] = weight.permute(1, 2, 3, 0).reshape(inputs, 4, outputs)

@@ -1,0 +1,357 @@
+"""Rows of runs and of standard codecs -> joined results.csv, table on the terminal, RD figure, picture strip.
+
+Rows are one image each (``COLUMNS``); means are taken here and nowhere else. PSNR is in dB and MS-SSIM in
+[0, 1], both against the clean picture; bpp counts the whole file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from math import ceil
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from jdcsuite.types import UserError
+
+COLUMNS = (  # noqa: SIM905
+    "run curve method lmbda quality sigma_train sigma min_ms_ssim target rate_scale h_hat seed budget "
+    "train_set noise_protocol noise_seed dataset image height width bpp bpp_payload bpp_est bpp_y bpp_z "
+    "bpp_index bpp_header psnr ms_ssim psnr_noisy ms_ssim_noisy enc_ms dec_ms device tile entropy_coder "
+    "codec_version code_version"
+).split()
+TEXT = (  # noqa: SIM905
+    "run curve method quality target budget train_set noise_protocol dataset image device tile "
+    "entropy_coder codec_version code_version"
+).split()
+POINT = ["curve", "method", "dataset", "sigma", "lmbda", "quality", "budget", "noise_protocol"]
+MEANS = ["bpp", "bpp_est", "bpp_payload", "psnr", "ms_ssim", "psnr_noisy", "ms_ssim_noisy"]
+FIGURE = "rd.png"
+DEMO = "A demo budget shows the machinery and claims no quality."
+# Okabe and Ito's palette without its yellow, which is faint on white
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+MARKERS = "osD^vPX*<>"
+
+
+def read(paths: Sequence[Path]) -> pd.DataFrame:
+    """The rows of run folders (searched for ``results.csv``) and csv files; a row met twice counts once.
+
+    Text columns hold "" and numbers NaN where a file has no value. Raises UserError where there is nothing to
+    read, or where a file does not hold rows.
+    """
+    return _read(paths).drop(columns="folder")
+
+
+def _read(paths: Sequence[Path]) -> pd.DataFrame:
+    """As ``read``, with the folder of each row's file."""
+    rows = pd.concat([_rows(file).assign(folder=str(file.parent)) for file in _files(paths)], ignore_index=True)
+    extra = [column for column in rows if column not in COLUMNS]
+    rows = rows.reindex(columns=[*COLUMNS, *extra])
+    rows[TEXT] = rows[TEXT].fillna("").astype(str)
+    who = rows["run"].where(rows["run"] != "", rows["method"])
+    identity = rows[["quality", "dataset", "image", "sigma", "noise_seed"]].assign(who=who)
+    return rows[~identity.duplicated(keep="last")].reset_index(drop=True)
+
+
+def _files(paths: Sequence[Path]) -> list[Path]:
+    """The csv files behind the paths; in a folder, those of runs before a report's own join of them."""
+    files: list[Path] = []
+    for path in map(Path, paths):
+        found = [path] if path.is_file() else sorted(path.rglob("results.csv"))
+        files += [file for file in found if _is_run(file.parent) or not (file.parent / FIGURE).exists()] or found
+        if not found:
+            raise UserError(f"There is no results.csv in {path}: give csv files or folders of tested runs.")
+    if not files:
+        raise UserError("There is nothing to report: give csv files or folders of tested runs.")
+    return list(dict.fromkeys(files))
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "config.yaml").exists()
+
+
+def _rows(file: Path) -> pd.DataFrame:
+    """The rows of one csv file, numbers read exactly."""
+    try:
+        rows = pd.read_csv(
+            file,
+            dtype=dict.fromkeys(TEXT, str),
+            keep_default_na=False,  # a picture may be called "NA"
+            na_values=["", "nan"],
+            float_precision="round_trip",
+        )
+    except ValueError as error:  # pandas' own errors too
+        raise UserError(f"{file} is no csv file of results: {str(error).splitlines()[0]}.") from None
+    if missing := [column for column in ("method", "dataset", "image") if column not in rows]:
+        raise UserError(f"{file} is no csv file of results: it has no column {missing[0]}.")
+    if rows.empty:
+        raise UserError(f"{file} holds no rows.")
+    for column in set(rows) & set(COLUMNS) - set(TEXT):
+        try:
+            rows[column] = rows[column].astype(float)
+        except ValueError as error:
+            raise UserError(f"{file} is no csv file of results: column {column}, {error}.") from None
+    if "quality" in rows:  # 90 and 90.0 are one quality
+        number = pd.to_numeric(rows["quality"], errors="coerce")
+        rows["quality"] = rows["quality"].where(number.isna(), number.map("{:g}".format))
+    return rows
+
+
+def curves(rows: pd.DataFrame) -> pd.DataFrame:
+    """The points of all curves: means over images and seeds for each ``POINT``, each curve sorted by bpp.
+
+    ``images`` counts the pictures behind a point. ``label`` is the method's name, or the curve's where a
+    method has several. Rows of estimators (no bpp, no PSNR) are left out.
+    """
+    coded = rows[rows[["bpp", "psnr"]].notna().any(axis=1)].copy()
+    coded["curve"] = coded["curve"].where(coded["curve"] != "", coded["method"])
+    grouped = coded.groupby(POINT, dropna=False, sort=False)
+    points = grouped[MEANS].mean().assign(images=grouped["image"].nunique()).reset_index()
+    several = points.groupby("method")["curve"].transform("nunique") > 1
+    points["label"] = points["curve"].where(several, points["method"])
+    protocols = points["budget"] + " " + points["noise_protocol"]
+    several = protocols.groupby(points["label"]).transform("nunique") > 1
+    points["label"] = points["label"].where(~several, points["label"] + " (" + protocols.str.strip() + ")")
+    points["standard"] = points["lmbda"].isna()
+    points = points.sort_values(["dataset", "sigma", "standard", "label", "bpp"], ignore_index=True)
+    return points[["label", *POINT, *MEANS, "images"]]
+
+
+def pareto(curve: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """The part of a curve where each point beats all cheaper ones in PSNR, and how many points that cuts."""
+    points = curve.dropna(subset=["bpp", "psnr"]).sort_values(["bpp", "psnr"], ascending=[True, False])
+    best = points["psnr"].cummax().shift(fill_value=-np.inf)
+    kept = points[points["psnr"] > best]
+    return kept.reset_index(drop=True), len(curve) - len(kept)
+
+
+def table(curves: pd.DataFrame) -> Table:
+    """The curves for a terminal of 80 columns, a section for each dataset and noise."""
+    out = Table(
+        title=DEMO if (curves["budget"] == "demo").any() else None,
+        caption="bpp: whole file; est.: the model's own estimate; gain: dB over the noisy input",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    out.add_column("method", overflow="fold")
+    for name in ("rung", "bpp", "est.", "PSNR", "gain", "MS-SSIM", "images"):
+        out.add_column(name, justify="right", no_wrap=True)
+    for (dataset, sigma), panel in curves.groupby(["dataset", "sigma"], dropna=False, sort=False):
+        out.add_section()
+        noisy = panel["psnr_noisy"].mean()
+        out.add_row(f"[bold]{escape(dataset)}[/], {_noise(sigma)}", *[""] * 3, f"[bold]{_text(noisy, 2)}[/]", "noisy")
+        last = None
+        for point in panel.itertuples():
+            out.add_row(
+                "" if point.label == last else escape(point.label),
+                _rung(point.lmbda, point.quality),
+                _text(point.bpp, 3),
+                _text(point.bpp_est, 3),
+                _text(point.psnr, 2),
+                _text(point.psnr - point.psnr_noisy, 2, sign="+"),
+                _text(point.ms_ssim, 4),
+                str(point.images),
+            )
+            last = point.label
+    return out
+
+
+def entropy_table(rows: pd.DataFrame) -> Table | None:
+    """RMSE in bpp of the estimates of the clean picture's entropy against the real one; None without any."""
+    if "h_clean" not in rows or rows["h_clean"].notna().sum() == 0:
+        return None
+    known = rows[rows["h_clean"].notna()]
+    names = {"h_hat": "network", "h_mean": "mean", "h_linear": "linear fit", "h_analytic": "analytic"}
+    names = {column: name for column, name in names.items() if column in known and known[column].notna().any()}
+    out = Table(title="Entropy of the clean picture: RMSE in bpp", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("method", "dataset", *names.values(), "images"):
+        out.add_column(name, justify="left" if name in ("method", "dataset") else "right")
+    for (method, dataset, sigma), part in known.groupby(["method", "dataset", "sigma"], dropna=False):
+        rmse = [((part[column] - part["h_clean"]) ** 2).mean() ** 0.5 for column in names]
+        counted = str(part["image"].nunique())
+        out.add_row(
+            escape(method),
+            escape(f"{dataset}, {_noise(sigma)}"),
+            *(_text(value, 3) for value in rmse),
+            counted,
+        )
+    return out
+
+
+def figure(curves: pd.DataFrame, path: Path) -> Figure:
+    """PSNR (MS-SSIM below) over bpp, a panel for each dataset and noise: learned solid, standards dashed."""
+    panels = list(curves.groupby(["dataset", "sigma"], dropna=False, sort=False))
+    metrics = ["psnr", "ms_ssim"] if curves["ms_ssim"].notna().any() else ["psnr"]
+    learned_first = curves.sort_values("lmbda", na_position="last", kind="stable")
+    styles = {
+        label: {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+        for i, label in enumerate(learned_first["label"].unique())
+    }
+    across, deep = min(4, len(panels)), ceil(len(panels) / 4) * len(metrics)
+    entries_across = 3 * min(2, across)
+    height = 3.4 * deep + 0.9 + 0.23 * ceil((len(styles) + 1) / entries_across)
+    fig = Figure(figsize=(max(7.0, 4.6 * across), height), layout="constrained")
+    grid = fig.subplots(deep, across, squeeze=False)
+    entries = {}
+    for i, ((dataset, sigma), panel) in enumerate(panels):
+        for j, metric in enumerate(metrics):
+            ax = grid[i // 4 * len(metrics) + j, i % 4]
+            _panel(ax, panel, metric, styles)
+            handles, labels = ax.get_legend_handles_labels()
+            entries.update(zip(labels, handles, strict=True))
+        protocol = ", ".join(p for p in panel["noise_protocol"].unique() if p)
+        images = "-".join(map(str, np.unique([panel["images"].min(), panel["images"].max()])))
+        head = f"{dataset}, {_noise(sigma)} {protocol}".strip()
+        noisy = f"noisy input {panel['psnr_noisy'].mean():.2f} dB"
+        grid[i // 4 * len(metrics), i % 4].set_title(f"{head}\n{images} images, {noisy}", loc="left")
+    for ax in grid.flat:
+        ax.set_visible(ax.has_data())
+    budgets = ", ".join(sorted({budget for budget in curves["budget"] if budget}))
+    title = "Rate and distortion against the clean picture" + (f", budget {budgets}" if budgets else "")
+    fig.suptitle(title + (f"\n{DEMO}" if (curves["budget"] == "demo").any() else ""), fontweight="bold")
+    fig.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=entries_across, frameon=False)
+    fig.savefig(path, dpi=130)
+    return fig
+
+
+def _panel(ax: Axes, panel: pd.DataFrame, metric: str, styles: dict[str, dict[str, str]]) -> None:
+    """Draw one dataset's curves with limits that show the learned ones, wherever a lossless codec lies."""
+    ax.set(xlabel="rate in bpp (whole file)", ylabel={"psnr": "PSNR in dB", "ms_ssim": "MS-SSIM"}[metric])
+    ax.grid(alpha=0.25)
+    points = panel[np.isfinite(panel[metric])]
+    for label, curve in points.groupby("label", sort=False):
+        style = styles[label]
+        if curve["bpp"].isna().all():  # an uncoded denoiser
+            ax.axhline(curve[metric].mean(), color=style["color"], linestyle="-.", label=f"{label} (uncoded)")
+        else:
+            dashes = "-" if curve["lmbda"].notna().all() else "--"
+            ax.plot(curve["bpp"], curve[metric], linestyle=dashes, label=label, markersize=5, **style)
+    noisy = panel[f"{metric}_noisy"].mean()
+    if len(points) and np.isfinite(noisy):
+        ax.axhline(noisy, color="0.45", linestyle=":", label="noisy input")
+    coded = points.dropna(subset=["bpp"])
+    if coded.empty:
+        return
+    # a single point, such as a lossless codec, does not set the range; every line shows its cheapest point
+    lines = coded[coded.groupby("label")["bpp"].transform("size") > 1]
+    learned = coded.loc[coded["lmbda"].notna(), "bpp"].max()
+    far = [1.5 * learned if learned > 0 else 1.05 * lines["bpp"].max()]
+    right = np.nanmax([*far, 1.2 * lines.groupby("label")["bpp"].min().max(), 0.0]) or 1.1 * coded["bpp"].max()
+    beyond = coded.groupby("label", sort=False)["bpp"].min().loc[lambda bpp: bpp > right]
+    text = "\n".join(f"{label}: {bpp:.2f} bpp →" for label, bpp in beyond.items())
+    ax.text(0.985, 0.02, text, ha="right", va="bottom", fontsize="small", color="0.35", transform=ax.transAxes)
+    seen = [*points.loc[points["bpp"].fillna(0) <= right, metric], *([noisy] if np.isfinite(noisy) else [])]
+    margin = 0.07 * np.ptp(seen) or 0.01 * abs(seen[0])
+    ax.set(xlim=(0, right), ylim=(min(seen) - (1 + len(beyond)) * margin, max(seen) + margin))
+
+
+def strip(pictures: Sequence[tuple[str, np.ndarray]], path: Path) -> None:
+    """The same crop of pictures (uint8, h w 3) side by side at a whole zoom, captions of two lines above.
+
+    The crop is the middle 192 pixels a side, or all of a smaller picture; a zoom of 2 or more shows noise.
+    """
+    height, width = pictures[0][1].shape[:2]
+    if any(image.shape != (height, width, 3) or image.dtype != np.uint8 for _, image in pictures):
+        raise ValueError("a strip takes uint8 RGB pictures of one size")
+    h, w = min(height, 192), min(width, 192)
+    top, left = (height - h) // 2, (width - w) // 2
+    zoom = max(1, 384 // max(h, w))
+    font = ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), 15)
+    gap, head = 8, 48
+    cell = max(zoom * w, *(ceil(font.getlength(line)) for label, _ in pictures for line in label.split("\n")))
+    sheet = Image.new("RGB", (gap + len(pictures) * (cell + gap), head + zoom * h + gap), "white")
+    pen = ImageDraw.Draw(sheet)
+    for i, (label, image) in enumerate(pictures):
+        x = gap + i * (cell + gap)
+        crop = image[top : top + h, left : left + w].repeat(zoom, axis=0).repeat(zoom, axis=1)
+        sheet.paste(Image.fromarray(crop), (x, head))
+        pen.text((x, head - 6), label, fill="black", font=font, anchor="ld")
+    sheet.save(path)
+
+
+def _pictures(rows: pd.DataFrame) -> list[tuple[str, np.ndarray]]:
+    """One test picture for a strip: noisy, decoded by each curve's middle rung, clean; [] without pictures.
+
+    Runs leave them in their folders as ``pictures/<dataset>_<image>_{noisy,decoded,clean}.png``.
+    """
+    stems = rows["dataset"] + "_" + rows["image"].map(lambda image: Path(image).stem)
+    rows = rows.assign(file=rows["folder"] + "/pictures/" + stems, which=stems + rows["sigma"].astype(str))
+    rows = rows[rows["file"].map(lambda file: Path(f"{file}_decoded.png").exists())].dropna(subset=["bpp", "psnr"])
+    if rows.empty:
+        return []
+    shown_by = rows.groupby("which", sort=False)["curve"].nunique()
+    rows = rows[rows["which"] == shown_by.idxmax()].sort_values("bpp")  # the picture that most curves show
+
+    def load(row: pd.Series, kind: str) -> np.ndarray:
+        return np.asarray(Image.open(f"{row['file']}_{kind}.png").convert("RGB"))
+
+    first = rows.iloc[0]
+    noisy = f"noisy, {_noise(first['sigma'])}\n{first['psnr_noisy']:.2f} dB"
+    out = [(noisy, load(first, "noisy"))]
+    for _, curve in rows.groupby("curve", sort=False):
+        row = curve.iloc[len(curve) // 2]
+        title = f"{row['method']}, {_rung(row['lmbda'], row['quality'])}".strip(", ")
+        out.append((f"{title}\n{row['bpp']:.3f} bpp, {row['psnr']:.2f} dB", load(row, "decoded")))
+    return [*out, (f"clean\n{first['dataset']}, {first['image']}", load(first, "clean"))]
+
+
+def make(paths: Sequence[Path], out: Path, console: Console) -> dict[str, Path]:
+    """Write the report of runs and codecs to a folder and print it; what was written, by name.
+
+    ``results``: all rows; ``figure`` and ``strip``: where there are curves, and pictures. Raises UserError as
+    ``read`` does.
+    """
+    rows = _read(paths)
+    points = curves(rows)
+    if _is_run(out):
+        raise UserError(f"{out} holds a run, whose results.csv a report would replace: choose another folder.")
+    out.mkdir(parents=True, exist_ok=True)
+    made = {"results": out / "results.csv"}
+    _write(rows.drop(columns="folder"), made["results"])
+    if len(points):
+        made["figure"] = out / FIGURE
+        figure(points, made["figure"])
+        console.print(table(points))
+    versions = sorted({version for version in rows["code_version"] if version})
+    if len(versions) > 1:
+        mixed = f"These rows mix {len(versions)} versions of the code: {', '.join(versions)}."
+        console.print(mixed, markup=False)
+    if estimates := entropy_table(rows):
+        console.print(estimates)
+    if shown := _pictures(rows):
+        made["strip"] = out / "strip.png"
+        strip(shown, made["strip"])
+    for name, path in made.items():
+        console.print(f"{name:8} {path}", soft_wrap=True, highlight=False, markup=False)
+    return made
+
+
+def _write(rows: pd.DataFrame, path: Path) -> None:
+    """Write rows so that ``read`` gives the same ones; a reader never sees half a file."""
+    numbers = rows.select_dtypes("number")
+    whole = [name for name, values in numbers.items() if (values.dropna() % 1 == 0).all()]
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    rows.astype(dict.fromkeys(whole, "Int64")).to_csv(part, index=False)
+    part.replace(path)
+
+
+def _noise(sigma: float) -> str:
+    return "real noise" if np.isnan(sigma) else f"sigma {sigma:g}"
+
+
+def _rung(lmbda: float, quality: str) -> str:
+    return f"λ {lmbda:g}" if not np.isnan(lmbda) else f"q {quality}" if quality else ""
+
+
+def _text(value: float, digits: int, sign: str = "") -> str:
+    return "-" if np.isnan(value) else f"{value:{sign}.{digits}f}"

@@ -1,0 +1,189 @@
+"""Pairs -> optimiser steps, validation figures and test rows: the LightningModules.
+
+A task names no model, dataset or criterion: it asks the criterion what supervises, the model for an Output, the
+criterion for the loss, and, when testing, `metrics` for a row on real bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import MeanMetric
+
+from jdcsuite.metrics import Quality, eight_bit, judge
+from jdcsuite.models.clean_entropy import analytic_entropy
+from jdcsuite.types import Output, Pair
+
+
+def halving(*, steps: int, warmup: int, every: float, lowest: float) -> Callable[[int], float]:
+    """Learning-rate factor at a step: linear warm-up, then halved every ``every`` share of the run, down to
+    ``lowest`` (FLLIC: every 4e4 of 1.6e5 steps, from 1e-4 to 1.25e-5)."""
+
+    def factor(step: int) -> float:
+        return min(1.0, (step + 1) / max(warmup, 1)) * max(0.5 ** math.floor(step / (every * steps)), lowest)
+
+    return factor
+
+
+class Task(L.LightningModule):
+    """Training that all methods share. ``optimizer``: parameters -> optimiser; ``schedule``: step -> factor of its
+    learning rate. ``max_norm``: gradient clipping by global norm, 0 = none. ``seed``: of the run."""
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        criterion: nn.Module,
+        optimizer: partial[Optimizer],
+        schedule: Callable[[int], float],
+        max_norm: float,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.model, self.criterion = model, criterion
+        self.optimizer, self.schedule, self.max_norm, self.seed = optimizer, schedule, max_norm, seed
+        self.val_loss = MeanMetric()
+        self.rows: list[dict[str, object]] = []
+        self.pictures: dict[tuple[str, str], dict[str, Tensor]] = {}
+        self.register_buffer("skipped", torch.tensor(0))
+        self.build()
+
+    def build(self) -> None:
+        """Adds what a kind of task keeps beside the above."""
+
+    def predict(self, pair: Pair) -> Output:
+        return self.model(pair.noisy, sigma=pair.sigma, bpp_noisy=pair.bpp_noisy)
+
+    def training_step(self, pair: Pair, index: int) -> Tensor:
+        # Quantisation noise is a function of (seed, step, rank), so a resumed run draws what it would have drawn.
+        torch.manual_seed(hash((self.seed, self.global_step, self.global_rank)) % 2**63)
+        pair = self.criterion.prepare(pair)
+        parts = self.criterion(self.predict(pair), pair)
+        progress = {"loss", "bpp"} & set(parts)
+        self.log_dict({f"train/{name}": parts[name] for name in progress}, prog_bar=True)
+        self.log_dict({f"train/{name}": value for name, value in parts.items() if name not in progress})
+        return parts["loss"]
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        norm = nn.utils.clip_grad_norm_(self.trainable(), self.max_norm or math.inf)
+        self.log("train/grad_norm", norm)
+        if not torch.isfinite(norm):
+            # The gradients are reduced by now, so every rank decides alike. Without gradients Adam does nothing.
+            optimizer.zero_grad(set_to_none=True)
+            self.skipped += 1
+            self.log("train/skipped", self.skipped.float())
+
+    def trainable(self) -> Iterable[nn.Parameter]:
+        return [p for p in self.parameters() if p.requires_grad]
+
+    def configure_optimizers(self) -> dict[str, object]:
+        optimizer = self.optimizer(self.trainable())
+        scheduler = LambdaLR(optimizer, self.schedule)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_validation_epoch_start(self) -> None:
+        self.val_loss.reset()
+
+    def validation_step(self, batch: tuple[str, Pair], index: int) -> None:
+        # What selects a checkpoint is the criterion itself, so a method that must not see clean pictures does not.
+        _, pair = batch
+        pair = self.criterion.prepare(pair)
+        parts = self.criterion(self.predict(pair), pair)
+        self.val_loss.update(parts["loss"])
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("val/loss", self.val_loss.compute(), prog_bar=True)
+
+    def test_set(self, index: int) -> str:
+        """Name of the test set behind a dataloader."""
+        return self.trainer.datamodule.test_sets[index]
+
+
+class CodecTask(Task):
+    """A codec: validated by PSNR too, tested by compressing and decompressing each picture."""
+
+    def build(self) -> None:
+        self.val_quality = Quality(ms_ssim=False)
+        self.val_bpp = MeanMetric()
+
+    def validation_step(self, batch: tuple[str, Pair], index: int) -> None:
+        super().validation_step(batch, index)
+        _, pair = batch
+        output = self.predict(pair)
+        self.val_quality.update(eight_bit(output.x_hat.float()), pair.clean)
+        height, width = pair.clean.shape[-2:]
+        self.val_bpp.update(sum(rate.mean() for rate in output.bpp(height * width).values()))
+
+    def on_validation_epoch_end(self) -> None:
+        super().on_validation_epoch_end()
+        for name, value in self.val_quality.compute().items():
+            self.log(f"val/{name}", value, prog_bar=True)
+        self.log("val/bpp", self.val_bpp.compute())
+        self.val_quality.reset()
+        self.val_bpp.reset()
+
+    def on_test_start(self) -> None:
+        self.model.eval()
+        self.model.update()
+
+    def test_step(self, batch: tuple[str, Pair], index: int, dataloader_idx: int = 0) -> None:
+        name, pair = batch
+        dataset = self.test_set(dataloader_idx)
+        with torch.autocast(self.device.type, enabled=False):
+            if index == 0:  # warms up caches and kernels, so that the first row's times are like the others'
+                self.model.decompress(self.model.compress(pair.noisy, sigma=float(pair.sigma[0])))
+            row, x_hat = judge(self.model, pair)
+        self.rows.append({"dataset": dataset, "image": name, **row})
+        if index == 0:
+            self.pictures[dataset, name] = {"noisy": pair.noisy, "decoded": x_hat, "clean": pair.clean}
+        for metric in ("bpp", "psnr"):
+            self.log(
+                f"test/{dataset}/{metric}", row[metric], batch_size=1, on_epoch=True, on_step=False,
+                add_dataloader_idx=False, sync_dist=True,
+            )  # fmt: skip
+
+
+class EstimatorTask(Task):
+    """A clean-entropy network: tested against the truth, beside the estimates that it has to beat."""
+
+    def build(self) -> None:
+        # count and sums of x, y, xx, xy over the training crops: the straight line truth ~ H(noisy)
+        self.register_buffer("sums", torch.zeros(5, dtype=torch.float64))
+
+    def training_step(self, pair: Pair, index: int) -> Tensor:
+        x, y = pair.bpp_noisy.double(), self.criterion.truth(pair).double()
+        self.sums += torch.stack([torch.ones_like(x), x, y, x * x, x * y]).sum(1)
+        return super().training_step(pair, index)
+
+    def test_step(self, batch: tuple[str, Pair], index: int, dataloader_idx: int = 0) -> None:
+        name, pair = batch
+        n, x, y, xx, xy = self.sums.tolist()
+        slope = (n * xy - x * y) / max(n * xx - x * x, 1e-12)
+        h_noisy, sigma = float(pair.bpp_noisy[0]), float(pair.sigma[0])
+        self.rows.append(
+            {
+                "dataset": self.test_set(dataloader_idx),
+                "image": name,
+                "sigma": sigma,
+                "height": pair.clean.shape[-2],
+                "width": pair.clean.shape[-1],
+                "h_noisy": h_noisy,
+                "h_clean": float(self.criterion.truth(pair)[0]),
+                "h_hat": float(self.predict(pair).h_hat[0]),
+                "h_mean": y / max(n, 1),
+                "h_linear": (y - slope * x) / max(n, 1) + slope * h_noisy,
+                "h_analytic": analytic_entropy(pair.noisy[0], sigma=sigma, bpp_noisy=h_noisy),
+            }
+        )

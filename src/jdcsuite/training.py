@@ -1,0 +1,171 @@
+"""One job's configuration and folder -> trained weights and tested rows in that folder: build, fit, test."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+
+import lightning as L
+import torch
+from hydra.utils import instantiate
+from PIL import Image
+from rich.console import Console
+from torch import nn
+
+from jdcsuite import runs, tracker, weights
+from jdcsuite.callbacks import EMA, Progress, checkpoints
+from jdcsuite.data.datamodule import Photographs
+from jdcsuite.data.noise import to_bytes
+from jdcsuite.task import Task
+from jdcsuite.types import UserError
+
+
+def run(config: dict, folder: Path, *, needs: dict[str, Path], curve: str, console: Console) -> None:
+    """Trains (or resumes) and tests. ``needs``: role -> finished run whose weights start the part of that name."""
+    check_device(config["trainer"])
+    L.seed_everything(config["seed"], workers=True, verbose=False)
+    data, task = build(config, needs)
+    data.prepare()
+    loggers = _loggers(config, folder)
+    failed = True
+    try:
+        trainer = _trainer(config, folder, loggers)
+        last = folder / "checkpoints" / "last.ckpt"
+        trainer.fit(task, data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        if trainer.is_global_zero:
+            _export(config, task.model, folder)
+        trainer.strategy.barrier()
+        trainer.test(task, data, verbose=False)
+        _write_results(config, task, data, trainer, folder, curve)
+        failed = False
+    finally:
+        tracker.finish(loggers, failed=failed)
+
+
+def build(config: dict, needs: dict[str, Path]) -> tuple[Photographs, Task]:
+    """The datamodule and the task of a configuration, parts started from the weights of ``needs`` and init_from."""
+    data: Photographs = instantiate(config["data"], _convert_="all")
+    task: Task = instantiate(
+        config["task"],
+        model=instantiate(config["model"], _convert_="all"),
+        criterion=instantiate(config["criterion"], _convert_="all"),
+        _convert_="all",
+    )
+    for role, need in config["needs"].items():
+        if role in needs:
+            weights.load_into(task.get_submodule(need["into"]), needs[role])
+    if config["init_from"]:
+        weights.load_into(task.model, config["init_from"])
+    return data, task
+
+
+def check_device(trainer: dict) -> None:
+    """A GPU that is visible but unusable is an error, not a slow run on the CPU."""
+    wanted = trainer["accelerator"]
+    if torch.cuda.is_available() or (wanted == "cpu"):
+        return
+    visible = Path("/proc/driver/nvidia/version")
+    if visible.exists():
+        driver = visible.read_text().splitlines()[0]
+        raise UserError(
+            f"a GPU is visible but torch {torch.__version__} (CUDA {torch.version.cuda}) cannot use it ({driver}): "
+            "install a torch built for this driver, or say trainer.accelerator=cpu"
+        )
+    if wanted in ("gpu", "cuda"):
+        raise UserError("trainer.accelerator=gpu was asked for, but no GPU is visible: say trainer.accelerator=cpu")
+
+
+def precision(asked: str) -> str:
+    """``auto``: bf16 where the GPU has it, else float32."""
+    if asked != "auto":
+        return asked
+    return "bf16-mixed" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "32-true"
+
+
+def _trainer(config: dict, folder: Path, loggers: list) -> L.Trainer:
+    said = config["trainer"]
+    return L.Trainer(
+        default_root_dir=folder,
+        accelerator=said["accelerator"],
+        devices=said["devices"],
+        strategy="ddp" if said["devices"] > 1 else "auto",
+        precision=precision(said["precision"]),
+        max_steps=said["max_steps"],
+        max_epochs=-1,
+        val_check_interval=min(said["val_every"], said["max_steps"]),
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        log_every_n_steps=said["log_every"],
+        use_distributed_sampler=False,
+        logger=loggers,
+        callbacks=[EMA(), *checkpoints(folder=folder / "checkpoints", every=said["checkpoint_every"])]
+        + ([Progress()] if said["progress"] else []),
+        enable_progress_bar=said["progress"],
+        enable_model_summary=False,
+    )
+
+
+def _loggers(config: dict, folder: Path) -> list:
+    said = config["logger"]
+    wandb = tracker.tracker(
+        folder=folder, project=said["project"], group=config["name"], job_type=config["method"], name=folder.name,
+        id=folder.name, tags=[config["method"], f"sigma {config['sigma']:g}", config["budget"]], mode=said["mode"],
+        config=config,
+    )  # fmt: skip
+    return tracker.loggers(folder=folder, tracker=wandb)
+
+
+def _export(config: dict, model: nn.Module, folder: Path) -> None:
+    model.eval()
+    if hasattr(model, "update"):
+        model.update()
+    about = {name: config[name] for name in ("method", "sigma", "lmbda", "budget", "seed")} | {"run": folder.name}
+    weights.save(model, config["model"], folder / "weights.safetensors", about=about)
+
+
+def _write_results(config: dict, task: Task, data: Photographs, trainer: L.Trainer, folder: Path, curve: str) -> None:
+    """Every rank's rows -> results.csv, and one picture a test set -> pictures/, by rank 0."""
+    if trainer.world_size > 1:
+        gathered: list[list[dict]] = [[] for _ in range(trainer.world_size)]
+        torch.distributed.all_gather_object(gathered, task.rows)
+        rows = [row for rank in gathered for row in rank]
+    else:
+        rows = task.rows
+    about = {
+        "run": folder.name,
+        "curve": curve,
+        "method": config["method"],
+        "lmbda": config["lmbda"],
+        "sigma_train": config["sigma"],
+        "min_ms_ssim": config["min_ms_ssim"],
+        "target": config["target"] if "guide" in config["needs"] else None,
+        "rate_scale": config["rate_scale"] if config["method"] == "fllic_w" else None,
+        "seed": config["seed"],
+        "budget": config["budget"],
+        "train_set": data.train_set,
+        "noise_protocol": data.noise.protocol,
+        "noise_seed": data.noise_seed,
+        "entropy_coder": f"rANS compressai {version('compressai')}",
+        "lossless_coder": data.lossless.version if data.lossless else None,
+        "code_version": runs.code_version(),
+    }
+    if trainer.is_global_zero:
+        runs.write_rows(
+            [{**about, **row} for row in sorted(rows, key=lambda r: (r["dataset"], r["image"]))],
+            folder / "results.csv",
+        )
+    for (dataset, image), kinds in task.pictures.items():
+        (folder / "pictures").mkdir(exist_ok=True)
+        for kind, picture in kinds.items():
+            Image.fromarray(to_bytes(picture[0])).save(folder / "pictures" / f"{dataset}_{Path(image).stem}_{kind}.png")
+    trainer.strategy.barrier()
+    if trainer.is_global_zero:
+        summary = {
+            "skipped_batches": int(task.skipped),
+            "parameters": sum(p.numel() for p in task.model.parameters()),
+        }
+        (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        runs.finish(folder)

@@ -1,0 +1,59 @@
+"""The batch contract: what a datamodule gives, what a model returns, and the letters of every shape.
+
+Letters: ``b`` images of a batch, ``h w`` height and width in pixels, ``c`` channels of a latent,
+``hy wy`` height and width of the latent y (1/16), ``hz wz`` of the hyper-latent z (1/64), ``m`` channels of y,
+``n`` channels of the prior networks. Images are RGB float tensors in [0, 1], channels first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class UserError(Exception):
+    """A mistake that the user can mend; its text is one sentence that says how, printed without traceback."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A batch of noisy pictures and their clean ones.
+
+    ``sigma``: standard deviation of the noise in 8-bit grey levels (nan where unknown).
+    ``bpp_noisy``, ``bpp_clean``: lossless code length of either picture in bits per pixel, where a method asks
+    for it. ``weight``: 0 where a sample of ``clean`` is not to be trusted (saturated pixels), else 1.
+    """
+
+    noisy: Float[Tensor, "b 3 h w"]
+    clean: Float[Tensor, "b 3 h w"]
+    sigma: Float[Tensor, "b"]
+    bpp_noisy: Float[Tensor, "b"] | None = None
+    bpp_clean: Float[Tensor, "b"] | None = None
+    weight: Float[Tensor, "b 3 h w"] | None = None
+
+    def __len__(self) -> int:
+        return self.noisy.shape[0]
+
+    def to(self, device: torch.device | str) -> Pair:
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{k: v.to(device, non_blocking=True) for k, v in moved.items() if v is not None})
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a model makes of a batch.
+
+    ``x_hat``: the reconstruction, unclamped. ``likelihoods``: coded tensor -> probability of each of its symbols.
+    ``h_hat``: predicted entropy of the clean picture in bits per pixel (entropy-guided codecs and their guide).
+    """
+
+    x_hat: Float[Tensor, "b 3 h w"] | None = None
+    likelihoods: dict[str, Tensor] = field(default_factory=dict)
+    h_hat: Float[Tensor, "b"] | None = None
+
+    def bpp(self, pixels: int) -> dict[str, Float[Tensor, "b"]]:
+        """Estimated bits per pixel of each coded tensor, an image at a time (``pixels`` = height * width)."""
+        return {name: -torch.log2(p.float()).flatten(1).sum(1) / pixels for name, p in self.likelihoods.items()}

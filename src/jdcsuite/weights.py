@@ -1,0 +1,106 @@
+"""Trained model <-> `weights.safetensors`: tensors, the model's configuration and its integer tables in one file.
+
+Nothing is unpickled. The configuration is built into objects only where every ``_target_`` in it is a class of
+this package's models or entropy rooms, so a file from elsewhere cannot call anything else.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+
+import torch
+from hydra.utils import instantiate
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from jdcsuite.models.codec import Codec
+from jdcsuite.types import UserError
+
+FORMAT = "jdcsuite-1"
+ROOMS = ("jdcsuite.models.", "jdcsuite.entropy.")
+
+
+def path_of(run_or_file: str | Path) -> Path:
+    """A run folder or a weights file -> the weights file."""
+    path = Path(run_or_file)
+    path = path / "weights.safetensors" if path.is_dir() else path
+    if not path.is_file():
+        raise UserError(f"there are no weights at {run_or_file}: give a finished run's folder or a .safetensors file")
+    return path
+
+
+def save(model: nn.Module, config: dict, path: Path, *, about: dict[str, object]) -> None:
+    """``config``: what builds the model (plain containers). ``about``: run, method and the like, for people."""
+    tensors = {name: t.detach().cpu().contiguous().clone() for name, t in model.state_dict().items()}
+    if isinstance(model, Codec):
+        tensors |= {name: t.cpu() for name, t in model.table_state().items()}
+    metadata = {"format": FORMAT, "model": json.dumps(config), "about": json.dumps(about, default=str)}
+    part = path.with_suffix(".part")
+    save_file(tensors, part, metadata=metadata)
+    part.replace(path)
+
+
+def read(path: Path) -> tuple[dict, dict, dict[str, Tensor]]:
+    """(model configuration, about, tensors) of a weights file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is not a readable weights file ({error}): give one that a run wrote") from None
+    if metadata.get("format") != FORMAT:
+        raise UserError(f"{path} was not written by jdcsuite: give the weights.safetensors of a run")
+    return json.loads(metadata["model"]), json.loads(metadata["about"]), tensors
+
+
+def load(run_or_file: str | Path, *, device: str | torch.device = "cpu") -> nn.Module:
+    """The model of a run, in evaluation mode, its integer tables as they were written, never rebuilt."""
+    path = path_of(run_or_file)
+    config, _, tensors = read(path)
+    _check_targets(config, path)
+    model = instantiate(config, _convert_="all")
+    _fill(model, tensors, path)
+    return model.eval().to(device)
+
+
+def load_into(model: nn.Module, run_or_file: str | Path) -> None:
+    """Starts ``model`` from another run's weights. UserError when they are another model's."""
+    path = path_of(run_or_file)
+    _fill(model, read(path)[2], path)
+
+
+def _fill(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    tables = {name: t for name, t in tensors.items() if name.startswith("tables.")}
+    state = {name: t for name, t in tensors.items() if name not in tables}
+    own = model.state_dict()
+    differing = [
+        n for n in own.keys() | state.keys() if n not in own or n not in state or own[n].shape != state[n].shape
+    ]
+    if differing:
+        raise UserError(
+            f"{path} holds the weights of another model ({len(differing)} of {len(own)} tensors differ, "
+            f"{sorted(differing)[0]} the first): give a run of the same method and width"
+        )
+    model.load_state_dict(state)
+    if tables and isinstance(model, Codec):
+        model.load_table_state(tables)
+
+
+def _check_targets(node: object, path: Path) -> None:
+    if isinstance(node, dict):
+        target = node.get("_target_")
+        if target is not None:
+            module, _, name = str(target).rpartition(".")
+            found = getattr(importlib.import_module(module), name, None) if module.startswith(ROOMS) else None
+            if not isinstance(found, type) or not found.__module__.startswith(ROOMS):
+                raise UserError(f"{path} asks for {target}, which is no model of jdcsuite: do not use this file")
+        if any(key.startswith("_") and key != "_target_" for key in node):
+            raise UserError(f"{path} holds a configuration that jdcsuite never writes: do not use this file")
+        for value in node.values():
+            _check_targets(value, path)
+    elif isinstance(node, list):
+        for value in node:
+            _check_targets(value, path)

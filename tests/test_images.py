@@ -1,0 +1,438 @@
+"""Image files of every kind -> the right pixels or one clear sentence; the cache gives back what was read."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import multiprocessing
+import os
+import pickle
+import shutil
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+
+from jdcsuite.data import images
+from jdcsuite.data.images import EMBEDDED, ImageCache, embedded, files, read
+from jdcsuite.types import UserError
+
+LOSSLESS = {"png": {}, "bmp": {}, "tiff": {"compression": "tiff_lzw"}, "webp": {"lossless": True}}
+LOADERS = {"png": {}, "jpeg": {}, "webp": {"lossless": True}, "tiff": {}, "bmp": {}}
+
+
+def noise(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+RGB = noise(20, 30, 3)
+DEEP = np.random.default_rng(1).integers(0, 65536, (20, 30, 3), dtype=np.uint16)
+
+
+def png(header: bytes, data: bytes) -> bytes:
+    """A PNG made by hand: an independent source of the bit depths that Pillow cannot write."""
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(data)), (b"IEND", b"")]
+    body = b"".join(
+        struct.pack(">I", len(d)) + kind + d + struct.pack(">I", zlib.crc32(kind + d)) for kind, d in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def deep_png(path: Path, samples: np.ndarray, colour_type: int) -> None:
+    height, width = samples.shape[:2]
+    rows = samples.astype(">u2").reshape(height, -1)
+    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
+    path.write_bytes(png(header, b"".join(b"\0" + row.tobytes() for row in rows)))
+
+
+def refusal(path: Path, **options: int) -> str:
+    """The sentence, which must be one line, name the file and end as a sentence."""
+    with pytest.raises(UserError) as caught:
+        read(path, **options)
+    text = str(caught.value)
+    assert str(path) in text and "\n" not in text and text.endswith("."), text
+    return text
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    pixels=st.tuples(st.integers(1, 24), st.integers(1, 24)).flatmap(lambda s: arrays(np.uint8, (*s, 3))),
+    kind=st.sampled_from(sorted(LOSSLESS)),
+)
+def test_read_returns_the_pixels_that_were_saved(tmp_path_factory, pixels, kind):
+    path = tmp_path_factory.mktemp("read") / f"x.{kind}"
+    Image.fromarray(pixels).save(path, **LOSSLESS[kind])
+    np.testing.assert_array_equal(read(path), pixels)
+
+
+def test_jpeg_is_what_pillow_decodes(tmp_path):
+    Image.fromarray(RGB).save(tmp_path / "x.jpg", quality=90)
+    out = read(str(tmp_path / "x.jpg"))
+    assert out.dtype == np.uint8 and out.flags.writeable
+    np.testing.assert_array_equal(out, np.asarray(Image.open(tmp_path / "x.jpg")))
+
+
+def test_grey_palette_and_opaque_alpha_become_rgb(tmp_path):
+    grey, opaque = RGB[..., 0], np.full((20, 30, 1), 255, np.uint8)
+    index, table = noise(20, 30, seed=2) % 16, noise(16, 3, seed=3)
+    palette = Image.fromarray(index, mode="P")
+    palette.putpalette(table.tobytes())
+    cases = {
+        "grey": (Image.fromarray(grey), np.stack([grey] * 3, -1)),
+        "bit": (Image.fromarray(grey > 99), np.stack([np.where(grey > 99, 255, 0)] * 3, -1)),
+        "palette": (palette, table[index]),
+        "rgba": (Image.fromarray(np.concatenate([RGB, opaque], -1)), RGB),
+        "la": (Image.fromarray(np.concatenate([RGB[..., :1], opaque], -1)), np.stack([grey] * 3, -1)),
+    }
+    for name, (image, expected) in cases.items():
+        image.save(tmp_path / f"{name}.png")
+        np.testing.assert_array_equal(read(tmp_path / f"{name}.png"), expected, err_msg=name)
+    palette.save(tmp_path / "opaque.png", transparency=bytes([255] * 16))
+    np.testing.assert_array_equal(read(tmp_path / "opaque.png"), table[index])
+
+
+ORIENTED = {  # the EXIF code -> what undoes it
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: a.transpose(1, 0, 2)[::-1, ::-1],
+    8: lambda a: np.rot90(a, 1),
+}
+
+
+@pytest.mark.parametrize("code", ORIENTED)
+def test_exif_orientation_is_applied(tmp_path, code):
+    exif = Image.Exif()
+    exif[0x0112] = code
+    rgba = np.concatenate([RGB, np.full((20, 30, 1), 255, np.uint8)], -1)
+    grey = RGB[..., 0].copy()
+    for kind in LOADERS:
+        if kind == "bmp":  # has no EXIF
+            continue
+        # Grey and RGBA: Pillow maps such TIFFs into memory and scrambles them unless kept from it.
+        for stem, pixels in {"rgb": RGB, "rgba": rgba, "grey": grey}.items():
+            if (kind, stem) == ("jpeg", "rgba"):
+                continue
+            Image.fromarray(pixels).save(tmp_path / f"{stem}.{kind}", exif=exif, **LOADERS[kind])
+            plain = np.stack([grey] * 3, -1) if stem == "grey" else RGB
+            if kind == "jpeg":
+                Image.fromarray(pixels).save(tmp_path / "plain.jpeg")
+                plain = np.asarray(Image.open(tmp_path / "plain.jpeg").convert("RGB"))
+            out = read(tmp_path / f"{stem}.{kind}")
+            np.testing.assert_array_equal(out, ORIENTED[code](plain), err_msg=f"{stem}.{kind}")
+
+
+def test_more_than_eight_bits_is_refused(tmp_path):
+    deep_png(tmp_path / "rgb.png", DEEP, 2)
+    deep_png(tmp_path / "grey.png", DEEP[..., :1], 0)
+    deep_png(tmp_path / "rgba.png", np.concatenate([DEEP, DEEP[..., :1]], -1), 6)
+    tifffile.imwrite(tmp_path / "rgb.tif", DEEP, photometric="rgb")
+    tifffile.imwrite(tmp_path / "grey.tif", DEEP[..., 0], compression="zlib")
+    tifffile.imwrite(tmp_path / "float.tif", DEEP[..., 0].astype(np.float32))
+    tifffile.imwrite(tmp_path / "int32.tif", DEEP[..., 0].astype(np.int32))
+    # The trap: Pillow alone opens these without a word and drops the low bytes.
+    assert [Image.open(tmp_path / f"rgb.{ext}").mode for ext in ("png", "tif")] == ["RGB", "RGB"]
+    for path in sorted(tmp_path.iterdir()):
+        assert f"{32 if path.stem in ('float', 'int32') else 16}-bit" in refusal(path)
+    tifffile.imwrite(tmp_path / "signed.tif", RGB[..., 0].view(np.int8))
+    assert "signed" in refusal(tmp_path / "signed.tif")
+
+
+def test_the_hand_made_png_is_sound(tmp_path):
+    """Guards the 16-bit test: the same maker at 8 bits gives a file that reads back."""
+    header = struct.pack(">IIBBBBB", 30, 20, 8, 2, 0, 0, 0)
+    (tmp_path / "x.png").write_bytes(png(header, b"".join(b"\0" + row.tobytes() for row in RGB)))
+    np.testing.assert_array_equal(read(tmp_path / "x.png"), RGB)
+
+
+def test_transparency_is_refused(tmp_path):
+    alpha = np.full((20, 30, 1), 255, np.uint8)
+    alpha[7, 9] = 254
+    Image.fromarray(np.concatenate([RGB, alpha], -1)).save(tmp_path / "rgba.png")
+    Image.fromarray(np.concatenate([RGB, alpha], -1)).save(tmp_path / "rgba.webp", lossless=True)
+    Image.fromarray(np.concatenate([RGB[..., :1], alpha], -1)).save(tmp_path / "la.png")
+    Image.fromarray(RGB).save(tmp_path / "key.png", transparency=tuple(int(v) for v in RGB[3, 4]))
+    Image.fromarray(RGB).quantize(16).save(tmp_path / "palette.png", transparency=3)
+    for path in sorted(tmp_path.iterdir()):
+        assert "transparent" in refusal(path), path
+
+
+def test_other_colour_spaces_are_refused(tmp_path):
+    Image.fromarray(RGB).convert("CMYK").save(tmp_path / "x.jpg")
+    Image.fromarray(RGB).convert("CMYK").save(tmp_path / "x.tif")
+    for path in sorted(tmp_path.iterdir()):
+        assert "CMYK" in refusal(path)
+    Image.fromarray(RGB).convert("LAB").save(tmp_path / "lab.tif")
+    assert "LAB" in refusal(tmp_path / "lab.tif")
+
+
+def test_several_frames_are_refused_and_a_camera_preview_is_not(tmp_path):
+    other = Image.fromarray(255 - RGB)
+    for name in ("x.png", "x.webp", "x.tif"):
+        Image.fromarray(RGB).save(tmp_path / name, save_all=True, append_images=[other])
+        assert "2 frames" in refusal(tmp_path / name)
+    Image.fromarray(RGB).save(tmp_path / "x.jpg", format="MPO", save_all=True, append_images=[other])
+    assert Image.open(tmp_path / "x.jpg").n_frames == 2
+    np.testing.assert_array_equal(read(tmp_path / "x.jpg"), np.asarray(Image.open(tmp_path / "x.jpg")))
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+@settings(max_examples=12, deadline=None)
+@given(fraction=st.floats(0, 0.97))
+def test_a_file_cut_anywhere_is_refused(tmp_path_factory, kind, fraction):
+    buffer = io.BytesIO()
+    Image.fromarray(noise(60, 80, 3)).save(buffer, kind, **LOADERS[kind])
+    path = tmp_path_factory.mktemp("cut") / f"x.{kind}"
+    path.write_bytes(buffer.getvalue())
+    assert read(path).shape == (60, 80, 3)
+    path.write_bytes(buffer.getvalue()[: int(fraction * len(buffer.getvalue()))])
+    assert any(word in refusal(path) for word in ("damaged", "is not an 8-bit"))
+
+
+def test_what_is_no_image_is_refused(tmp_path):
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "empty.jpg").touch()
+    Image.fromarray(RGB).save(tmp_path / "x.gif")
+    for name in ("text.png", "empty.jpg", "x.gif"):
+        assert "convert it to PNG" in refusal(tmp_path / name)
+    assert "does not exist" in refusal(tmp_path / "absent.png")
+    (tmp_path / "folder.png").mkdir()
+    assert "cannot be read" in refusal(tmp_path / "folder.png")
+
+
+def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    for side in (18_000, 40_000, 200_000):  # over our limit; over Pillow's too
+        header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+        (tmp_path / f"{side}.png").write_bytes(png(header, b"\0" * 1000))
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("a pixel was decoded"))
+    for path in sorted(tmp_path.iterdir()):
+        assert "300 megapixels" in refusal(path)
+    Image.fromarray(RGB).save(tmp_path / "x.png")
+    assert "megapixels" in refusal(tmp_path / "x.png", max_pixels=RGB.shape[0] * RGB.shape[1] - 1)
+
+
+def test_files_are_sorted_filtered_and_recursive(tmp_path):
+    wanted = ["B.PNG", "a.jpg", "deep/d.webp", "deep/er/c.TIFF", "e.bmp", "f.jpeg", "g.tif"]
+    for name in [*wanted, "SOURCE.txt", ".hidden.png", ".cache/x.png", "deep/._d.webp", "h.gif", "noext"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "folder.png").mkdir()
+    assert [p.relative_to(tmp_path).as_posix() for p in files(tmp_path)] == wanted
+    hidden = tmp_path / ".cache"  # a hidden folder that the user names is not hidden from them
+    assert [p.name for p in files(hidden)] == ["x.png"]
+
+
+def test_missing_and_empty_folders_are_refused(tmp_path):
+    (tmp_path / "SOURCE.txt").touch()
+    for folder, words in [(tmp_path / "absent", "does not exist"), (tmp_path, "holds no picture")]:
+        with pytest.raises(UserError, match=words) as caught:
+            files(folder)
+        assert str(folder) in str(caught.value)
+
+
+def test_embedded_photographs():
+    from skimage import data
+
+    test = dict(embedded("test"))
+    np.testing.assert_array_equal(test["coffee.png"], data.coffee())
+    np.testing.assert_array_equal(test["chelsea.png"], data.chelsea())
+    train = dict(embedded("train"))
+    np.testing.assert_array_equal(train["astronaut.png"], data.astronaut())
+    assert not set(train) & set(test) and set(train) == set(EMBEDDED["train"]) and len(test) == 2
+    for name, image in {**train, **test}.items():
+        assert min(image.shape[:2]) >= 256 and image.shape[2] == 3 and image.std() > 20, name
+        assert np.abs(image[..., 0].astype(int) - image[..., 2]).mean() > 3, f"{name} has no colour"
+    assert max(image.shape[0] for image in train.values()) > 1000
+    with pytest.raises(UserError, match="train or test"):
+        embedded("validation")
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    made = tmp_path / "photos"
+    (made / "sub").mkdir(parents=True)
+    for i, (name, size) in enumerate({"a.png": (40, 50), "b.png": (33, 21), "sub/c.bmp": (64, 32)}.items()):
+        Image.fromarray(noise(*size, 3, seed=i)).save(made / name)
+    return made
+
+
+def no_decoding(monkeypatch) -> None:
+    monkeypatch.setattr(images, "read", lambda path: pytest.fail(f"{path} was decoded again"))
+
+
+def test_cache_gives_what_read_gives(folder, tmp_path, monkeypatch):
+    paths = files(folder)
+    cache = ImageCache.build(paths, cache_dir=tmp_path / "cache")
+    assert cache.names == ["a.png", "b.png", "sub/c.bmp"] and len(cache) == 3
+    for i, path in enumerate(paths):
+        np.testing.assert_array_equal(cache[i], read(path))
+        assert cache.shape(i) == read(path).shape[:2]
+    np.testing.assert_array_equal(cache[-1], cache[2])
+    crop = cache.crop(2, 30, 5, 20)
+    np.testing.assert_array_equal(crop, read(paths[2])[30:50, 5:25])
+    crop[:] = 0  # a copy: the cache is not written to
+    assert cache.crop(2, 30, 5, 20).any()
+    np.testing.assert_array_equal(cache.crop(2, 32, 0, 32), cache[2][32:])
+    for i, top, left, size in [(0, 1, 0, 40), (0, -1, 0, 8), (0, 0, 43, 8), (3, 0, 0, 1)]:
+        with pytest.raises(IndexError):
+            cache.crop(i, top, left, size)
+    with pytest.raises(IndexError):
+        cache[3]
+    no_decoding(monkeypatch)
+    again = ImageCache.build(paths, cache_dir=tmp_path / "cache")
+    np.testing.assert_array_equal(again[0], cache[0])
+    assert sorted(p.suffix for p in (tmp_path / "cache" / "images").iterdir()) == [".json", ".lock", ".u8"]
+
+
+def test_cache_of_arrays(tmp_path, monkeypatch):
+    pairs = [("x", noise(9, 8, 3)), ("y", noise(8, 9, 3, seed=1)[:, ::-1])]
+    cache = ImageCache.build(pairs, cache_dir=tmp_path)
+    no_decoding(monkeypatch)
+    assert cache.names == ["x", "y"]
+    for i, (_, pixels) in enumerate(pairs):
+        np.testing.assert_array_equal(cache[i], pixels)
+    other = ImageCache.build([pairs[0], ("y", 255 - pairs[1][1])], cache_dir=tmp_path)
+    assert other.path != cache.path
+    np.testing.assert_array_equal(other[1], 255 - pairs[1][1])
+
+
+def test_cache_follows_changes_and_moves(folder, tmp_path):
+    first = ImageCache.build(files(folder), cache_dir=tmp_path / "cache")
+    shutil.copytree(folder, tmp_path / "moved")  # keeps times
+    assert ImageCache.build(files(tmp_path / "moved"), cache_dir=tmp_path / "cache").path == first.path
+    # same name, size and time, other pixels, as from an archive of raw pictures
+    before = (folder / "sub/c.bmp").stat()
+    Image.fromarray(255 - first[2]).save(folder / "sub/c.bmp")
+    os.utime(folder / "sub/c.bmp", ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (folder / "sub/c.bmp").stat().st_size == before.st_size
+    changed = ImageCache.build(files(folder), cache_dir=tmp_path / "cache")
+    np.testing.assert_array_equal(changed[2], 255 - first[2])
+    os.utime(folder / "a.png", (1, 1))
+    assert ImageCache.build(files(folder), cache_dir=tmp_path / "cache").path != changed.path
+
+
+@pytest.mark.parametrize("harm", ["cut", "longer", "byte", "zeros", "no index", "bad index", "half index"])
+def test_a_damaged_cache_is_rebuilt(folder, tmp_path, harm):
+    cache = ImageCache.build(files(folder), cache_dir=tmp_path)
+    whole, index = bytearray(cache.path.read_bytes()), cache.path.with_suffix(".json")
+    match harm:
+        case "cut":
+            cache.path.write_bytes(whole[:-1])
+        case "longer":
+            cache.path.write_bytes(whole + b"\0")
+        case "byte":
+            whole[len(whole) // 2] ^= 1
+            cache.path.write_bytes(whole)
+        case "zeros":
+            cache.path.write_bytes(bytes(len(whole)))
+        case "no index":
+            index.unlink()
+        case "bad index":
+            index.write_text("{}")
+        case "half index":
+            index.write_text(index.read_text()[:-9])
+    assert ImageCache._open(cache.path) is None
+    again = ImageCache.build(files(folder), cache_dir=tmp_path)
+    for i, path in enumerate(files(folder)):
+        np.testing.assert_array_equal(again[i], read(path))
+    assert json.loads(index.read_text())["names"] == cache.names
+
+
+def test_cache_pickles_without_its_pixels(folder, tmp_path):
+    cache = ImageCache.build(files(folder), cache_dir=tmp_path)
+    cache[0]
+    data = pickle.dumps(cache)
+    assert len(data) < 2000 < cache.path.stat().st_size
+    np.testing.assert_array_equal(pickle.loads(data)[2], cache[2])
+
+
+def _build(paths: list[Path], cache_dir: Path, start, results) -> None:
+    start.wait()
+    results.put(int(ImageCache.build(paths, cache_dir=cache_dir)[1].sum()))
+
+
+def test_processes_may_build_at_once(folder, tmp_path):
+    context = multiprocessing.get_context("fork")
+    start, results = context.Event(), context.Queue()
+    arguments = (files(folder), tmp_path / "cache", start, results)
+    workers = [context.Process(target=_build, args=arguments) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    start.set()
+    sums = [results.get(timeout=30) for _ in workers]
+    for worker in workers:
+        worker.join()
+    assert set(sums) == {int(read(folder / "b.png").sum())}
+    assert sorted(p.suffix for p in (tmp_path / "cache" / "images").iterdir()) == [".json", ".lock", ".u8"]
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(folder, tmp_path, monkeypatch):
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"disk is full.*JDCSUITE_CACHE"):
+        ImageCache.build(files(folder), cache_dir=tmp_path / "cache")
+    assert [p.suffix for p in (tmp_path / "cache" / "images").iterdir()] == [".lock"]
+    monkeypatch.undo()
+    assert len(ImageCache.build(files(folder), cache_dir=tmp_path / "cache")) == 3
+
+
+def test_cache_refuses_what_read_refuses(folder, tmp_path):
+    with pytest.raises(UserError, match="no pictures"):
+        ImageCache.build([], cache_dir=tmp_path)
+    with pytest.raises(UserError, match=r"absent\.png"):
+        ImageCache.build([*files(folder), folder / "absent.png"], cache_dir=tmp_path)
+    (folder / "bad.png").write_bytes((folder / "a.png").read_bytes()[:500])
+    with pytest.raises(UserError, match=r"bad\.png is damaged"):
+        ImageCache.build(files(folder), cache_dir=tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="JDCSUITE_CACHE"):
+        ImageCache.build([folder / "a.png"], cache_dir=tmp_path / "file")
+
+
+def test_cache_folder_from_the_environment(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("JDCSUITE_CACHE", str(tmp_path / "mine"))
+    assert tmp_path / "mine" in ImageCache.build(files(folder)).path.parents
+    monkeypatch.delenv("JDCSUITE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert "jdcsuite" in images._cache_folder(None).parts
+
+
+def test_require_names_the_small_pictures(folder, tmp_path):
+    cache = ImageCache.build(files(folder), cache_dir=tmp_path)
+    cache.require(21)
+    with pytest.raises(UserError, match=r"^1 of 3 .* 22 x 22 crop: b\.png \(33 x 21\);"):
+        cache.require(22)
+    many = ImageCache.build([(f"n{i}", noise(4, 4, 3)) for i in range(5)], cache_dir=tmp_path)
+    with pytest.raises(UserError, match=r"5 of 5 .* n0 \(4 x 4\), n1 .*, n2 \(4 x 4\), \.\.\.;"):
+        many.require(8)
+
+
+def test_progress_appears_only_when_it_takes_long(folder, capsys):
+    list(images._decoded(files(folder)))
+    assert capsys.readouterr().err == ""
+    list(images._decoded(files(folder), patience=0.0))
+    shown = capsys.readouterr().err
+    assert "decoding pictures" in shown and "3/3" in shown and "/s" in shown
+
+
+def test_look_ahead_is_bounded(monkeypatch):
+    decoded = []
+    monkeypatch.setattr(images, "read", lambda path: decoded.append(path) or np.zeros((1, 1, 3), np.uint8))
+    stream = images._decoded([Path(str(i)) for i in range(500)])
+    next(stream)
+    assert len(decoded) < 50
+    stream.close()
+    assert len(decoded) < 50

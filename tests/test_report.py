@@ -1,0 +1,289 @@
+"""The report against numpy: rows joined and read back, means, Pareto part, table, figure, strip."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from jdcsuite import report
+from jdcsuite.types import UserError
+
+IMAGES = ["001", "NA", "kodim03.png"]
+RUNGS = {512.0: (0.4, 26.0), 2048.0: (0.9, 29.0), 8192.0: (1.6, 31.0)}
+
+
+def row(method: str, image: str, bpp: float, psnr: float, **values: object) -> dict[str, object]:
+    common = {"method": method, "dataset": "kodak24", "image": image, "bpp": bpp, "psnr": psnr}
+    common |= {"sigma": 10.0, "noise_seed": 0, "noise_protocol": "clip8", "psnr_noisy": 28.25}
+    return common | {"ms_ssim_noisy": 0.9, "ms_ssim": 0.95, "height": 64, "width": 48} | values
+
+
+def run_folder(sweep: Path, method: str, lmbda: float, budget: str = "lab", **values: object) -> Path:
+    """A run's folder with rows whose numbers have no short decimal form, and the pictures of one image."""
+    folder = sweep / f"{method}-l{lmbda:g}"
+    (folder / "pictures").mkdir(parents=True)
+    noise = np.random.default_rng(int(lmbda)).uniform(0, 0.1, (len(IMAGES), 2))
+    bpp, psnr = RUNGS[lmbda]
+    made = {
+        "run": folder.name,
+        "curve": method,
+        "lmbda": lmbda,
+        "seed": 0,
+        "budget": budget,
+        "code_version": "a1",
+    }
+    rows = [
+        row(method, image, bpp + b, psnr + p, bpp_est=bpp, bpp_payload=bpp, **(made | values))
+        for image, (b, p) in zip(IMAGES, noise, strict=True)
+    ]
+    pd.DataFrame(rows).to_csv(folder / "results.csv", index=False)
+    for i, kind in enumerate(("noisy", "decoded", "clean")):
+        picture(i, int(lmbda)).save(folder / "pictures" / f"kodak24_kodim03_{kind}.png")
+    return folder
+
+
+def picture(kind: int, seed: int) -> Image.Image:
+    seed = seed if kind == 1 else 0  # all runs see one noisy and one clean picture
+    pixels = np.random.default_rng([kind, seed]).integers(0, 256, (64, 48, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def standard(path: Path, method: str, points: list[tuple[object, float, float]]) -> Path:
+    rows = [row(method, image, b, p, quality=quality) for quality, b, p in points for image in IMAGES]
+    pd.DataFrame(rows).to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    for lmbda in RUNGS:
+        run_folder(tmp_path / "sweep", "fllic", lmbda)
+    return tmp_path / "sweep"
+
+
+@pytest.fixture
+def avif(tmp_path: Path) -> Path:
+    return standard(tmp_path / "avif.csv", "noisy + avif", [(30, 0.5, 27.0), (60, 1.3, 31.5), (90, 3.7, 29.0)])
+
+
+def printed(paths: list[Path], out: Path) -> str:
+    console = Console(width=80)
+    with console.capture() as capture:
+        report.make(paths, out, console)
+    return capture.get()
+
+
+def test_read_keeps_every_value_and_drops_what_is_met_twice(sweep: Path, avif: Path, tmp_path: Path) -> None:
+    rows = report.read([sweep, avif])
+    assert list(rows)[: len(report.COLUMNS)] == report.COLUMNS
+    assert len(rows) == 2 * 3 * len(IMAGES)
+    assert set(rows["image"]) == set(IMAGES)  # neither "001" nor "NA" is taken for a number
+    written = pd.read_csv(sweep / "fllic-l512" / "results.csv", float_precision="round_trip")
+    assert rows.loc[rows["run"] == "fllic-l512", "bpp"].tolist() == written["bpp"].tolist()
+    assert rows.loc[rows["method"] == "noisy + avif", "quality"].unique().tolist() == ["30", "60", "90"]
+
+    again = standard(tmp_path / "again.csv", "noisy + avif", [("30.0", 0.6, 27.5)])
+    later = report.read([sweep, avif, again, sweep / "fllic-l512"])
+    assert len(later) == len(rows)
+    assert later.loc[later["quality"] == "30", "bpp"].tolist() == [0.6] * len(IMAGES)
+
+
+def test_read_refuses_in_one_sentence_what_holds_no_rows(tmp_path: Path) -> None:
+    files = {"empty.csv": "", "header.csv": "method,dataset,image\n", "other.csv": "a,b\n1,2\n"}
+    files["word.csv"] = "method,dataset,image,bpp\nfllic,kodak24,1,much\n"
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "untested").mkdir()
+    for name in [*files, "untested", "nowhere"]:
+        with pytest.raises(UserError, match=name) as refused:
+            report.read([tmp_path / name])
+        assert "\n" not in str(refused.value)
+    with pytest.raises(UserError):
+        report.read([])
+
+
+def test_curves_hold_numpys_means(sweep: Path, avif: Path) -> None:
+    rows = report.read([avif, sweep])
+    points = report.curves(rows)
+    assert points["label"].tolist() == ["fllic"] * 3 + ["noisy + avif"] * 3
+    assert points["images"].tolist() == [len(IMAGES)] * 6
+    for point in points.itertuples():
+        mine = rows[(rows["method"] == point.method) & (rows["quality"] == point.quality)]
+        mine = mine[(mine["lmbda"] == point.lmbda) | mine["lmbda"].isna()]
+        assert len(mine) == len(IMAGES)
+        for column in report.MEANS:
+            expected = np.mean(mine[column].to_numpy())
+            assert getattr(point, column) == pytest.approx(expected, rel=1e-12, nan_ok=True)
+    assert points["bpp_est"].isna().tolist() == [False] * 3 + [True] * 3
+    assert points.groupby("label")["bpp"].apply(lambda b: b.is_monotonic_increasing).all()
+
+
+def test_curves_are_not_mixed_and_seeds_are_averaged(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    run_folder(one, "fllic", 512.0)
+    run_folder(two, "fllic", 512.0, run="other", seed=1)
+    assert len(report.curves(report.read([one, two]))) == 1
+    run_folder(tmp_path / "three", "fllic", 512.0, run="third", curve="fllic rate_scale=.5")
+    run_folder(tmp_path / "four", "fllic", 512.0, run="fourth", budget="paper")
+    points = report.curves(report.read([tmp_path]))
+    assert sorted(points["label"]) == ["fllic (lab clip8)", "fllic (paper clip8)", "fllic rate_scale=.5"]
+
+
+def test_pareto_cuts_what_a_cheaper_point_beats() -> None:
+    curve = pd.DataFrame({"bpp": [3.0, 0.5, 1.0, 2.0, 1.0, 4.0], "psnr": [30.0, 27.0, 28.0, 31.0, 28.5, 30.5]})
+    kept, cut = report.pareto(curve)
+    assert kept["psnr"].tolist() == [27.0, 28.5, 31.0]
+    assert kept["bpp"].tolist() == [0.5, 1.0, 2.0]
+    assert cut == 3
+    assert report.pareto(kept)[1] == 0
+
+
+def test_make_writes_rows_that_read_back_equal(sweep: Path, avif: Path, tmp_path: Path) -> None:
+    out = tmp_path / "report"
+    text = printed([sweep, avif], out)
+    rows = report.read([sweep, avif])
+    pd.testing.assert_frame_equal(report.read([out / "results.csv"]), rows)
+    assert ",64,48," in (out / "results.csv").read_text()  # whole numbers stay whole
+    assert sorted(file.name for file in out.iterdir()) == ["rd.png", "results.csv", "strip.png"]
+    assert all(str(out / name) in text for name in ("results.csv", "rd.png", "strip.png"))
+    # the join inside a sweep is not taken for a run of it
+    (sweep / "fllic-l512" / "results.csv").unlink()
+    (sweep / "rd.png").touch()
+    rows.to_csv(sweep / "results.csv", index=False)
+    assert set(report.read([sweep])["run"]) == {"fllic-l2048", "fllic-l8192"}
+    # and a run's own rows are never replaced
+    run = sweep / "fllic-l2048"
+    (run / "config.yaml").touch()
+    before = (run / "results.csv").read_text()
+    with pytest.raises(UserError, match="holds a run"):
+        report.make([sweep], run, Console(quiet=True))
+    assert (run / "results.csv").read_text() == before
+
+
+def test_make_prints_the_means_and_the_noisy_input(sweep: Path, avif: Path, tmp_path: Path) -> None:
+    text = printed([sweep, avif], tmp_path / "out")
+    point = report.curves(report.read([sweep])).iloc[1]
+    line = next(line for line in text.splitlines() if "2048" in line).split()
+    assert line[1:] == [
+        "2048",
+        f"{point['bpp']:.3f}",
+        "0.900",
+        f"{point['psnr']:.2f}",
+        f"{point['psnr'] - 28.25:+.2f}",
+        "0.9500",
+        "3",
+    ]
+    assert "28.25" in next(line for line in text.splitlines() if "sigma 10" in line)
+    assert max(map(len, text.split("results  ")[0].splitlines())) <= 80
+    assert report.DEMO not in text
+    assert "versions" not in text
+
+
+def test_names_are_printed_as_they_are(tmp_path: Path) -> None:
+    out = tmp_path / "[red]"
+    text = printed([run_folder(tmp_path, "[bold]m", 512.0, dataset="[x]")], out)
+    assert all(name in text for name in ("[bold]m", "[x]", str(out / "rd.png")))
+
+
+def test_a_demo_and_mixed_versions_are_said(sweep: Path, tmp_path: Path) -> None:
+    run_folder(tmp_path / "demo", "fllic_w", 512.0, budget="demo", code_version="b2")
+    text = printed([sweep, tmp_path / "demo"], tmp_path / "out")
+    assert next(line for line in text.splitlines() if line.strip()).strip() == report.DEMO
+    assert "2 versions of the code: a1, b2" in text
+
+
+def test_estimators_have_their_own_table(sweep: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "entropy"
+    folder.mkdir()
+    clean, hat, linear = np.array([2.0, 3.0, 4.0]), np.array([2.1, 3.0, 3.8]), np.array([2.5, 3.5, 3.0])
+    table = {"run": "c", "method": "clean_entropy", "dataset": "kodak24", "image": IMAGES, "sigma": 10}
+    table |= {"h_hat": hat, "h_clean": clean, "h_linear": linear}
+    pd.DataFrame(table).to_csv(folder / "results.csv", index=False)
+    assert "clean_entropy" not in set(report.curves(report.read([sweep, folder]))["method"])
+    text = printed([sweep, folder], tmp_path / "both")
+    line = next(line for line in text.splitlines() if "clean_entropy" in line)
+    rmse = [np.sqrt(np.mean((estimate - clean) ** 2)) for estimate in (hat, linear)]
+    assert line.split()[-3:] == [f"{rmse[0]:.3f}", f"{rmse[1]:.3f}", "3"]
+    assert set(report.make([folder], tmp_path / "alone", Console(quiet=True))) == {"results"}
+
+
+def test_figure_shows_the_learned_curves_whatever_a_lossless_codec_costs(
+    sweep: Path, avif: Path, tmp_path: Path
+) -> None:
+    lossless = standard(tmp_path / "lossless.csv", "noisy + jpegxl-lossless", [("", 18.0, 28.25)])
+    points = report.curves(report.read([sweep, avif, lossless]))
+    fig = report.figure(points, tmp_path / "rd.png")
+    psnr, ms_ssim = fig.axes
+    assert (psnr.get_ylabel(), ms_ssim.get_ylabel()) == ("PSNR in dB", "MS-SSIM")
+    assert "bpp" in psnr.get_xlabel()
+    for word in ("kodak24", "sigma 10", "clip8", "3 images", "28.25 dB"):
+        assert word in psnr.get_title(loc="left")
+    assert "budget lab" in fig.get_suptitle()
+    lines = {line.get_label(): line for line in psnr.get_lines()}
+    fllic = points[points["label"] == "fllic"]
+    assert lines["fllic"].get_xdata().tolist() == fllic["bpp"].tolist()
+    assert lines["fllic"].get_ydata().tolist() == fllic["psnr"].tolist()
+    assert lines["fllic"].get_linestyle() == "-"
+    assert lines["fllic"].get_marker() not in ("", "None", None)
+    assert lines["noisy + avif"].get_linestyle() == "--"
+    assert lines["noisy input"].get_linestyle() == ":"
+    assert set(lines["noisy input"].get_ydata()) == {28.25}
+    left, right = psnr.get_xlim()
+    assert left == 0
+    assert fllic["bpp"].max() < right < 3
+    low, high = psnr.get_ylim()
+    assert low < 26 and 31.5 < high < 33
+    assert "jpegxl-lossless: 18.00 bpp" in " ".join(text.get_text() for text in psnr.texts)
+    names = [text.get_text() for text in fig.legends[0].get_texts()]
+    assert sorted(names) == sorted(set(lines))
+    fig.canvas.draw()
+    below = fig.legends[0].get_window_extent()
+    assert not any(below.overlaps(ax.get_window_extent()) for ax in fig.axes)
+    assert Image.open(tmp_path / "rd.png").size[0] > 800
+
+
+def test_figure_has_a_panel_for_each_dataset_and_none_for_empty_ms_ssim(tmp_path: Path) -> None:
+    run_folder(tmp_path / "a", "fllic", 512.0, ms_ssim="")
+    run_folder(tmp_path / "b", "fllic", 512.0, ms_ssim="", dataset="sidd", sigma="")
+    fig = report.figure(report.curves(report.read([tmp_path])), tmp_path / "rd.png")
+    titles = [ax.get_title(loc="left").split("\n")[0] for ax in fig.axes]
+    assert titles == ["kodak24, sigma 10 clip8", "sidd, real noise clip8"]
+
+
+def test_strip_holds_the_pixels_of_its_pictures(tmp_path: Path) -> None:
+    pictures = [np.asarray(picture(kind, 7)) for kind in range(3)]
+    report.strip([(f"{i}\nbpp", image) for i, image in enumerate(pictures)], tmp_path / "strip.png")
+    sheet = np.asarray(Image.open(tmp_path / "strip.png"))
+    zoom, gap, head = 6, 8, 48  # 64 x 48 pixels at 384 // 64
+    for i, image in enumerate(pictures):
+        x = gap + i * (48 * zoom + gap)
+        shown = sheet[head : head + 64 * zoom, x : x + 48 * zoom]
+        assert (shown == image.repeat(zoom, axis=0).repeat(zoom, axis=1)).all()
+        assert (sheet[:head, x : x + 48 * zoom] < 128).any()  # a caption
+    large = np.random.default_rng(0).integers(0, 256, (300, 500, 3), dtype=np.uint8)
+    report.strip([("", large)], tmp_path / "crop.png")
+    sheet = np.asarray(Image.open(tmp_path / "crop.png"))
+    assert (sheet[head : head + 384 : 2, gap : gap + 384 : 2] == large[54:246, 154:346]).all()
+    with pytest.raises(ValueError, match="one size"):
+        report.strip([("", large), ("", pictures[0])], tmp_path / "bad.png")
+
+
+def test_make_shows_the_middle_rung(sweep: Path, tmp_path: Path) -> None:
+    run_folder(sweep, "fllic_w", 8192.0)
+    report.make([sweep], tmp_path / "out", Console(quiet=True))
+    shown = [(kind, seed) for kind, seed in ((0, 0), (1, 2048), (1, 8192), (2, 0))]
+    expected = tmp_path / "expected.png"
+    report.strip([("", np.asarray(picture(*which))) for which in shown], expected)
+    got, expected = (np.asarray(Image.open(path))[48:] for path in (tmp_path / "out" / "strip.png", expected))
+    width = expected.shape[1]
+    assert got.shape[1] >= width
+    cell = (got.shape[1] - 8) // len(shown)
+    for i in range(len(shown)):
+        small = (width - 8) // len(shown)
+        mine, right = got[:, 8 + i * cell :], expected[:, 8 + i * small :]
+        assert (mine[:384, :288] == right[:384, :288]).all()
