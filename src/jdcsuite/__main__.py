@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -16,7 +15,12 @@ warnings.filterwarnings("ignore", category=DeprecationWarning)
 
 import hydra  # noqa: E402
 from hydra.core.hydra_config import HydraConfig  # noqa: E402
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException  # noqa: E402
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from omegaconf import DictConfig  # noqa: E402
 from omegaconf.errors import OmegaConfBaseException  # noqa: E402
 
@@ -27,25 +31,27 @@ resolvers.register()
 CONF = str(Path(__file__).resolve().parent / "conf")
 
 
+# Hydra prints a line of its own for whatever leaves its app, so an error is carried past it.
+_raised: list[Exception] = []
+
+
 @hydra.main(version_base="1.3", config_path=CONF, config_name="config")
 def app(config: DictConfig) -> None:
     """One job without -m; a sweep goes to the launcher plugin."""
+    try:
+        _single(config)
+    except Exception as error:
+        _raised.append(error)
+
+
+def _single(config: DictConfig) -> None:
     from jdcsuite import launcher
 
-    job = HydraConfig.get()
-    overrides = list(job.overrides.task)
+    hydra_config = HydraConfig.get()
     if config.launcher.kind != "local":
         raise UserError(f"launcher={config.launcher.kind} needs -m: without it the job would train on this machine")
-    if config.trainer.devices > 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
-        raise SystemExit(_torchrun(config.trainer.devices))
-    launcher.launch([overrides], config_name=job.job.config_name, sweep=False)
-
-
-def _torchrun(devices: int) -> int:
-    """The same command under torchrun: a process group of its own, which Lightning's subprocesses cannot be here
-    (they replay the arguments with Hydra's appended, and die)."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}"]
-    return subprocess.run([*command, "-m", "jdcsuite", *sys.argv[1:]], check=False).returncode
+    overrides = list(hydra_config.overrides.task)
+    launcher.launch([overrides], config_name=hydra_config.job.config_name, sweep=False)
 
 
 def sentence(error: BaseException) -> str:
@@ -54,6 +60,8 @@ def sentence(error: BaseException) -> str:
         group, _, name = error.missing_cfg_file.rpartition("/")
         known = ", ".join(error.options or []) or "see conf/"
         return f"there is no {group or 'config'} {name!r}: choose one of {known}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override!r} cannot be read: {' '.join(str(error).split())}"
     cause = error.__cause__ or error
     text = str(error).strip() or type(error).__name__
     if found := re.search(r"Could not (?:override|append to config|delete)[^']*'([^']+)'", text):
@@ -66,13 +74,20 @@ def sentence(error: BaseException) -> str:
 def main() -> None:
     from jdcsuite import launcher
 
+    words = sys.argv[1:]
+    # argparse refuses words after -m, wherever a person puts it
+    flags = [word for word in words if word in ("-m", "--multirun")]
+    sys.argv[1:] = flags[:1] + [word for word in words if word not in flags]
+    _raised.clear()
     try:
-        experiments = [a for a in sys.argv[1:] if a.lstrip("+").startswith("experiment=")]
-        if any("," in e for e in experiments) and not any(a.startswith("+sweep=") for a in sys.argv):
-            raise UserError(f"{experiments[0]} names several methods, which share no ladder: add +sweep=ladder")
+        methods = [word for word in words if word.startswith("+experiment=") and "," in word]
+        if methods and not any(word.startswith("+sweep=") for word in words):
+            raise UserError(f"{methods[0]} names several methods, which share no ladder: add +sweep=ladder")
         app()
+        if _raised:
+            raise _raised[0]
     except (UserError, HydraException, ConfigCompositionException, OmegaConfBaseException) as error:
-        if any(a in ("debug=true", "debug=True") for a in sys.argv):
+        if any(word in ("debug=true", "debug=True") for word in words):
             raise
         print(f"jdcsuite: {sentence(error)}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -11,15 +11,25 @@ from hydra.utils import instantiate
 from rich.console import Console
 from rich.progress import track
 
-from jdcsuite import runs
-from jdcsuite.baselines.standards import Standard
+from jdcsuite import runs, weights
+from jdcsuite.baselines.standards import LADDERS, Standard
 from jdcsuite.data.datamodule import Photographs, Pictures
+from jdcsuite.data.images import ImageCache, files
+from jdcsuite.data.noise import GaussianNoise
+from jdcsuite.entropy.lossless import Lossless
 from jdcsuite.metrics import judge
 from jdcsuite.models.codec import Codec
+from jdcsuite.types import Compressor, UserError
 
 
 def rows_of(
-    codec: Codec | Standard, pictures: Pictures, *, dataset: str, about: dict[str, object], console: Console
+    codec: Compressor,
+    pictures: Pictures,
+    *,
+    dataset: str,
+    about: dict[str, object],
+    console: Console,
+    device: str = "cpu",
 ) -> list[dict[str, object]]:
     """One row a picture. ``about``: the columns that are the same for all of them."""
     label = f"{about['method']} {about.get('quality') or about.get('lmbda') or ''} on {dataset}"
@@ -29,30 +39,30 @@ def rows_of(
     rows = []
     for i in numbers:
         name, pair = pictures[i]
-        row, _ = judge(codec, pair)
+        row, _ = judge(codec, pair.to(device))
         rows.append({**about, "dataset": dataset, "image": name, **row})
     return rows
 
 
-def standard_about(codec: Standard, *, noise_seed: int, protocol: str) -> dict[str, object]:
+def standard_about(codec: Standard) -> dict[str, object]:
+    """The columns that name a standard codec, which is fed the noisy picture as it is."""
     method = f"noisy + {codec.name}"
-    return {
-        "method": method,
-        "curve": method,
-        "quality": f"{codec.quality:g}",
-        "noise_protocol": protocol,
-        "noise_seed": noise_seed,
-        "codec_version": codec.version,
-        "code_version": runs.code_version(),
-    }
+    return {"method": method, "curve": method, "quality": f"{codec.quality:g}", "codec_version": codec.version}
 
 
 def standards_rows(config: dict, console: Console) -> list[Path]:
     """The configured standard codecs on a job's noisy test pictures: csv files, made once a protocol."""
     data: Photographs = instantiate(config["data"], _convert_="all")
     data.prepare()
+    about_noise = {
+        "noise_protocol": data.noise.protocol,
+        "noise_seed": data.noise_seed,
+        "code_version": runs.code_version(),
+    }
     made = []
     for name, qualities in config["report"]["standards"].items():
+        if not qualities:
+            continue
         codecs = [Standard(codec=name, quality=float(q)) for q in qualities]
         said = {
             k: v for k, v in config["data"].items() if k in ("root", "train", "test", "noise", "noise_seed", "limit")
@@ -64,9 +74,58 @@ def standards_rows(config: dict, console: Console) -> list[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
             rows = []
             for codec in codecs:
-                about = standard_about(codec, noise_seed=data.noise_seed, protocol=data.noise.protocol)
+                about = standard_about(codec) | about_noise
                 for dataset in data.test_sets:
                     rows += rows_of(codec, data.pictures(dataset), dataset=dataset, about=about, console=console)
             runs.write_rows(rows, path)
         made.append(path)
     return made
+
+
+def evaluate(
+    codecs: list[str],
+    *,
+    folders: list[Path],
+    sigmas: list[float],
+    noise_seed: int,
+    protocol: str,
+    device: str,
+    console: Console,
+) -> list[dict[str, object]]:
+    """Rows of runs, weights files or standard codecs on the clean pictures of ``folders`` at each of ``sigmas``.
+
+    A standard codec is judged at every quality of its ladder (`baselines.standards.LADDERS`).
+    """
+    caches = {folder: ImageCache.build(files(folder)) for folder in folders}
+    named = [(codec, about) for word in codecs for codec, about in _codecs(word, device)]
+    rows = []
+    for sigma in sigmas:
+        noise = GaussianNoise(sigma=sigma, protocol=protocol)
+        about_noise = {"noise_protocol": protocol, "noise_seed": noise_seed, "code_version": runs.code_version()}
+        for folder, cache in caches.items():
+            for codec, about in named:
+                pictures = Pictures(cache, noise=noise, noise_seed=noise_seed, lossless=_lossless(codec))
+                rows += rows_of(
+                    codec, pictures, dataset=folder.name, about=about | about_noise, console=console, device=device
+                )
+    return rows
+
+
+def _codecs(word: str, device: str) -> list[tuple[Compressor, dict[str, object]]]:
+    """A word of the command line -> codecs with the columns that name them."""
+    if word in LADDERS:
+        ladder = [Standard(codec=word, quality=float(quality)) for quality in LADDERS[word]]
+        return [(codec, standard_about(codec)) for codec in ladder]
+    if not Path(word).exists():
+        raise UserError(f"{word} is neither a run, a weights file nor a standard codec ({', '.join(LADDERS)})")
+    path = weights.path_of(word)
+    model = weights.load(path, device=device)
+    if not isinstance(model, Codec):
+        raise UserError(f"{word} holds no codec but a {type(model).__name__}: give a codec's run")
+    about = weights.read(path)[1]
+    named = {name: about[name] for name in ("run", "curve", "method", "lmbda", "seed", "budget")}
+    return [(model, {**named, "sigma_train": about["sigma"]})]
+
+
+def _lossless(codec: Compressor) -> Lossless | None:
+    return getattr(getattr(codec, "guide", None), "lossless", None)

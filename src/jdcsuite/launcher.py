@@ -7,7 +7,10 @@ exit status says whether any failed.
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 import traceback
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +22,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
-from jdcsuite import report, runs, tracker, training
+from jdcsuite import report, runs, tracker, training, weights
 from jdcsuite.types import UserError
 
 # A need is composed from the words that were given for the job: those about data, noise, steps and the rung.
@@ -85,9 +88,9 @@ def plan(overrides: list[str], *, config_name: str = "config") -> Job:
 def check(config: DictConfig, overrides: list[str]) -> None:
     if not config.get("method"):
         raise UserError("no experiment was named: say +experiment=fllic (or another in conf/experiment)")
-    if config.sigma is None or not config.sigma >= 0:
+    if not _number(config.sigma) or not config.sigma >= 0:
         raise UserError(f"sigma={config.sigma} is not a noise level: give grey levels of 0 or more, as in sigma=10")
-    if config.lmbda is not None and not config.lmbda > 0:
+    if config.lmbda is not None and not (_number(config.lmbda) and config.lmbda > 0):
         raise UserError(f"lmbda={config.lmbda} is not usable: give a number above 0")
     if config.target not in ("codec", "lossless", "distortion"):
         raise UserError(f"target={config.target} is unknown: choose codec, lossless or distortion")
@@ -95,16 +98,40 @@ def check(config: DictConfig, overrides: list[str]) -> None:
         raise UserError(f"trainer.max_steps={config.trainer.max_steps} is not usable: give 1 or more")
 
 
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def try_out(order: list[Job]) -> None:
+    """Builds every distinct model and datamodule once and reads all pictures, before anything is trained."""
+    seen: set[str] = set()
+    for job in order:
+        training.check_device(job.config["trainer"])
+        for part in ("data", "model", "criterion"):
+            said = json.dumps([part, job.config[part]], sort_keys=True)
+            if said not in seen:
+                seen.add(said)
+                built = training.construct(job.config[part])
+                if part == "data":
+                    built.prepare()
+        if job.config["init_from"]:
+            weights.path_of(job.config["init_from"])
+
+
 def launch(jobs_overrides: list[list[str]], *, config_name: str, sweep: bool) -> None:
     """Plans all jobs, runs them and what they need, and writes the report of the sweep."""
-    console = Console(stderr=False)
+    console = Console()
     jobs = [plan(overrides, config_name=config_name) for overrides in jobs_overrides]
     order = _order(jobs)
-    if sweep and any(job.config["trainer"]["devices"] > 1 for job in order):
+    devices = max(job.config["trainer"]["devices"] for job in order)
+    if sweep and devices > 1:
         raise UserError("trainer.devices above 1 does not go with -m yet: run the rungs one by one, without -m")
     main = _is_main_process()
-    if main:
+    if main and not _in_process_group():
         _announce(jobs, order, console)
+        try_out(order)
+    if devices > 1 and not _in_process_group():
+        return _failures.extend(["process group"] * (_torchrun(devices) != 0))
     failed: dict[str, str] = {}
     for number, job in enumerate(order, 1):
         if main:
@@ -112,9 +139,11 @@ def launch(jobs_overrides: list[list[str]], *, config_name: str, sweep: bool) ->
         _run_guarded(job, failed, console)
     if main:
         _report([job for job in jobs if job.key not in failed], console)
+    complaints = Console(stderr=True)
     for key, reason in failed.items():
         job = next(job for job in order if job.key == key)
-        console.print(f"failed: {job.folder}: {reason}", style="red", highlight=False, soft_wrap=True)
+        said = f"failed: {job.folder}: {reason}"
+        complaints.print(said, style="red", markup=False, highlight=False, soft_wrap=True)
         _failures.append(str(job.folder))
 
 
@@ -178,8 +207,9 @@ def _lock(folder: Path, main: bool, console: Console):
     if not main:
         yield
         return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.parent / f".{folder.name}.lock")
+    locks = folder.parent / ".locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(locks / folder.name)
     if lock.is_locked or not _free(lock):
         console.print("  another process runs this job: waiting for it")
     with lock:
@@ -195,6 +225,17 @@ def _free(lock: FileLock) -> bool:
     return True
 
 
+def _in_process_group() -> bool:
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def _torchrun(devices: int) -> int:
+    """This very command in a process group of its own. Lightning's own subprocesses cannot be it: they replay the
+    arguments with Hydra's appended, and die."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}"]
+    return subprocess.run([*command, "-m", "jdcsuite", *sys.argv[1:]], check=False).returncode
+
+
 def _is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
@@ -206,7 +247,10 @@ def _announce(jobs: list[Job], order: list[Job], console: Console) -> None:
     if config["data"]["root"] is None:
         console.print("Pictures: the photographs inside scikit-image (data.root=FOLDER takes yours).")
     extra = f" and {len(order) - len(jobs)} that they need" if len(order) > len(jobs) else ""
-    console.print(f"{len(jobs)} jobs{extra}, in {Path(config['runs']) / config['name']}", soft_wrap=True)
+    console.print(
+        f"{len(jobs)} job{'s' if len(jobs) > 1 else ''}{extra}, in {Path(config['runs']) / config['name']}",
+        soft_wrap=True,
+    )
 
 
 def _told(error: BaseException, job: Job) -> str:

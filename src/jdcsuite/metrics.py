@@ -21,7 +21,7 @@ from torchmetrics.image import MultiScaleStructuralSimilarityIndexMeasure, PeakS
 from jdcsuite.entropy.container import header_bytes, unpack
 from jdcsuite.models.codec import Codec
 from jdcsuite.models.fllic import H_UNIT
-from jdcsuite.types import Pair
+from jdcsuite.types import Compressor, Pair
 
 T = TypeVar("T")
 MS_SSIM_SIDE = 176  # the smallest side that five scales of an 11-tap window allow
@@ -54,7 +54,7 @@ def quality(x_hat: Float[Tensor, "1 3 h w"], clean: Float[Tensor, "1 3 h w"]) ->
 
 
 @torch.no_grad()
-def judge(codec: Codec, pair: Pair) -> tuple[dict[str, object], Float[Tensor, "1 3 h w"]]:
+def judge(codec: Compressor, pair: Pair) -> tuple[dict[str, object], Float[Tensor, "1 3 h w"]]:
     """Compresses and decompresses the noisy picture of a Pair of one: (columns of its row, decoded picture).
 
     ``codec``: whatever has ``compress`` and ``decompress``, learned or standard. bpp counts the whole file.

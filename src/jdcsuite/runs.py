@@ -66,10 +66,12 @@ def folder(config: dict, key: str) -> Path:
 
 
 def curve(config: dict, overrides: list[str]) -> str:
-    """What the points of one curve share: the method and every override but lmbda and seed."""
-    silent = ("+experiment", "lmbda", "seed", "name", "runs", "rerun", "launcher", "logger", "data.root", "data.cache",
-              "data.workers", "trainer.devices", "trainer.accelerator", "debug")  # fmt: skip
-    kept = sorted(o for o in overrides if o.split("=")[0] not in silent)
+    """What the points of one curve share: the method and every override but lmbda and seed, and but those that a
+    row states in a column of its own."""
+    silent = {"+experiment", "+sweep", "lmbda", "seed", "sigma", "name", "runs", "rerun", "debug", "launcher", "logger"}
+    silent |= {f"{section}.{name}" for section, names in INCIDENTAL.items() for name in names}
+    silent |= {"data.train", "data.test", "data.limit"}  # columns of their own
+    kept = sorted(o for o in overrides if o.split("=")[0] not in silent and not o.startswith(("report.", "logger.")))
     return " ".join([config["method"], *kept])
 
 
@@ -165,14 +167,8 @@ def finished(path: Path, key: str) -> bool:
 
 def clear(path: Path) -> None:
     """Forgets the results of a run, so that it starts again: for rerun=true, and for needs that have changed."""
-    for file in (
-        "run.json",
-        "results.csv",
-        "metrics.csv",
-        "weights.safetensors",
-        "checkpoints/last.ckpt",
-        "checkpoints/best.ckpt",
-    ):
+    results = ("results.csv", "metrics.csv", "summary.json", "weights.safetensors", "error.log")
+    for file in (*results, "checkpoints/last.ckpt", "checkpoints/best.ckpt"):
         (path / file).unlink(missing_ok=True)
 
 

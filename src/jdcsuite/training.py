@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from PIL import Image
 from rich.console import Console
@@ -23,7 +26,8 @@ from jdcsuite.types import UserError
 
 def run(config: dict, folder: Path, *, needs: dict[str, Path], curve: str, console: Console) -> None:
     """Trains (or resumes) and tests. ``needs``: role -> finished run whose weights start the part of that name."""
-    check_device(config["trainer"])
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # devices found, tips and the like
     L.seed_everything(config["seed"], workers=True, verbose=False)
     data, task = build(config, needs)
     data.prepare()
@@ -36,7 +40,7 @@ def run(config: dict, folder: Path, *, needs: dict[str, Path], curve: str, conso
         if trainer.interrupted:
             raise KeyboardInterrupt
         if trainer.is_global_zero:
-            _export(config, task.model, folder)
+            _export(config, task.model, folder, curve)
         trainer.strategy.barrier()
         trainer.test(task, data, verbose=False)
         _write_results(config, task, data, trainer, folder, curve)
@@ -47,19 +51,28 @@ def run(config: dict, folder: Path, *, needs: dict[str, Path], curve: str, conso
 
 def build(config: dict, needs: dict[str, Path]) -> tuple[Photographs, Task]:
     """The datamodule and the task of a configuration, parts started from the weights of ``needs`` and init_from."""
-    data: Photographs = instantiate(config["data"], _convert_="all")
-    task: Task = instantiate(
-        config["task"],
-        model=instantiate(config["model"], _convert_="all"),
-        criterion=instantiate(config["criterion"], _convert_="all"),
-        _convert_="all",
-    )
+    data: Photographs = construct(config["data"])
+    model, criterion = construct(config["model"]), construct(config["criterion"])
+    task: Task = construct(config["task"], model=model, criterion=criterion)
     for role, need in config["needs"].items():
         if role in needs:
             weights.load_into(task.get_submodule(need["into"]), needs[role])
     if config["init_from"]:
         weights.load_into(task.model, config["init_from"])
     return data, task
+
+
+def construct(config: dict, **parts: nn.Module) -> Any:
+    """Hydra's instantiate; what a constructor refuses is a UserError in its own words."""
+    try:
+        return instantiate(config, **parts, _convert_="all")
+    except InstantiationException as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, UserError):
+            cause = cause.__cause__
+        if cause is not None:
+            raise cause from None
+        raise UserError(" ".join(str(error).split())) from error
 
 
 def check_device(trainer: dict) -> None:
@@ -118,11 +131,14 @@ def _loggers(config: dict, folder: Path) -> list:
     return tracker.loggers(folder=folder, tracker=wandb)
 
 
-def _export(config: dict, model: nn.Module, folder: Path) -> None:
+def _export(config: dict, model: nn.Module, folder: Path, curve: str) -> None:
     model.eval()
     if hasattr(model, "update"):
         model.update()
-    about = {name: config[name] for name in ("method", "sigma", "lmbda", "budget", "seed")} | {"run": folder.name}
+    about = {name: config[name] for name in ("method", "sigma", "lmbda", "budget", "seed")} | {
+        "run": folder.name,
+        "curve": curve,
+    }
     weights.save(model, config["model"], folder / "weights.safetensors", about=about)
 
 
@@ -131,7 +147,7 @@ def _write_results(config: dict, task: Task, data: Photographs, trainer: L.Train
     if trainer.world_size > 1:
         gathered: list[list[dict]] = [[] for _ in range(trainer.world_size)]
         torch.distributed.all_gather_object(gathered, task.rows)
-        rows = [row for rank in gathered for row in rank]
+        rows = list({(row["dataset"], row["image"]): row for rank in gathered for row in rank}.values())
     else:
         rows = task.rows
     about = {

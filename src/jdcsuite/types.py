@@ -8,6 +8,7 @@ Letters: ``b`` images of a batch, ``h w`` height and width in pixels, ``c`` chan
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -57,3 +58,12 @@ class Output:
     def bpp(self, pixels: int) -> dict[str, Float[Tensor, "b"]]:
         """Estimated bits per pixel of each coded tensor, an image at a time (``pixels`` = height * width)."""
         return {name: -torch.log2(p.float()).flatten(1).sum(1) / pixels for name, p in self.likelihoods.items()}
+
+
+@runtime_checkable
+class Compressor(Protocol):
+    """What can be judged: learned codecs and standards alike."""
+
+    def compress(self, x: Float[Tensor, "1 3 h w"], *, sigma: float | None = None) -> bytes: ...
+
+    def decompress(self, data: bytes) -> Float[Tensor, "1 3 h w"]: ...

@@ -142,8 +142,15 @@ class Photographs(L.LightningDataModule):
         super().__init__()
         if root is None and (train or test):
             raise UserError("data.train and data.test name folders in data.root: give data.root=FOLDER too")
+        for name, value in {"data.batch": batch, "data.crop": crop, "data.val_crop": val_crop}.items():
+            if value < 1:
+                raise UserError(f"{name}={value} is not usable: give 1 or more")
         self.root, self.train_name = root, train
         self.test_names = [test] if isinstance(test, str) else list(test or [])
+        if self.test_names and not train:
+            raise UserError("data.test was given without data.train: name the training folder too, as data.train=NAME")
+        if train in self.test_names:
+            raise UserError(f"{train} is in data.train and in data.test: a picture cannot be both, leave it out of one")
         self.noise, self.noise_seed, self.lossless = noise, noise_seed, lossless
         self.crop, self.val_crop, self.batch, self.workers = crop, val_crop, batch, workers
         self.seed, self.steps, self.limit, self.cache_dir = seed, steps, limit, cache
@@ -179,7 +186,7 @@ class Photographs(L.LightningDataModule):
             pool, test = embedded("train"), {self.test_sets[0]: embedded("test")}
         elif self.test_names:
             root = Path(self.root)
-            pool = files(folder(root, self.train_name) if self.train_name else root)
+            pool = files(folder(root, self.train_name))
             test = {name: files(folder(root, name)) for name in self.test_names}
         else:
             pool = files(folder(Path(self.root), self.train_name) if self.train_name else Path(self.root))
@@ -220,9 +227,11 @@ class Photographs(L.LightningDataModule):
         )  # fmt: skip
 
     def _whole(self, pictures: Pictures) -> DataLoader:
-        # Each rank takes its own; none is repeated to even the ranks out, as a padded sampler would.
-        mine = range(self.trainer.global_rank, len(pictures), self.trainer.world_size)
-        return DataLoader(pictures, sampler=list(mine), batch_size=None)
+        # Each rank takes its own; none is repeated to even the ranks out, as a padded sampler would. Where there are
+        # more ranks than pictures every rank takes all: Lightning's loop refuses a rank that has none.
+        world = self.trainer.world_size if len(pictures) >= self.trainer.world_size else 1
+        mine = range(self.trainer.global_rank % world, len(pictures), world)
+        return DataLoader(pictures, sampler=list(mine), batch_size=None, collate_fn=_as_it_is)
 
     def on_after_batch_transfer(self, batch: Sample | tuple[str, Pair], dataloader_idx: int) -> object:
         return self.pair(batch) if isinstance(batch, dict) else batch
@@ -243,6 +252,10 @@ class Photographs(L.LightningDataModule):
             bpp_noisy=_float(batch.get("bpp_noisy")),
             bpp_clean=_float(batch.get("bpp_clean")),
         )
+
+
+def _as_it_is(sample: tuple[str, Pair]) -> tuple[str, Pair]:
+    return sample
 
 
 def _float(x: Tensor | None) -> Tensor | None:

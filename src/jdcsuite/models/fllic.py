@@ -126,7 +126,7 @@ class FLLIC(Codec):
         """y_hat in channel steps -> picture."""
         return self.g_s(y_hat * self._channel_step() / self.latent_gain) + 0.5
 
-    def _channel_step(self) -> Tensor:
+    def _channel_step(self) -> Tensor | float:
         return self.bound_step(torch.exp2(self.log2_channel_step)) if self.adaptive_steps else 1.0
 
     def _entropy_parameters(self, z_hat: Tensor, h: Float[Tensor, "b"]) -> tuple[Tensor, Tensor, Tensor]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from jdcsuite.models.layers import DepthConv, Float32, ResidualDown, ResidualUp
+from jdcsuite.models.layers import DepthConv, ResidualDown, ResidualUp
 
 CORRELATION = 0.95  # of neighbouring pixels: the first-order Markov model of pictures
 # Orthonormal luma and two chroma axes, close to the colour KLT of photographs, with their share of the variance.

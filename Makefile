@@ -1,0 +1,27 @@
+# `make run` and `make test` need Python 3.11 or 3.12, git and make, and set up all the rest in .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: run test test-slow lint clean
+
+run: .venv/ready
+	$(BIN)/python -m jdcsuite +experiment=fllic_w sigma=10 name=demo -m
+
+test: .venv/ready lint
+	$(BIN)/python -m pytest
+
+test-slow: .venv/ready
+	$(BIN)/python -m pytest -m slow
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv runs

@@ -1,0 +1,133 @@
+"""The one datamodule: which samples a run sees, on how many ranks, from which folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import default_collate
+
+from jdcsuite.data.datamodule import Crops, Photographs, Pictures, Steps
+from jdcsuite.data.images import ImageCache, files
+from jdcsuite.data.noise import GaussianNoise, to_bytes
+from jdcsuite.entropy.lossless import Lossless
+from jdcsuite.types import Pair, UserError
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photographs")
+    random = np.random.default_rng(1)
+    for name, count in (("a", 5), ("b", 3)):
+        (folder / name).mkdir()
+        for i in range(count):
+            Image.fromarray(random.integers(0, 256, (70 + i, 90, 3), dtype=np.uint8)).save(folder / name / f"{i}.png")
+    return folder
+
+
+def photographs(root: Path | None, *, rank: int = 0, world: int = 1, start: int = 0, **other: object) -> Photographs:
+    said = {"root": root and str(root), "train": root and "a", "test": root and ["b"], "noise_seed": 0, "crop": 32}
+    said |= {"noise": GaussianNoise(sigma=10), "val_crop": 48, "batch": 8, "workers": 0, "seed": 4, "steps": 6}
+    module = Photographs(**(said | other))
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    module.trainer = SimpleNamespace(global_rank=rank, world_size=world, global_step=start, strategy=strategy)
+    module.prepare()
+    return module
+
+
+def batches(module: Photographs) -> list[Pair]:
+    return [module.on_after_batch_transfer(batch, 0) for batch in module.train_dataloader()]
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_the_union_is_the_same_for_any_number_of_ranks(root: Path, world: int) -> None:
+    one = batches(photographs(root))
+    many = [batches(photographs(root, rank=rank, world=world)) for rank in range(world)]
+    for step, whole in enumerate(one):
+        for place in range(8):
+            part = many[place % world][step]
+            assert torch.equal(part.clean[place // world], whole.clean[place])
+            assert torch.equal(part.noisy[place // world], whole.noisy[place])
+
+
+def test_a_resumed_run_sees_the_very_next_samples_whatever_the_workers(root: Path) -> None:
+    whole, rest = batches(photographs(root)), batches(photographs(root, start=4, workers=2))
+    assert len(rest) == 2
+    for a, b in zip(whole[4:], rest, strict=True):
+        assert torch.equal(a.clean, b.clean) and torch.equal(a.noisy, b.noisy)
+
+
+def test_samples_differ_by_seed_and_step_and_are_crops_of_the_pictures(root: Path) -> None:
+    first = batches(photographs(root))
+    assert not torch.equal(first[0].clean, first[1].clean)
+    assert not torch.equal(first[0].clean, batches(photographs(root, seed=5))[0].clean)
+    pictures = [np.asarray(Image.open(p)) for p in sorted((root / "a").glob("*.png"))]
+    for crop in first[0].clean:
+        array = to_bytes(crop)
+        variants = [array, array[:, ::-1], array[::-1], array[::-1, ::-1]]
+        windows = (np.lib.stride_tricks.sliding_window_view(p, (32, 32, 3)) for p in pictures)
+        assert any((w[:, :, 0] == v).all((2, 3, 4)).any() for w in windows for v in variants)
+    assert first[0].noisy.is_contiguous() and first[0].clean.is_contiguous()
+    assert (first[0].noisy - first[0].clean).std().item() * 255 == pytest.approx(10, rel=0.08)
+
+
+def test_every_crop_position_is_as_likely_as_any_other(root: Path) -> None:
+    module = photographs(root, crop=64)
+    crops = Crops(module._caches["train"], crop=64, seed=0, noise=module.noise, lossless=None)
+    tall = np.array([(crops.cache.shape(i)[0] - 63) * 27 for i in range(len(crops.cache))])
+    drawn = np.searchsorted(crops.share, np.random.default_rng(0).random(20000), side="right")
+    assert np.bincount(drawn) / 20000 == pytest.approx(tall / tall.sum(), abs=0.02)
+
+
+def test_measured_code_lengths_are_those_of_the_noisy_and_clean_crops(root: Path) -> None:
+    coder = Lossless(coder="png")
+    module = photographs(root, lossless=coder)
+    samples = [Crops(module._caches["train"], crop=32, seed=4, noise=module.noise, lossless=coder)[n] for n in range(3)]
+    for sample in samples:
+        assert float(sample["bpp_clean"]) == pytest.approx(
+            coder.bpp(sample["clean"].permute(1, 2, 0).contiguous().numpy())
+        )
+        assert float(sample["bpp_noisy"]) == pytest.approx(coder.bpp(to_bytes(sample["noisy"])))
+    with_code, without = module.pair(default_collate(samples)), batches(photographs(root))[0]
+    assert torch.equal(with_code.clean, without.clean[:3]), "the same crops, whoever draws the noise"
+    assert with_code.bpp_noisy.shape == (3,) and without.bpp_noisy is None
+
+
+def test_batches_that_cannot_be_dealt_are_refused() -> None:
+    with pytest.raises(UserError, match=r"data\.batch=6 cannot be dealt to 4 devices"):
+        Steps(steps=1, batch=6, rank=0, world=4)
+
+
+def test_train_validation_and_test_share_no_picture(root: Path) -> None:
+    module = photographs(root)
+    names = {split: set(cache.names) for split, cache in module._caches.items()}
+    assert len(names["train"]) == 4 and len(names["val"]) == 1 and names["b"] == {"0.png", "1.png", "2.png"}
+    assert not names["train"] & names["val"]
+    alone = photographs(root / "a", train=None, test=None)
+    sets = [set(alone._caches[s].names) for s in ("train", "val", *alone.test_sets)]
+    assert sum(map(len, sets)) == 5 == len(set.union(*sets))
+
+
+def test_ranks_test_every_picture_once(root: Path) -> None:
+    seen = [name for rank in range(2) for name, _ in photographs(root, rank=rank, world=2).test_dataloader()[0]]
+    assert sorted(seen) == ["0.png", "1.png", "2.png"]
+
+
+def test_test_noise_is_the_same_on_every_rank_and_in_every_folder(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    for file in (root / "b").iterdir():
+        (tmp_path / "other" / f"renamed-{file.name}").write_bytes(file.read_bytes())
+    here = [pair.noisy for _, pair in photographs(root).test_dataloader()[0]]
+    module = photographs(root)
+    renamed = Pictures(ImageCache.build(files(tmp_path / "other")), noise=module.noise, noise_seed=0, lossless=None)
+    assert all(torch.equal(a, renamed[i][1].noisy) for i, a in enumerate(here))
+
+
+def test_embedded_photographs_need_no_folder() -> None:
+    module = photographs(None, train=None, test=None)
+    assert module.train_set == "embedded" and module.test_sets == ["embedded"]
+    assert len(batches(module)) == 6

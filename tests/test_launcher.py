@@ -1,0 +1,353 @@
+"""Jobs, needs, run folders, resuming, and what a person sees: the whole command, in this process."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from hydra.core.global_hydra import GlobalHydra
+from PIL import Image
+from safetensors.torch import load_file
+
+from jdcsuite import launcher, runs, training
+from jdcsuite import __main__ as entry
+
+CONF = Path(entry.CONF)
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+TINY = ("width=0.04", "data.crop=64", "data.val_crop=64", "data.batch=2", "data.workers=0", "data.limit=1",
+        "logger=none", "trainer.progress=false", "report.standards.avif=null", "report.standards.jpegxl=[3]")  # fmt: skip
+
+
+class Command:
+    """`python -m jdcsuite ...` in this process: exit status, output and errors."""
+
+    def __init__(self, capfd: pytest.CaptureFixture[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.capfd, self.folder, self.monkeypatch = capfd, folder, monkeypatch
+
+    def __call__(self, *words: str) -> tuple[int, str, str]:
+        self.monkeypatch.setattr(sys, "argv", ["jdcsuite", *words, f"runs={self.folder}", "name=t"])
+        GlobalHydra.instance().clear()
+        launcher._failures.clear()
+        self.capfd.readouterr()
+        try:
+            entry.main()
+        except SystemExit as end:
+            status = int(end.code or 0)
+        said = self.capfd.readouterr()
+        return status, said.out, said.err
+
+    def runs(self, method: str = "*") -> list[Path]:
+        return sorted(self.folder.glob(f"t/{method}-s*"))
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder: smooth random photographs in `train` and `test`."""
+    root = tmp_path_factory.mktemp("data")
+    random = np.random.default_rng(0)
+    for name, count in (("train", 4), ("test", 2)):
+        (root / name).mkdir()
+        for i in range(count):
+            coarse = Image.fromarray(random.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+            coarse.resize((96, 80), Image.Resampling.BICUBIC).save(root / name / f"{i}.png")
+    return root
+
+
+@pytest.fixture
+def command(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    return Command(capfd, tmp_path / "runs", monkeypatch)
+
+
+def data(pictures: Path) -> tuple[str, ...]:
+    return (f"data.root={pictures}", "data.train=train", "data.test=[test]")
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "results.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_takes_a_step_and_is_judged(command: Command, pictures: Path, experiment: str) -> None:
+    status, out, err = command(f"+experiment={experiment}", "trainer.max_steps=1", *TINY, *data(pictures))
+    assert status == 0, out + err
+    (folder,) = command.runs(experiment)
+    state = json.loads((folder / "run.json").read_text())
+    assert state["finished"] and state["packages"]["torch"] == torch.__version__.split("+")[0]
+    (row,) = rows(folder)
+    assert row["method"] == experiment and row["dataset"] == "test" and row["budget"] == "demo"
+    if experiment == "clean_entropy":
+        assert np.isfinite([float(row[c]) for c in ("h_noisy", "h_clean", "h_hat", "h_linear", "h_analytic")]).all()
+        return
+    payload, header, bpp = (float(row[c]) for c in ("bpp_payload", "bpp_header", "bpp"))
+    assert payload + header == pytest.approx(bpp)
+    assert float(row["bpp_y"]) + float(row["bpp_z"]) == pytest.approx(payload)
+    noisy = np.asarray(Image.open(folder / "pictures" / f"test_{Path(row['image']).stem}_noisy.png"), float)
+    clean = np.asarray(Image.open(folder / "pictures" / f"test_{Path(row['image']).stem}_clean.png"), float)
+    decoded = np.asarray(Image.open(folder / "pictures" / f"test_{Path(row['image']).stem}_decoded.png"), float)
+    for picture, column in ((noisy, "psnr_noisy"), (decoded, "psnr")):
+        assert 10 * np.log10(255**2 / ((picture - clean) ** 2).mean()) == pytest.approx(float(row[column]), abs=1e-3)
+    assert bool(row.get("h_hat")) == (experiment == "fllic_w")
+
+
+def test_fllic_w_needs_the_entropy_net_which_needs_fllic(command: Command, pictures: Path) -> None:
+    status, out, err = command(
+        "+experiment=fllic_w", "-m", "lmbda=2048,512", "trainer.max_steps=1", *TINY, *data(pictures)
+    )
+    assert status == 0, out + err
+    assert [len(command.runs(m)) for m in ("fllic", "clean_entropy", "fllic_w")] == [2, 2, 2]
+    guided = next(f for f in command.runs("fllic_w") if "-l512-" in f.name)
+    config = yaml.safe_load((guided / "config.yaml").read_text())
+    assert config["model"]["guide"]["_target_"].endswith("CleanEntropy") and config["lossless_version"]
+    entropy = load_file(next(f for f in command.runs("clean_entropy") if "-l512-" in f.name) / "weights.safetensors")
+    own = load_file(guided / "weights.safetensors")
+    assert all(torch.equal(own[f"guide.{name}"], tensor) for name, tensor in entropy.items())
+    report = command.folder / "t" / "report"
+    assert {"results.csv", "rd.png", "strip.png"} <= {p.name for p in report.iterdir()}
+    with (report / "results.csv").open() as file:
+        methods = {row["method"] for row in csv.DictReader(file)}
+    assert methods == {"fllic_w", "noisy + jpegxl"}
+    before = {f: (f / "weights.safetensors").stat().st_mtime_ns for f in command.runs()}
+    status, out, _ = command(
+        "+experiment=fllic_w", "-m", "lmbda=2048,512", "trainer.max_steps=1", *TINY, *data(pictures)
+    )
+    assert status == 0 and out.count("finished before") == 6
+    assert before == {f: (f / "weights.safetensors").stat().st_mtime_ns for f in command.runs()}
+
+
+def test_targets_resolve_their_own_chains(command: Command) -> None:
+    def chain(*words: str) -> dict[str, str]:
+        with hydra_config():
+            job = launcher.plan(["+experiment=fllic_w", *words])
+        return {role: need.config["method"] for role, need in job.needs.items()}
+
+    assert chain() == {"guide": "clean_entropy"} and chain("target=lossless") == {"guide": "clean_entropy"}
+    assert chain("target=distortion") == {}
+    with hydra_config():
+        lossless = launcher.plan(["+experiment=clean_entropy", "target=lossless"])
+        codec = launcher.plan(["+experiment=clean_entropy", "trainer.max_steps=7", "seed=3"])
+    assert lossless.needs == {}
+    supervised = codec.needs["codec"].config
+    assert (supervised["trainer"]["max_steps"], supervised["seed"]) == (7, 3), "what was said for the job passes on"
+
+
+def test_key_holds_what_changes_the_result_and_nothing_else() -> None:
+    def key(*words: str) -> str:
+        with hydra_config():
+            return launcher.plan(["+experiment=fllic_w", *words]).key
+
+    same = key()
+    for word in ("data.workers=0", "runs=elsewhere", "logger=none", "trainer.accelerator=cpu", "rerun=true", "name=b",
+                 "data.cache=there"):  # fmt: skip
+        assert key(word) == same, word
+    for word in ("seed=1", "sigma=15", "lmbda=512", "trainer.max_steps=7", "data.batch=2", "rate_scale=0.7",
+                 "model.start=random", "target=lossless", "data.noise.protocol=float", "trainer.precision=bf16-mixed"):  # fmt: skip
+        assert key(word) != same, word
+
+
+def test_an_interrupted_run_ends_with_the_weights_of_one_that_never_was(
+    command: Command, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("+experiment=fllic", "trainer.max_steps=6", "trainer.val_every=3", "trainer.checkpoint_every=2", *TINY,
+             "data.workers=1", *data(pictures))  # fmt: skip
+    status, out, err = command(*words)
+    assert status == 0, out + err
+    (whole,) = command.runs()
+    reference, metrics = load_file(whole / "weights.safetensors"), (whole / "metrics.csv").read_text()
+    command.folder = command.folder.with_name("again")
+
+    class Death(Exception):
+        pass
+
+    step = training.Task.training_step
+    monkeypatch.setattr(training.Task, "training_step", lambda self, *a: die(self) or step(self, *a))
+
+    def die(task: training.Task) -> None:
+        if task.global_step == 5:  # a checkpoint was written after step 4: one step is lost and done again
+            raise Death
+
+    assert command(*words)[0] == 1
+    (begun,) = command.runs()
+    assert (begun / "checkpoints" / "last.ckpt").is_file() and not (begun / "weights.safetensors").exists()
+    assert "Death" in (begun / "error.log").read_text()
+    monkeypatch.setattr(training.Task, "training_step", step)
+    status, out, err = command(*words)
+    assert status == 0, out + err
+    resumed = load_file(begun / "weights.safetensors")
+    assert resumed.keys() == reference.keys()
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in reference.items())
+    assert (begun / "metrics.csv").read_text() == metrics
+
+
+def test_a_batch_that_is_not_finite_is_skipped_and_counted(
+    command: Command, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[torch.Tensor] = []
+    step = training.Task.training_step
+
+    def poisoned(task: training.Task, pair: object, index: int) -> torch.Tensor:
+        seen.append(torch.cat([p.detach().flatten().clone() for p in task.model.parameters()]))
+        return step(task, pair, index) * (float("nan") if index == 1 else 1.0)
+
+    monkeypatch.setattr(training.Task, "training_step", poisoned)
+    status, out, err = command("+experiment=fllic", "trainer.max_steps=4", *TINY, *data(pictures))
+    assert status == 0, out + err
+    assert not torch.equal(seen[0], seen[1]) and torch.equal(seen[1], seen[2]) and not torch.equal(seen[2], seen[3])
+    assert json.loads((command.runs()[0] / "summary.json").read_text())["skipped_batches"] == 1
+
+
+def test_init_from_starts_from_another_run(command: Command, pictures: Path) -> None:
+    tiny = ("trainer.max_steps=1", *TINY, *data(pictures))
+    assert command("+experiment=fllic", *tiny)[0] == 0
+    (first,) = command.runs()
+    # no step is as small as this one, so what comes out is what went in
+    status, out, err = command("+experiment=fllic", f"init_from={first}", "lr=1e-12", "seed=5", *tiny)
+    assert status == 0, out + err
+    second = next(f for f in command.runs() if f != first)
+    one, two = (load_file(f / "weights.safetensors") for f in (first, second))
+    assert all(torch.allclose(one[n], two[n], atol=1e-6) for n in one if not n.startswith("tables"))
+    status, _, err = command("+experiment=fllic", f"init_from={first}", "model.num_latents=64", *tiny)
+    assert status == 1 and "weights of another model" in err
+
+
+def test_a_failed_job_leaves_the_others_and_sets_the_status(
+    command: Command, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = training.run
+
+    def fail_one(config: dict, *a: object, **k: object) -> None:
+        if config["lmbda"] == 2048 and config["method"] == "fllic":
+            raise RuntimeError("the disk is on fire")
+        run(config, *a, **k)
+
+    monkeypatch.setattr(training, "run", fail_one)
+    status, out, err = command(
+        "+experiment=clean_entropy", "-m", "lmbda=2048,512", "trainer.max_steps=1", *TINY, *data(pictures)
+    )
+    assert status == 1
+    assert "the disk is on fire" in err and "it needs fllic-s10-l2048" in err
+    assert sum(runs.read_state(f)["finished"] for f in command.runs() if runs.read_state(f)) == 2
+    assert (command.folder / "t" / "report" / "results.csv").is_file()
+
+
+def test_rerun_and_changed_needs_run_again(command: Command, pictures: Path) -> None:
+    tiny = ("trainer.max_steps=1", *TINY, *data(pictures))
+    assert command("+experiment=clean_entropy", *tiny)[0] == 0
+    status, out, _ = command("+experiment=fllic", "rerun=true", *tiny)
+    assert status == 0 and "finished before" not in out
+    assert command("+experiment=clean_entropy", *tiny)[1].count("finished before") == 2  # the same weights came out
+    (fllic,) = command.runs("fllic")
+    weights = fllic / "weights.safetensors"
+    changed = bytearray(weights.read_bytes())
+    changed[-1] ^= 1
+    weights.write_bytes(bytes(changed))
+    assert command("+experiment=clean_entropy", *tiny)[1].count("finished before") == 1
+
+
+def test_a_folder_of_another_configuration_is_refused(command: Command, pictures: Path) -> None:
+    words = ("+experiment=fllic", "trainer.max_steps=1", *TINY, *data(pictures))
+    assert command(*words)[0] == 0
+    (folder,) = command.runs()
+    runs.write_state(folder, {**runs.read_state(folder), "key": "00000000"})
+    status, _, err = command(*words)
+    assert status == 1 and "belongs to another configuration" in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["+experiment=nope"], "there is no experiment 'nope': choose one of"),
+        (["+experiment=fllic", "sigmaa=3"], "there is no key 'sigmaa'"),
+        (["+experiment=fllic", "model.foo=3"], "there is no key 'model.foo'"),
+        (["+experiment=fllic", "+model.foo=3"], "unexpected keyword argument 'foo'"),
+        (["+experiment=fllic", "budget=big"], "there is no budget 'big': choose one of demo, lab, paper"),
+        (["+experiment=fllic", "sigma=-1"], "sigma=-1 is not a noise level"),
+        (["+experiment=fllic", "sigma=x"], "sigma=x is not a noise level"),
+        (["+experiment=fllic", "lmbda=-1"], "lmbda=-1 is not usable"),
+        (["+experiment=fllic", "lmbda=[1"], "'lmbda=[1' cannot be read"),
+        (["+experiment=fllic", "data.batch=0"], "data.batch=0 is not usable"),
+        (["+experiment=fllic", "data.train=x"], "give data.root=FOLDER too"),
+        (["+experiment=fllic", "data.root=NOWHERE"], "NOWHERE does not exist"),
+        (["+experiment=fllic", "data.root=ROOT", "data.train=kodak24"], "jdc fetch kodak24 --root"),
+        (["+experiment=fllic", "data.root=ROOT", "data.train=train", "data.test=[train]"], "a picture cannot be both"),
+        (
+            ["+experiment=fllic", "data.root=ROOT", "data.train=train", "data.crop=90"],
+            "smaller than the 90 x 90 crop: ",
+        ),
+        (["+experiment=fllic", "init_from=NOWHERE"], "there are no weights at NOWHERE"),
+        (["+experiment=fllic_w", "target=x"], "target=x is unknown"),
+        (["+experiment=fllic,fllic_u", "-m"], "add +sweep=ladder"),
+        (["+experiment=fllic", "-m", "trainer.devices=2"], "does not go with -m yet"),
+        (["+experiment=fllic", "trainer.accelerator=gpu"], "no GPU is visible"),
+        ([], "no experiment was named"),
+    ],
+)
+def test_a_mistake_is_one_sentence(command: Command, pictures: Path, words: list[str], said: str) -> None:
+    if "trainer.accelerator=gpu" in words and torch.cuda.is_available():
+        pytest.skip("a GPU is visible")
+    words = [word.replace("ROOT", str(pictures)) for word in words]
+    status, _, err = command(*words, "logger=none", "trainer.max_steps=1")
+    assert status == 2
+    assert said in err and "Traceback" not in err and len(err.strip().splitlines()) == 1
+    assert not command.runs(), "nothing was begun"
+
+
+def test_methods_share_a_ladder_when_told(command: Command, pictures: Path) -> None:
+    status, out, err = command(
+        "+experiment=fllic,fllic_u", "+sweep=ladder", "rungs=1", "-m", "trainer.max_steps=1", *TINY, *data(pictures)
+    )
+    assert status == 0, out + err
+    assert [f.name.split("-l")[1].split("-")[0] for f in command.runs()] == ["512", "512"]
+
+
+def test_two_processes_train_as_one(command: Command, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real process group under torchrun: same samples, rows of both ranks, no row twice."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    words = (
+        "+experiment=fllic",
+        "trainer.max_steps=2",
+        "trainer.accelerator=cpu",
+        *TINY,
+        "data.limit=2",
+        *data(pictures),
+    )
+    assert command(*words)[0] == 0
+    one = {row["image"]: row for row in rows(command.runs()[0])}
+    command.folder = command.folder.with_name("two")
+    status, out, err = command(*words, "trainer.devices=2")
+    assert status == 0, out + err
+    two = {row["image"]: row for row in rows(command.runs()[0])}
+    assert one.keys() == two.keys() and len(two) == 2
+    for image, row in one.items():
+        assert row["psnr_noisy"] == two[image]["psnr_noisy"]
+        # quantisation noise is drawn a rank, so the weights differ a little
+        assert float(row["psnr"]) == pytest.approx(float(two[image]["psnr"]), abs=1.0)
+
+
+def test_cards_state_what_the_models_are() -> None:
+    """Parameters and kMAC/px in the experiments' yaml files, at width 1, counted by PyTorch's own counter."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    for experiment in EXPERIMENTS:
+        with hydra_config():
+            config = launcher.plan([f"+experiment={experiment}", "width=1"]).config
+        model = training.construct(config["model"]).eval()
+        known = {"sigma": torch.tensor([10.0]), "bpp_noisy": torch.tensor([16.0])}
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model(torch.rand(1, 3, 128, 128), **known)
+        assert config["card"]["parameters"] == sum(p.numel() for p in model.parameters()), experiment
+        kmac = counter.get_total_flops() / 2 / 128**2 / 1000
+        assert config["card"]["kmac_per_px"] == pytest.approx(kmac, abs=0.1), experiment
+
+
+def hydra_config():  # noqa: ANN201
+    from hydra import initialize_config_dir
+
+    GlobalHydra.instance().clear()
+    return initialize_config_dir(str(CONF), version_base="1.3")
