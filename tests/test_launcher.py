@@ -131,10 +131,11 @@ def test_targets_resolve_their_own_chains(command: Command) -> None:
     assert chain("target=distortion") == {}
     with hydra_config():
         lossless = launcher.plan(["+experiment=clean_entropy", "target=lossless"])
-        codec = launcher.plan(["+experiment=clean_entropy", "trainer.max_steps=7", "seed=3"])
+        codec = launcher.plan(["+experiment=clean_entropy", "trainer.max_steps=7", "seed=3", "lr=0.5", "model.hidden=3"])
     assert lossless.needs == {}
     supervised = codec.needs["codec"].config
-    assert (supervised["trainer"]["max_steps"], supervised["seed"]) == (7, 3), "what was said for the job passes on"
+    said = (supervised["trainer"]["max_steps"], supervised["seed"], supervised["task"]["optimizer"]["lr"])
+    assert said == (7, 3, 0.5), "what was said for the job passes on"
 
 
 def test_key_holds_what_changes_the_result_and_nothing_else() -> None:

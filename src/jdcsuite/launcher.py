@@ -25,23 +25,9 @@ from rich.console import Console
 from jdcsuite import report, runs, tracker, training, weights
 from jdcsuite.types import UserError
 
-# A need is composed from the words that were given for the job: those about data, noise, steps and the rung.
-PASSED_ON = (
-    "sigma",
-    "lmbda",
-    "seed",
-    "budget",
-    "name",
-    "runs",
-    "logger",
-    "launcher",
-    "debug",
-    "target",
-    "width",
-    "ladder",
-    "rungs",
-)
-PASSED_ON_SECTIONS = ("data.", "trainer.", "task.", "logger.", "launcher.")
+# A need is composed from the words that were given for the job, but for those about the job's own method.
+OWN = ("+experiment", "+sweep", "init_from", "rerun", "rate_scale", "min_ms_ssim", "needs", "card", "task")
+OWN_SECTIONS = ("model", "+model", "criterion", "+criterion", "needs.", "report.", "task=")
 
 _failures: list[str] = []
 
@@ -69,7 +55,7 @@ def plan(overrides: list[str], *, config_name: str = "config") -> Job:
     for role, need in config.needs.items():
         if need.experiment is None:
             continue
-        passed = [o for o in overrides if o.startswith(PASSED_ON_SECTIONS) or o.split("=")[0] in PASSED_ON]
+        passed = [o for o in overrides if o.split("=")[0] not in OWN and not o.startswith(OWN_SECTIONS)]
         extra = [f"{k}={v}" for k, v in need.items() if k not in ("experiment", "into")]
         replaced = {e.split("=")[0] for e in extra}
         passed = [o for o in passed if o.split("=")[0] not in replaced]
