@@ -56,7 +56,7 @@ def plan(overrides: list[str], *, config_name: str = "config") -> Job:
         if need.experiment is None:
             continue
         passed = [o for o in overrides if o.split("=")[0] not in OWN and not o.startswith(OWN_SECTIONS)]
-        extra = [f"{k}={v}" for k, v in need.items() if k not in ("experiment", "into")]
+        extra = [f"{k}={'null' if v is None else v}" for k, v in need.items() if k not in ("experiment", "into")]
         replaced = {e.split("=")[0] for e in extra}
         passed = [o for o in passed if o.split("=")[0] not in replaced]
         needs[role] = plan([f"+experiment={need.experiment}", *passed, *extra], config_name=config_name)
@@ -118,48 +118,47 @@ def launch(jobs_overrides: list[list[str]], *, config_name: str, sweep: bool) ->
         try_out(order)
     if devices > 1 and not _in_process_group():
         return _failures.extend(["process group"] * (_torchrun(devices) != 0))
-    failed: dict[str, str] = {}
+    failed: dict[Path, str] = {}
     for number, job in enumerate(order, 1):
         if main:
             console.print(f"[bold][{number}/{len(order)}][/] {job.folder}", highlight=False, soft_wrap=True)
         _run_guarded(job, failed, console)
     if main:
-        _report([job for job in jobs if job.key not in failed], console)
+        _report([job for job in jobs if job.folder not in failed], console)
     complaints = Console(stderr=True)
-    for key, reason in failed.items():
-        job = next(job for job in order if job.key == key)
-        said = f"failed: {job.folder}: {reason}"
+    for folder, reason in failed.items():
+        said = f"failed: {folder}: {reason}"
         complaints.print(said, style="red", markup=False, highlight=False, soft_wrap=True)
-        _failures.append(str(job.folder))
+        _failures.append(str(folder))
 
 
 def _order(jobs: list[Job]) -> list[Job]:
     """Every job once, each after what it needs."""
-    ordered: dict[str, Job] = {}
+    ordered: dict[Path, Job] = {}
 
     def visit(job: Job) -> None:
         for need in job.needs.values():
             visit(need)
-        ordered.setdefault(job.key, job)
+        ordered.setdefault(job.folder, job)
 
     for job in jobs:
         visit(job)
     return list(ordered.values())
 
 
-def _run_guarded(job: Job, failed: dict[str, str], console: Console) -> None:
-    missing = [need for need in job.needs.values() if need.key in failed]
+def _run_guarded(job: Job, failed: dict[Path, str], console: Console) -> None:
+    missing = [need for need in job.needs.values() if need.folder in failed]
     if missing:
-        failed[job.key] = f"it needs {missing[0].folder.name}, which failed"
+        failed[job.folder] = f"it needs {missing[0].folder.name}, which failed"
         return
     try:
         run_job(job, console)
     except UserError as error:
-        failed[job.key] = _told(error, job)
+        failed[job.folder] = _told(error, job)
     except Exception as error:
         if job.config["debug"]:
             raise
-        failed[job.key] = f"{type(error).__name__}: {_told(error, job)}"
+        failed[job.folder] = f"{type(error).__name__}: {_told(error, job)}"
 
 
 def run_job(job: Job, console: Console) -> None:

@@ -78,6 +78,8 @@ def construct(config: dict, **parts: nn.Module) -> Any:
 def check_device(trainer: dict) -> None:
     """A GPU that is visible but unusable is an error, not a slow run on the CPU."""
     wanted = trainer["accelerator"]
+    if "mixed" in trainer["precision"] and not torch.cuda.is_available():
+        raise UserError(f"trainer.precision={trainer['precision']} crashes on CPUs: leave it at auto, or take a GPU")
     if torch.cuda.is_available() or (wanted == "cpu"):
         return
     visible = Path("/proc/driver/nvidia/version")

@@ -1,0 +1,102 @@
+"""`jdc fetch | evaluate | report`, in this process."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from jdcsuite import cli, weights
+from jdcsuite.baselines.standards import LADDERS
+from jdcsuite.models.fllic import FLLIC
+
+
+@pytest.fixture
+def jdc(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):  # noqa: ANN201
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["jdc", *map(str, words)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        said = capfd.readouterr()
+        return int(end.value.code or 0), said.out, said.err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data") / "photos"
+    root.mkdir()
+    coarse = np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    for i in range(2):
+        Image.fromarray(coarse).rotate(90 * i).resize((70, 66), Image.Resampling.BICUBIC).save(root / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    shape = {"widths": [8, 8, 16], "num_latents": 32, "prior_width": 8}
+    model = FLLIC(**shape).eval()
+    model.update()
+    path = tmp_path_factory.mktemp("run")
+    about = {"run": "r1", "curve": "fllic", "method": "fllic", "sigma": 10, "lmbda": 8192, "budget": "demo", "seed": 0}
+    config = {"_target_": "jdcsuite.models.fllic.FLLIC", **shape}
+    weights.save(model, config, path / "weights.safetensors", about=about)
+    return path
+
+
+def test_evaluate_judges_runs_and_standards_alike(jdc, folder: Path, run: Path, tmp_path: Path) -> None:  # noqa: ANN001
+    out = tmp_path / "rows.csv"
+    words = ["evaluate", run, "jpegxl", "--data", folder, "--sigma", 5, "--sigma", 10, "--out", out]
+    status, said, err = jdc(*words)
+    assert status == 0, said + err
+    rows = pd.read_csv(out)
+    assert len(rows) == (1 + len(LADDERS["jpegxl"])) * 2 * 2
+    assert set(rows["method"]) == {"fllic", "noisy + jpegxl"} and set(rows["sigma"]) == {5, 10}
+    noisy = rows.groupby(["image", "sigma"])["psnr_noisy"].nunique()
+    assert (noisy == 1).all(), "every codec was given the same noisy picture"
+    status, _, err = jdc(*words)
+    assert status == 2 and "--force" in err
+    status, said, err = jdc("report", out, "-o", tmp_path / "report")
+    assert status == 0, said + err
+    assert (tmp_path / "report" / "rd.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["evaluate", "nope", "--data", "DATA", "--sigma", "1", "--out", "OUT"], "neither a run, a weights file nor"),
+        (["evaluate", "png", "--data", "NOWHERE", "--sigma", "1", "--out", "OUT"], "does not exist"),
+        (["evaluate", "png", "--data", "DATA", "--sigma", "-1", "--out", "OUT"], "is not a noise level"),
+        (["evaluate", "png", "--data", "DATA", "--sigma", "1", "--out", "NOWHERE/x.csv"], "make it first"),
+        (["report", "NOWHERE", "-o", "OUT"], "There is no results.csv in NOWHERE"),
+        (["fetch", "nope", "--root", "OUT"], "nope"),
+    ],
+)
+def test_a_mistake_is_one_sentence(jdc, folder: Path, tmp_path: Path, words: list[str], said: str) -> None:  # noqa: ANN001
+    given = [w.replace("DATA", str(folder)).replace("OUT", str(tmp_path / "out.csv")) for w in words]
+    status, _, err = jdc(*given)
+    assert status == 2 and said in err and len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_the_catalogue_is_listed(jdc) -> None:  # noqa: ANN001
+    status, out, _ = jdc("fetch", "--list")
+    assert status == 0 and all(name in out for name in ("kodak24", "div2k", "urban100", "sidd", "nind"))
+
+
+def test_weights_that_ask_for_anything_else_are_refused(jdc, folder: Path, run: Path, tmp_path: Path) -> None:  # noqa: ANN001
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(run / "weights.safetensors")
+    bad = tmp_path / "bad.safetensors"
+    save_file(tensors, bad, metadata={"format": weights.FORMAT, "about": "{}", "model": '{"_target_": "os.system"}'})
+    status, _, err = jdc("evaluate", bad, "--data", folder, "--sigma", 1, "--out", tmp_path / "o.csv")
+    assert status == 2 and "os.system, which is no model of jdcsuite" in err

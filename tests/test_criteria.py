@@ -1,0 +1,357 @@
+"""Criteria: every loss against numpy, what supervises against closed forms, and who may look at the clean picture."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from jdcsuite.criteria import EntropyGuided, EntropyRegression, NoisyTarget, RateDistortion, Recorrupted, Supervised
+from jdcsuite.data.noise import GaussianNoise
+from jdcsuite.models.fllic import FLLIC
+from jdcsuite.types import Output, Pair, UserError
+
+SIDE = 16
+
+
+def pair(b: int = 3, *, sigma: float = 10.0, seed: int = 0, side: int = SIDE) -> Pair:
+    generator = torch.Generator().manual_seed(seed)
+    clean = torch.rand(b, 3, side, side, generator=generator) * 0.8 + 0.1
+    noisy = GaussianNoise(sigma=sigma)(clean, list(range(b)))
+    return Pair(noisy=noisy, clean=clean, sigma=torch.full((b,), sigma))
+
+
+def output(x_hat: Tensor, bpp: list[float], *, h_hat: list[float] | None = None) -> Output:
+    """An Output that spends ``bpp`` bits per pixel, a quarter of them on z."""
+    pixels = x_hat.shape[-2] * x_hat.shape[-1]
+
+    def spread(share: float, shape: tuple[int, ...]) -> Tensor:
+        bits = torch.tensor(bpp, dtype=torch.float64) * pixels * share / math.prod(shape)
+        return torch.exp2(-bits).float().view(-1, 1, 1, 1).expand(-1, *shape).clone().requires_grad_()
+
+    likelihoods = {"y": spread(0.75, (8, 8, 8)), "z": spread(0.25, (2, 4, 4))}
+    return Output(x_hat=x_hat, likelihoods=likelihoods, h_hat=None if h_hat is None else torch.tensor(h_hat))
+
+
+def guess(it: Pair, error: float = 0.02) -> Tensor:
+    return (it.clean + error * torch.randn(it.clean.shape, generator=torch.Generator().manual_seed(9))).requires_grad_()
+
+
+def squared_error(x_hat: Tensor, target: Tensor) -> np.ndarray:
+    return ((x_hat.detach().double().numpy() - target.double().numpy()) ** 2).mean((1, 2, 3))
+
+
+# -- rate and distortion ---------------------------------------------------------------------------------------
+
+
+def test_rate_distortion_is_numpy_s():
+    it = pair()
+    out = output(guess(it), [0.5, 2.0, 4.0])
+    parts = RateDistortion(lmbda=300.0, supervision=Supervised())(out, it)
+    error = squared_error(out.x_hat, it.clean)
+    assert parts["loss"].item() == pytest.approx((np.array([0.5, 2, 4]) + 300 * error).mean(), rel=1e-5)
+    expected = {"bpp": 6.5 / 3, "mse": error.mean(), "bpp_y": 6.5 / 4, "bpp_z": 6.5 / 12}
+    for name, value in expected.items():
+        assert parts[name].item() == pytest.approx(value, rel=1e-5)
+        assert not parts[name].requires_grad
+    assert parts["loss"].requires_grad and set(parts) == {"loss", *expected}
+
+
+def test_the_error_of_an_unclamped_reconstruction_counts():
+    it = pair(1)
+    parts = RateDistortion(lmbda=1.0, supervision=Supervised())(output(it.clean + 2.0, [1.0]), it)
+    assert parts["mse"].item() == pytest.approx(4.0, rel=1e-5)
+
+
+def test_samples_of_weight_zero_do_not_count():
+    it = pair()
+    weight = (torch.rand(it.clean.shape, generator=torch.Generator().manual_seed(4)) > 0.3).float()
+    weight[2] = 0  # nothing of this picture is trusted
+    x_hat = guess(it)
+    criterion = RateDistortion(lmbda=50.0, supervision=Supervised())
+    out = output(x_hat, [1.0, 1.0, 1.0])
+    parts = criterion(out, replace(it, weight=weight))
+    square = (x_hat.detach() - it.clean).double().numpy() ** 2
+    w = weight.double().numpy()
+    expected = (square * w).sum((1, 2, 3)) / np.maximum(w.sum((1, 2, 3)), 1)
+    assert parts["mse"].item() == pytest.approx(expected.mean(), rel=1e-5) and expected[2] == 0
+    (gradient,) = torch.autograd.grad(parts["loss"], x_hat)
+    assert (gradient[weight == 0] == 0).all() and (gradient[weight == 1] != 0).all()
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
+def test_an_impossible_lmbda_is_refused(value):
+    with pytest.raises(UserError, match="lmbda="):
+        RateDistortion(lmbda=value, supervision=Supervised())
+    with pytest.raises(UserError, match="lmbda="):
+        EntropyGuided(lmbda=value, target="codec")
+    with pytest.raises(UserError, match="rate_scale="):
+        EntropyGuided(lmbda=1.0, target="codec", rate_scale=value)
+
+
+# -- what supervises -------------------------------------------------------------------------------------------
+
+BLIND = {
+    "noisy": lambda: RateDistortion(lmbda=100.0, supervision=NoisyTarget()),
+    "recorrupted": lambda: RateDistortion(lmbda=100.0, supervision=Recorrupted()),
+    "guided": lambda: EntropyGuided(lmbda=100.0, target="codec"),
+    "as_written": lambda: EntropyGuided(lmbda=100.0, target="lossless", as_written=True),
+    "distortion": lambda: EntropyGuided(lmbda=100.0, target="distortion"),
+}
+
+
+@pytest.mark.parametrize("name", BLIND)
+def test_a_method_of_noisy_pictures_never_reads_clean_ones(name):
+    it = pair()
+    unknown = replace(it, clean=torch.full_like(it.clean, math.nan))
+    x_hat, losses = guess(it).detach(), []
+    for known in (it, unknown):
+        criterion = BLIND[name]()
+        torch.manual_seed(0)
+        prepared = criterion.prepare(known)
+        losses.append(criterion(output(x_hat, [1.0, 2.0, 3.0], h_hat=[1.5, 1.5, 1.5]), prepared)["loss"].item())
+    assert losses[0] == losses[1] and math.isfinite(losses[0])
+
+
+def test_supervision_chooses_input_and_target():
+    it = pair()
+    supervised = RateDistortion(lmbda=1.0, supervision=Supervised()).prepare(it)
+    assert torch.equal(supervised.clean, it.clean) and torch.equal(supervised.noisy, it.noisy)
+    noisy = RateDistortion(lmbda=1.0, supervision=NoisyTarget()).prepare(it)
+    assert torch.equal(noisy.clean, it.noisy) and torch.equal(noisy.noisy, it.noisy) and noisy.weight is None
+    assert torch.equal(EntropyGuided(lmbda=1.0, target="codec").prepare(it).clean, it.noisy)
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0])
+def test_recorrupted_adds_and_subtracts_one_noise_of_each_picture_s_own_sigma(alpha):
+    sigma = torch.tensor([5.0, 20.0])
+    it = Pair(noisy=torch.rand(2, 3, 128, 128), clean=torch.zeros(2, 3, 128, 128), sigma=sigma)
+    out = Recorrupted(alpha=alpha)(it)
+    added, removed = (out.noisy - it.noisy) / alpha, (it.noisy - out.clean) * alpha
+    torch.testing.assert_close(added, removed, atol=1e-6, rtol=1e-5)
+    np.testing.assert_allclose(added.flatten(1).std(1).numpy() * 255, sigma.numpy(), rtol=0.02)
+    np.testing.assert_allclose(added.flatten(1).mean(1).numpy(), 0, atol=0.002)
+
+
+def test_recorrupted_masks_saturated_samples_only():
+    clean = torch.rand(2, 3, 32, 32)
+    it = Pair(noisy=GaussianNoise(sigma=60)(clean, [0, 1]), clean=clean, sigma=torch.full((2,), 60.0))
+    out = Recorrupted()(it)
+    noisy = it.noisy.numpy()
+    np.testing.assert_array_equal(out.weight.numpy(), ((noisy > 0) & (noisy < 1)).astype(np.float32))
+    assert 0.1 < out.weight.mean() < 0.9
+
+
+@pytest.mark.parametrize("alpha", [0.5, 0.8])
+def test_the_best_linear_estimator_under_recorrupted_is_the_supervised_one(alpha):
+    """Gaussian pixels of deviation s under noise of deviation n: slope s^2 / (s^2 + (1 + alpha^2) n^2)."""
+    s, sigma, side = 0.06, 12.0, 512
+    generator = torch.Generator().manual_seed(1)
+    clean = 0.5 + s * torch.randn(2, 3, side, side, generator=generator)
+    noisy = clean + sigma / 255 * torch.randn(clean.shape, generator=generator)
+    torch.manual_seed(2)
+    it = Recorrupted(alpha=alpha)(Pair(noisy=noisy, clean=clean, sigma=torch.full((2,), sigma)))
+
+    def slope(target: Tensor) -> float:
+        x, t = (v.double().flatten() - v.double().mean() for v in (it.noisy, target))
+        return float(x @ t / (x @ x))
+
+    closed = s**2 / (s**2 + (1 + alpha**2) * (sigma / 255) ** 2)
+    assert slope(it.clean) == pytest.approx(closed, abs=0.006)
+    assert slope(clean) == pytest.approx(closed, abs=0.003)
+    assert slope(noisy) > closed + 0.1  # what the noisy picture itself would teach
+    # the loss is the supervised one but for a constant, so it is least at the same estimator
+    criterion, constant = RateDistortion(lmbda=1.0, supervision=Recorrupted(alpha=alpha)), []
+    for w in (closed - 0.2, closed, closed + 0.2):
+        x_hat = 0.5 + w * (it.noisy - 0.5)
+        losses = [criterion(output(x_hat, [1.0, 1.0]), p)["mse"].item() for p in (it, replace(it, clean=clean))]
+        constant.append(losses[0] - losses[1])
+    expected = (1 + 1 / alpha**2) * (sigma / 255) ** 2
+    np.testing.assert_allclose(constant, expected, rtol=0.02)
+
+
+# -- entropy-guided --------------------------------------------------------------------------------------------
+
+
+def test_guided_loss_is_numpy_s_with_each_crop_s_own_lean():
+    it = pair()
+    criterion = EntropyGuided(lmbda=200.0, target="codec", rate_scale=0.8, lean=0.7).train()
+    prepared = criterion.prepare(it)
+    bpp, h = np.array([1.0, 2.0, 6.0]), np.array([2.5, 2.5, 2.5])
+    out = output(guess(it), bpp.tolist(), h_hat=h.tolist())
+    parts = criterion(out, prepared)
+    shortfall = np.log(0.8 * h / bpp)
+    mu = 200 * np.exp(0.7 * shortfall)
+    error = squared_error(out.x_hat, it.noisy)
+    assert parts["loss"].item() == pytest.approx((bpp + mu * error).mean(), rel=1e-5)
+    assert parts["shortfall"].item() == pytest.approx(shortfall.mean(), abs=1e-5)
+    assert mu[0] > mu[1] > mu[2]  # the crop that spends too little leans towards its picture
+    (by_x_hat,) = torch.autograd.grad(parts["loss"], out.x_hat)
+    expected = 2 * mu[:, None, None, None] * (out.x_hat.detach() - it.noisy).numpy() / it.noisy.numel()
+    np.testing.assert_allclose(by_x_hat.numpy(), expected, rtol=1e-3, atol=1e-9)
+
+
+def test_guided_priors_always_minimise_bits():
+    """Whether the rate is above its target or below, a bit costs the same."""
+    it, pixels = pair(), SIDE * SIDE
+    for h in (0.1, 50.0):
+        criterion = EntropyGuided(lmbda=10.0, target="lossless")
+        out = output(guess(it), [1.0, 2.0, 3.0], h_hat=[h] * 3)
+        loss = criterion(out, criterion.prepare(it))["loss"]
+        for p in out.likelihoods.values():
+            (gradient,) = torch.autograd.grad(loss, p, retain_graph=True)
+            np.testing.assert_allclose(
+                gradient.numpy(), -1 / (p.detach().numpy() * math.log(2) * pixels * 3), rtol=1e-5
+            )
+
+
+@pytest.mark.parametrize(("h", "direction"), [(4.0, 1), (1.0, -1), (2.0, 0)])
+def test_dual_ascent_raises_mu_where_too_few_bits_are_spent_and_lowers_it_where_too_many(h, direction):
+    it = pair()
+    criterion = EntropyGuided(lmbda=100.0, target="codec", dual_rate=0.05).train()
+    for step in range(1, 4):
+        parts = criterion(output(guess(it), [2.0] * 3, h_hat=[h] * 3), criterion.prepare(it))
+        expected = 100 * math.exp(0.05 * step * math.log(h / 2))
+        assert parts["mu"].item() == pytest.approx(expected, rel=1e-4)
+    assert np.sign(round(parts["mu"].item() - 100, 3)) == direction
+
+
+def test_dual_ascent_steps_are_bounded_and_stand_still_outside_training():
+    it = pair()
+    criterion = EntropyGuided(lmbda=100.0, target="codec", dual_rate=0.05)
+    out = output(guess(it), [1.0] * 3, h_hat=[1e4] * 3)
+    criterion.eval()(out, criterion.prepare(it))
+    assert criterion.log_mu.item() == pytest.approx(math.log(100))
+    criterion.train()(out, criterion.prepare(it))
+    assert criterion.log_mu.item() == pytest.approx(math.log(100) + 0.05 * 2)
+    broken = replace(out, h_hat=torch.tensor([math.nan, 1.0, 1.0]))
+    criterion(broken, criterion.prepare(it))
+    assert criterion.log_mu.item() == pytest.approx(math.log(100) + 0.05 * 2)
+
+
+def test_mu_is_kept_in_checkpoints_and_is_no_parameter():
+    criterion = EntropyGuided(lmbda=100.0, target="codec")
+    assert criterion.state_dict()["log_mu"].item() == pytest.approx(math.log(100))
+    assert list(criterion.parameters()) == []
+
+
+@pytest.mark.parametrize("target_bpp", [0.7, 3.0])
+def test_dual_ascent_finds_the_mu_that_meets_the_rate(target_bpp):
+    """A codec of bpp = log2(mu) / 2 - 2, as high-rate theory has it, each crop following its own leaning mu."""
+    it = pair()
+    criterion = EntropyGuided(lmbda=64.0, target="codec", dual_rate=0.1).train()
+    prepared, bpp = criterion.prepare(it), np.full(3, 1.0)
+    offset = np.array([-0.2, 0.0, 0.2])  # crops differ
+    for _ in range(400):
+        shortfall = np.log(target_bpp / bpp)
+        log_mu = criterion.log_mu.item()
+        criterion(output(it.noisy, bpp.tolist(), h_hat=[target_bpp] * 3), prepared)
+        wanted = np.maximum((log_mu + shortfall) / math.log(2) / 2 - 2 + offset, 0.05)
+        bpp += 0.2 * (wanted - bpp)
+    assert bpp.mean() == pytest.approx(target_bpp, rel=0.02)
+
+
+@pytest.mark.parametrize("sigma", [5.0, 10.0, 25.0, 50.0])
+def test_distortion_target_is_the_power_of_clipped_and_rounded_noise(sigma):
+    """A reconstruction that is the clean picture leaves exactly the noise, so it falls short of nothing."""
+    generator = torch.Generator().manual_seed(3)
+    clean = (torch.rand(2, 3, 256, 256, generator=generator) * 255).round() / 255
+    it = Pair(noisy=GaussianNoise(sigma=sigma)(clean, [1, 2]), clean=clean, sigma=torch.full((2,), sigma))
+    criterion = EntropyGuided(lmbda=1.0, target="distortion")
+    prepared = criterion.prepare(it)
+    monte_carlo = ((it.noisy - clean) ** 2).mean().item()
+    assert monte_carlo < 0.98 * (sigma / 255) ** 2 or sigma < 20  # clipping is felt
+    assert criterion(output(clean, [1.0, 1.0]), prepared)["shortfall"].item() == pytest.approx(0, abs=0.04)
+    twice = clean + (clean - it.noisy) * (math.sqrt(2) - 1)
+    assert criterion(output(twice, [1.0, 1.0]), prepared)["shortfall"].item() == pytest.approx(math.log(2), abs=0.04)
+
+
+def test_distortion_target_of_an_unsaturated_picture_is_sigma_squared_and_the_rounding():
+    for sigma in (0.5, 3.0, 20.0):
+        noisy = torch.full((1, 3, 8, 8), 0.5)
+        it = Pair(noisy=noisy, clean=noisy, sigma=torch.tensor([sigma]))
+        criterion = EntropyGuided(lmbda=1.0, target="distortion")
+        x_hat = noisy + math.sqrt(sigma**2 + 1 / 12) / 255
+        assert criterion(output(x_hat, [1.0]), criterion.prepare(it))["shortfall"].item() == pytest.approx(0, abs=1e-3)
+
+
+def test_distortion_target_asks_for_bits_where_the_error_is_above_the_noise():
+    it = pair()
+    for error, grows in ((0.2, True), (1e-4, False)):
+        criterion = EntropyGuided(lmbda=100.0, target="distortion").train()
+        prepared = criterion.prepare(it)
+        parts = criterion(output(it.noisy + error, [1.0] * 3), prepared)
+        assert (parts["mu"].item() > 100) is grows
+
+
+def test_as_written_is_the_paper_s_penalty():
+    it = pair()
+    criterion = EntropyGuided(lmbda=30.0, target="lossless", rate_scale=0.5, as_written=True).train()
+    out = output(guess(it), [1.0, 2.0, 6.0], h_hat=[6.0, 6.0, 6.0])
+    parts = criterion(out, criterion.prepare(it))
+    error = squared_error(out.x_hat, it.noisy)
+    assert parts["loss"].item() == pytest.approx((np.array([2.0, 1.0, 3.0]) + 30 * error).mean(), rel=1e-5)
+    assert parts["h_hat"].item() == 6 and criterion.log_mu.item() == pytest.approx(math.log(30))
+    (by_p,) = torch.autograd.grad(parts["loss"], out.likelihoods["y"])
+    signs = np.sign(by_p.numpy())  # below H a less likely symbol is rewarded
+    assert (signs[:2] > 0).all() and (signs[2] < 0).all()
+
+
+def test_a_target_that_makes_no_sense_is_refused():
+    with pytest.raises(UserError, match="target=entropy"):
+        EntropyGuided(lmbda=1.0, target="entropy")
+    with pytest.raises(UserError, match="as_written"):
+        EntropyGuided(lmbda=1.0, target="distortion", as_written=True)
+
+
+# -- regression of the entropy ---------------------------------------------------------------------------------
+
+
+def test_regression_on_lossless_lengths_is_smooth_l1():
+    it = replace(pair(), bpp_clean=torch.tensor([8.0, 9.0, 10.0]))
+    h_hat = torch.tensor([8.5, 12.0, 9.9], requires_grad=True)
+    parts = EntropyRegression()(Output(h_hat=h_hat), it)
+    error = np.array([0.5, 3.0, 0.1])
+    smooth = np.where(error < 1, error**2 / 2, error - 0.5)
+    assert parts["loss"].item() == pytest.approx(smooth.mean(), rel=1e-5)
+    assert parts["rmse"].item() == pytest.approx(np.sqrt((error**2).mean()), rel=1e-5)
+    assert parts["h_clean"].item() == 9 and not parts["rmse"].requires_grad
+    (gradient,) = torch.autograd.grad(parts["loss"], h_hat)
+    np.testing.assert_allclose(gradient.numpy(), np.array([0.5, 1, -0.1]) / 3, rtol=1e-4)
+
+
+def test_regression_without_a_length_to_learn_says_so():
+    with pytest.raises(UserError, match="lossless"):
+        EntropyRegression()(Output(h_hat=torch.zeros(3)), pair())
+
+
+def test_regression_on_a_codec_asks_what_it_spends_and_never_trains_it():
+    torch.manual_seed(0)
+    codec = FLLIC(widths=[8, 8, 16], num_latents=16, prior_width=4)
+    it = pair(side=70)
+    with torch.no_grad():
+        likelihoods = codec.eval()(it.noisy).likelihoods
+    expected = sum(-np.log2(p.numpy()).sum((1, 2, 3)) for p in likelihoods.values()) / 70**2
+    before = {name: t.clone() for name, t in codec.state_dict().items()}
+
+    criterion = EntropyRegression(codec=codec)
+    h_hat = torch.zeros(3, requires_grad=True)
+    assert not any(p.requires_grad for p in criterion.parameters())
+    optimizer = torch.optim.SGD([h_hat, *criterion.parameters()], lr=0.1)
+    for _ in range(2):
+        criterion.train()  # as Lightning does
+        parts = criterion(Output(h_hat=h_hat), criterion.prepare(it))
+        np.testing.assert_allclose(criterion.truth(it).numpy(), expected, rtol=1e-5)
+        assert parts["h_clean"].item() == pytest.approx(expected.mean(), rel=1e-5)
+        optimizer.zero_grad()
+        parts["loss"].backward()
+        optimizer.step()
+    assert (h_hat > 0).all()
+    assert all(torch.equal(before[name], t) for name, t in codec.state_dict().items())
+    assert all(p.grad is None for p in codec.parameters())
+    blind = criterion.truth(replace(it, clean=torch.full_like(it.clean, math.nan)))
+    np.testing.assert_allclose(blind.numpy(), expected, rtol=1e-5)
