@@ -17,7 +17,7 @@ from jdcsuite.models.fllic import FLLIC
 
 
 @pytest.fixture
-def jdc(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):  # noqa: ANN201
+def jdc(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
     def call(*words: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["jdc", *map(str, words)])
         capfd.readouterr()
@@ -52,7 +52,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_evaluate_judges_runs_and_standards_alike(jdc, folder: Path, run: Path, tmp_path: Path) -> None:  # noqa: ANN001
+def test_evaluate_judges_runs_and_standards_alike(jdc, folder: Path, run: Path, tmp_path: Path) -> None:
     out = tmp_path / "rows.csv"
     words = ["evaluate", run, "jpegxl", "--data", folder, "--sigma", 5, "--sigma", 10, "--out", out]
     status, said, err = jdc(*words)
@@ -80,19 +80,19 @@ def test_evaluate_judges_runs_and_standards_alike(jdc, folder: Path, run: Path, 
         (["fetch", "nope", "--root", "OUT"], "nope"),
     ],
 )
-def test_a_mistake_is_one_sentence(jdc, folder: Path, tmp_path: Path, words: list[str], said: str) -> None:  # noqa: ANN001
+def test_a_mistake_is_one_sentence(jdc, folder: Path, tmp_path: Path, words: list[str], said: str) -> None:
     given = [w.replace("DATA", str(folder)).replace("OUT", str(tmp_path / "out.csv")) for w in words]
     status, _, err = jdc(*given)
     assert status == 2 and said in err and len(err.strip().splitlines()) == 1
     assert not (tmp_path / "out.csv").exists()
 
 
-def test_the_catalogue_is_listed(jdc) -> None:  # noqa: ANN001
+def test_the_catalogue_is_listed(jdc) -> None:
     status, out, _ = jdc("fetch", "--list")
     assert status == 0 and all(name in out for name in ("kodak24", "div2k", "urban100", "sidd", "nind"))
 
 
-def test_weights_that_ask_for_anything_else_are_refused(jdc, folder: Path, run: Path, tmp_path: Path) -> None:  # noqa: ANN001
+def test_weights_that_ask_for_anything_else_are_refused(jdc, folder: Path, run: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     tensors = load_file(run / "weights.safetensors")

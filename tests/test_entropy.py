@@ -502,6 +502,7 @@ def test_arbitrary_bytes_are_refused(data, with_magic, with_checksum):
     [
         {"height": 0}, {"width": 0}, {"height": 2**20 + 1}, {"width": 2**32 - 1}, {"height": 2**16, "width": 2**16},
         {"count": 255}, {"count": 17, "lengths": (0,) * 17, "payload": b""}, {"count": 2}, {"count": 4},
+        {"count": 16, "lengths": (), "payload": b""},
         {"lengths": (2**32 - 1, 0, 2)}, {"lengths": (3, 0, 3)}, {"lengths": (3, 0, 1)},
         {"payload": b""}, {"magic": b"JPG"}, {"version": 2}, {"version": 255},
         pytest.param({"version": 0}, marks=pytest.mark.xfail(strict=True, reason="version 0 was never written")),

@@ -15,13 +15,15 @@ from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 from safetensors.torch import load_file
 
-from jdcsuite import launcher, runs, training
 from jdcsuite import __main__ as entry
+from jdcsuite import launcher, runs, training
 
 CONF = Path(entry.CONF)
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
-TINY = ("width=0.04", "data.crop=64", "data.val_crop=64", "data.batch=2", "data.workers=0", "data.limit=1",
-        "logger=none", "trainer.progress=false", "report.standards.avif=null", "report.standards.jpegxl=[3]")  # fmt: skip
+TINY = (
+    *("width=0.04", "data.crop=64", "data.val_crop=64", "data.batch=2", "data.workers=0", "data.limit=1"),
+    *("logger=none", "trainer.progress=false", "report.standards.avif=null", "report.standards.jpegxl=[3]"),
+)
 
 
 class Command:
@@ -136,7 +138,7 @@ def test_targets_resolve_their_own_chains(command: Command) -> None:
         )
     assert lossless.needs == {}
     with hydra_config():
-        rungs = [launcher.plan(["+experiment=fllic_w", "target=lossless", f"lmbda={l}"]) for l in (2048, 512)]
+        rungs = [launcher.plan(["+experiment=fllic_w", "target=lossless", f"lmbda={rung}"]) for rung in (2048, 512)]
     assert len({job.needs["guide"].folder for job in rungs}) == 1, "a lossless entropy has no rungs"
     assert len(launcher._order(rungs)) == 3
     supervised = codec.needs["codec"].config
@@ -154,7 +156,8 @@ def test_key_holds_what_changes_the_result_and_nothing_else() -> None:
                  "data.cache=there"):  # fmt: skip
         assert key(word) == same, word
     for word in ("seed=1", "sigma=15", "lmbda=512", "trainer.max_steps=7", "data.batch=2", "rate_scale=0.7",
-                 "model.start=random", "target=lossless", "data.noise.protocol=float", "trainer.precision=bf16-mixed"):  # fmt: skip
+                 "model.start=random", "target=lossless", "data.noise.protocol=float",
+                 "trainer.precision=bf16-mixed"):  # fmt: skip
         assert key(word) != same, word
 
 
@@ -190,6 +193,14 @@ def test_an_interrupted_run_ends_with_the_weights_of_one_that_never_was(
     assert resumed.keys() == reference.keys()
     assert all(torch.equal(resumed[name], tensor) for name, tensor in reference.items())
     assert (begun / "metrics.csv").read_text() == metrics
+
+    # and once more, dying when there is no step left to do
+    (begun / "weights.safetensors").unlink()
+    runs.write_state(begun, {**runs.read_state(begun), "finished": False})
+    status, out, err = command(*words)
+    assert status == 0, out + err
+    again = load_file(begun / "weights.safetensors")
+    assert all(torch.equal(again[name], tensor) for name, tensor in reference.items())
 
 
 def test_a_batch_that_is_not_finite_is_skipped_and_counted(
@@ -234,7 +245,7 @@ def test_a_failed_job_leaves_the_others_and_sets_the_status(
         run(config, *a, **k)
 
     monkeypatch.setattr(training, "run", fail_one)
-    status, out, err = command(
+    status, _, err = command(
         "+experiment=clean_entropy", "-m", "lmbda=2048,512", "trainer.max_steps=1", *TINY, *data(pictures)
     )
     assert status == 1
@@ -354,7 +365,7 @@ def test_cards_state_what_the_models_are() -> None:
         assert config["card"]["kmac_per_px"] == pytest.approx(kmac, abs=0.1), experiment
 
 
-def hydra_config():  # noqa: ANN201
+def hydra_config():
     from hydra import initialize_config_dir
 
     GlobalHydra.instance().clear()

@@ -99,9 +99,10 @@ def test_the_bytes_are_those_that_the_estimate_promised(trained, size):
     total = 8 * (len(data) - header_bytes(3))
     assert total == sum(payload.values())
     assert bits["y"] > 50 * 8 * 20  # a picture's worth of bits, so that 1 % says something
-    # the state of either stream is two words, and either may end in an unfilled one
-    assert total == pytest.approx(sum(bits.values()), rel=0.01, abs=8 * 24)
-    assert payload["z"] == pytest.approx(bits["z"], rel=0.02, abs=8 * 12)
+    assert total == pytest.approx(sum(bits.values()), rel=0.01)
+    # a stream's state is two words of 32 bits, of which it wastes 33 and, on average, half of the last word
+    for name in "yz":
+        assert payload[name] - 48 == pytest.approx(bits[name], rel=0.006, abs=24)
 
 
 @pytest.mark.parametrize(("log2_scale", "gain"), [(0.0, 2000.0), (9.0, 16.0), (9.0, 2000.0)])
@@ -118,6 +119,17 @@ def test_latents_far_outside_their_tables_are_coded_exactly(log2_scale, gain):
     assert raw_bits >= 4 * 32 * 8 * 4 / 2 if log2_scale else raw_bits == 0
     with torch.no_grad():
         assert net._analyse(net.pad(x)).abs().max() > (1000 if gain > 16 else 4)
+
+
+def test_the_decoded_picture_is_clamped_and_forward_s_is_not():
+    net = tiny()
+    with torch.no_grad():
+        net.g_s[-1].module[0].bias.copy_(torch.tensor([0.9, 0.0, -0.9]).repeat_interleave(4))
+        x = picture(64, 64)
+        x_hat = ready(net)(x).x_hat
+    decoded = net.decompress(net.compress(x))
+    assert torch.equal(decoded, x_hat.clamp(0, 1))
+    assert x_hat[:, 0].max() > 1 and x_hat[:, 2].min() < 0
 
 
 def test_other_weights_are_refused_by_both_their_names(trained):
@@ -213,6 +225,16 @@ def test_every_trained_parameter_gets_a_gradient(start, adaptive_steps):
     for name, p in net.named_parameters():
         if p.requires_grad:
             assert p.grad is not None and torch.isfinite(p.grad).all() and p.grad.abs().max() > 0, name
+
+
+def test_each_rate_trains_the_transforms_that_shape_its_latent():
+    net = tiny()
+    bpp = net(picture(64, 64)).bpp(64 * 64)
+    nets = {"y": [net.g_a, net.h_a, net.h_s, net.fusion, net.spatial_prior], "z": [net.g_a, net.h_a, net.prior_z]}
+    for name, trained_by_it in nets.items():
+        for part in trained_by_it:
+            gradients = torch.autograd.grad(bpp[name], list(part.parameters()), retain_graph=True, allow_unused=True)
+            assert any(g is not None and g.abs().max() > 0 for g in gradients), (name, part)
 
 
 def test_wide_numbers_stay_in_float32_under_autocast():

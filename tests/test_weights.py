@@ -205,7 +205,7 @@ def test_a_file_that_steers_the_construction_is_refused(path, key):
 @pytest.mark.parametrize("wrap", ["${{oc.create:{}}}", "${{oc.create:{{deeper: [{}]}}}}"])
 def test_a_target_hidden_in_an_interpolation_is_refused(path, wrap):
     called = path.parent / "called"
-    touch = "{_target_: pathlib.Path.touch, self: {_target_: pathlib.Path, _args_: ['%s']}}" % called
+    touch = f"{{_target_: pathlib.Path.touch, self: {{_target_: pathlib.Path, _args_: ['{called}']}}}}"
     forge(path, PLAIN_CONFIG | {"guide": wrap.format(touch)})
     try:
         with pytest.raises(UserError):

@@ -20,12 +20,13 @@ from rich.table import Table
 from jdcsuite import weights
 from jdcsuite.data.images import files, read
 from jdcsuite.data.noise import to_tensor
+from jdcsuite.metrics import eight_bit
 from jdcsuite.models import haar
 from jdcsuite.models.fllic import FLLIC
 from jdcsuite.resolvers import channels
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 TRAIN, TEST = "photos_train", "kodak24"
 KEPT = (96, 128, 152, 192, 256, 320, 384, 512, 768)
@@ -44,9 +45,22 @@ def moment(path: Path) -> np.ndarray:
     return blocks.T @ blocks / len(blocks)
 
 
-def klt_errors(moments: dict[str, np.ndarray], learned_on: list[np.ndarray]) -> list[tuple[int, str, float]]:
-    """(K, picture, mean squared error) of keeping the K orthonormal directions of most energy in ``learned_on``."""
-    basis = np.ascontiguousarray(np.linalg.eigh(sum(learned_on))[1][:, ::-1])
+def klt(second: np.ndarray) -> np.ndarray:
+    """Columns: the orthonormal directions of most energy first."""
+    return np.ascontiguousarray(np.linalg.eigh(second)[1][:, ::-1])
+
+
+@torch.no_grad()
+def ordered_packet(second: np.ndarray) -> np.ndarray:
+    """Columns: all bands of the Haar packet, those of most energy first."""
+    haar.SMALL = 0.0
+    packet = FLLIC(widths=[12, 48, 192], num_latents=SIZE, prior_width=8).g_a
+    bands = packet(torch.eye(SIZE).view(SIZE, 3, SIDE, SIDE)).view(SIZE, SIZE).double().numpy()
+    return bands[:, np.argsort(-(bands * (second @ bands)).sum(0))]
+
+
+def errors(moments: dict[str, np.ndarray], basis: np.ndarray) -> list[tuple[int, str, float]]:
+    """(K, picture, mean squared error) of keeping the first K columns."""
     energies = {name: (basis * (m @ basis)).sum(0) for name, m in moments.items()}
     return [(kept, name, e[kept:].sum() / SIZE) for kept in KEPT for name, e in energies.items()]
 
@@ -69,14 +83,15 @@ def codec_channels(width: float) -> tuple[list[int], int]:
 def bounds(root: Path) -> pd.DataFrame:
     train = [moment(path) for path in files(root / TRAIN)]
     test = {path.name: moment(path) for path in files(root / TEST)}
-    found = {f"klt of {TRAIN}": klt_errors(test, train), QUARTER: klt_errors(test, train[::4])}
-    found[f"klt of {TEST}"] = klt_errors(test, list(test.values()))
-    found["klt of each picture"] = [e for name, m in test.items() for e in klt_errors({name: m}, [m])]
+    found = {f"klt of {TRAIN}": errors(test, klt(sum(train))), QUARTER: errors(test, klt(sum(train[::4])))}
+    found[f"klt of {TEST}"] = errors(test, klt(sum(test.values())))
+    found["klt of each picture"] = [e for name, m in test.items() for e in errors({name: m}, klt(m))]
+    found[f"haar packet in the order of {TRAIN}"] = errors(test, ordered_packet(sum(train)))
     # the packet in maps as wide as it needs, then as each width of the codec cuts it
     found["haar packet"] = [e for kept in KEPT for e in start_errors(test, [12, 48, 192], kept)]
     for width in WIDTHS:
         found[f"haar start, width {width:g}"] = start_errors(test, *codec_channels(width))
-    rows = [(method, *error) for method, errors in found.items() for error in errors]
+    rows = [(method, *error) for method, of_method in found.items() for error in of_method]
     table = pd.DataFrame(rows, columns=["method", "num_latents", "image", "psnr"])
     return table.assign(psnr=table.psnr.map(psnr))
 
@@ -94,10 +109,9 @@ def of_run(run: Path, root: Path) -> pd.DataFrame:
     for row in coded.itertuples():
         x = to_tensor(read(root / TEST / row.image))[None]
         x_hat = model.g_s(model.g_a(model.pad(x) - 0.5))[..., : x.shape[-2], : x.shape[-1]] + 0.5
+        mse = float((eight_bit(x_hat) - x).square().mean())
         rows.append(("fllic run", model.num_latents, row.image, row.psnr, row.bpp))
-        rows.append(
-            ("fllic run, unquantised", model.num_latents, row.image, psnr(float(((x_hat - x) ** 2).mean())), None)
-        )
+        rows.append(("fllic run, unquantised", model.num_latents, row.image, psnr(mse), None))
     return pd.DataFrame(rows, columns=["method", "num_latents", "image", "psnr", "bpp"])
 
 
@@ -106,14 +120,19 @@ def learning(run: Path) -> pd.DataFrame:
 
 
 def show(rows: pd.DataFrame, console: Console) -> None:
-    """Mean (worst) PSNR over the pictures."""
+    """Mean and worst PSNR over the pictures."""
     every_third = rows[(rows.method == QUARTER) & rows.image.isin(sorted(rows.image.unique())[::3])]
-    shown = pd.concat([rows, every_third.assign(method=f"  {QUARTER}, on every 3rd picture")])
+    shown = pd.concat([rows, every_third.assign(method=f"{QUARTER}, on every 3rd picture")])
     figures = shown.groupby(["method", "num_latents"], sort=False).psnr.agg(["mean", "min"])
-    table = Table("method", "num_latents", "dB", "worst", title=TEST)
-    for (method, kept), (mean, worst) in figures.iterrows():
-        table.add_row(method, str(kept), *("exact" if math.isinf(v) else f"{v:.2f}" for v in (mean, worst)))
+    table = Table("mean/worst dB by num_latents", *map(str, KEPT[:-1]), title=TEST)
+    for method, of_method in figures.groupby("method", sort=False):
+        told = {kept: f"{mean:.2f}/{worst:.2f}" for (_, kept), (mean, worst) in of_method.iterrows()}
+        if len(told) > 1:  # all 768 are exact
+            table.add_row(method, *(told[kept] for kept in KEPT[:-1]))
     console.print(table)
+    for (method, kept), (mean, worst) in figures.iterrows():
+        if len(figures.loc[method]) == 1:
+            console.print(f"{method}, {kept} latents: {mean:.2f}/{worst:.2f} dB")
 
 
 def show_run(rows: pd.DataFrame, run: Path, console: Console) -> None:
@@ -132,11 +151,13 @@ def show_run(rows: pd.DataFrame, run: Path, console: Console) -> None:
 def draw(rows: pd.DataFrame, run: Path | None, path: Path) -> None:
     figure, axes = plt.subplots(1, 2 if run else 1, figsize=(11 if run else 6.5, 4.2), squeeze=False)
     bound = axes[0, 0]
-    finite = rows[np.isfinite(rows.psnr)]
-    for method, of_method in finite.groupby("method", sort=False):
-        curve = of_method.groupby("num_latents").psnr.mean()
-        bound.plot(curve.index, curve, "o-" if len(curve) > 1 else "s", markersize=4, label=method)
-    bound.set(xlabel="num_latents", ylabel=f"PSNR, mean of {TEST} (dB)", xticks=KEPT[:-1])
+    means = rows[np.isfinite(rows.psnr)].groupby(["method", "num_latents"], sort=False).psnr.mean().reset_index()
+    # one mark for all widths
+    means["label"] = means.method.str.replace(r", width .*", ", width " + ", ".join(map(str, WIDTHS)), regex=True)
+    for label, curve in means[means.method != QUARTER].groupby("label", sort=False):
+        style = "o-" if len(curve) == len(KEPT) - 1 else "*" if "run" in label else "kx"
+        bound.plot(curve.num_latents, curve.psnr, style, markersize=10 if style == "*" else 5, label=label)
+    bound.set(xlabel="num_latents", ylabel=f"PSNR, mean of {TEST} (dB)")
     bound.set_xticks(KEPT[:-1], KEPT[:-1], rotation=60, fontsize=7)
     bound.legend(fontsize=7)
     if run:
@@ -144,7 +165,8 @@ def draw(rows: pd.DataFrame, run: Path | None, path: Path) -> None:
         axes[0, 1].plot(curve["val/bpp"], curve["val/psnr"], "o-", markersize=4)
         for row in curve.itertuples(index=False):
             axes[0, 1].annotate(f"step {row[0] + 1}", row[1:], fontsize=7, xytext=(4, 4), textcoords="offset points")
-        axes[0, 1].set(xlabel="bpp (estimated)", ylabel="PSNR of the validation crops (dB)")
+        axes[0, 1].set(xlabel="bpp (estimated)", ylabel="PSNR of the validation crops (dB)", title="the run's learning")
+        axes[0, 1].margins(0.15)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
 
@@ -155,7 +177,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--run", type=Path, help="finished clean -> clean run to set beside the bounds")
     said = parser.parse_args()
-    console = Console(width=100)
+    console = Console(width=160)
     rows = bounds(said.root)
     if said.run:
         rows = pd.concat([rows, of_run(said.run, said.root)])

@@ -8,25 +8,19 @@ import sys
 import warnings
 from pathlib import Path
 
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from jdcsuite import resolvers
+from jdcsuite.types import UserError
+
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach `main`, which tells them in one sentence
 # compressai and kornia warn on import of what their users cannot change
 warnings.filterwarnings("ignore", category=FutureWarning)
 warnings.filterwarnings("ignore", category=DeprecationWarning)
-
-import hydra  # noqa: E402
-from hydra.core.hydra_config import HydraConfig  # noqa: E402
-from hydra.errors import (
-    ConfigCompositionException,
-    HydraException,
-    MissingConfigException,
-    OverrideParseException,
-)
-from omegaconf import DictConfig  # noqa: E402
-from omegaconf.errors import OmegaConfBaseException  # noqa: E402
-
-from jdcsuite import resolvers  # noqa: E402
-from jdcsuite.types import UserError  # noqa: E402
-
 resolvers.register()
 CONF = str(Path(__file__).resolve().parent / "conf")
 

@@ -22,7 +22,6 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from jdcsuite import resolvers, runs, tracker, training, weights
-from jdcsuite.callbacks import _average
 from jdcsuite.data.images import embedded
 from jdcsuite.data.noise import to_tensor
 from jdcsuite.metrics import timed
@@ -33,22 +32,11 @@ from jdcsuite.types import Pair
 
 @dataclass(frozen=True)
 class Overhead:
-    """``ratios``: Lightning's time over the bare loop's, one a block of ``steps``. ``averages``: the averaged
-    parameters that each loop ends with, Lightning's first."""
+    """``ratios``: Lightning's time over the bare loop's, one a block of steps. ``averages``: the averaged parameters
+    that each loop ends with, Lightning's first."""
 
     ratios: list[float]
-    steps: int
     averages: tuple[list[Tensor], list[Tensor]]
-
-
-@dataclass(frozen=True)
-class Coding:
-    """One picture, a figure a repeat: wall time in ms, and the share of it in which no network runs."""
-
-    compress_ms: list[float]
-    compress_outside: list[float]
-    decompress_ms: list[float]
-    decompress_outside: list[float]
 
 
 def configuration(*overrides: str) -> dict:
@@ -66,52 +54,50 @@ class BareLoop:
         self.task, self.device, self.bf16, self.taken = task.to(device).train(), device, precision == "bf16-mixed", 0
         made = task.configure_optimizers()
         self.optimizer, self.scheduler = made["optimizer"], made["lr_scheduler"]["scheduler"]
-        self.parameters = [p.detach() for p in task.parameters()]
+        self.trainable, self.parameters = list(task.trainable()), [p.detach() for p in task.parameters()]
         self.average = [p.clone() for p in self.parameters]
 
     def __call__(self, pair: Pair) -> None:
-        task = self.task
-        torch.manual_seed(hash((task.seed, self.taken, 0)) % 2**63)
+        task, t = self.task, self.taken
+        torch.manual_seed(hash((task.seed, t, 0)) % 2**63)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             pair = task.criterion.prepare(pair)
             parts = task.criterion(task.predict(pair), pair)
         self.optimizer.zero_grad()
         parts["loss"].backward()
-        norm = nn.utils.clip_grad_norm_(task.trainable(), task.max_norm)
+        norm = nn.utils.clip_grad_norm_(self.trainable, task.max_norm)
         if torch.isfinite(norm):
             self.optimizer.step()
         self.scheduler.step()
-        if self.taken:
-            _average(self.average, self.parameters, self.taken)
-        else:
-            torch._foreach_copy_(self.average, self.parameters)
+        decay = min(0.999, (1 + t) / (10 + t)) if t else 0.0
+        torch._foreach_lerp_(self.average, self.parameters, 1 - decay)
         self.taken += 1
 
 
 class Turns:
     """Batches for Lightning's loop. After each block of ``steps`` of its own, the bare loop takes as many, on the
-    same clock; one more step, untimed, ends both."""
+    same clock; one more step of each, untimed, ends the fit."""
 
     def __init__(
         self, batches: list[Pair], *, bare: Callable[[Pair], None], steps: int, blocks: int, clock: Callable[[], float]
     ) -> None:
-        self.batches, self.bare, self.steps, self.blocks, self.clock = batches, bare, steps, blocks, clock
+        self.block = [batches[i % len(batches)] for i in range(steps)]
+        self.bare, self.blocks, self.clock = bare, blocks, clock
         self.seconds: list[tuple[float, float]] = []
 
     def __len__(self) -> int:
-        return self.blocks * self.steps + 1
+        return self.blocks * len(self.block) + 1
 
     def __iter__(self) -> Iterator[Pair]:
-        block = [self.batches[i % len(self.batches)] for i in range(self.steps)]
         for _ in range(self.blocks):
             start = self.clock()
-            yield from block
+            yield from self.block
             middle = self.clock()
-            for pair in block:
+            for pair in self.block:
                 self.bare(pair)
             self.seconds.append((middle - start, self.clock() - middle))
-        self.bare(block[0])
-        yield block[0]
+        self.bare(self.block[0])
+        yield self.block[0]
 
 
 def loop_overhead(*, overrides: tuple[str, ...] = (), steps: int = 10, blocks: int = 11) -> Overhead:
@@ -139,7 +125,7 @@ def loop_overhead(*, overrides: tuple[str, ...] = (), steps: int = 10, blocks: i
         trainer.fit(tasks[0], turns)
     # a fit ends with the average in the task
     averages = ([p.detach().to(device) for p in tasks[0].parameters()], bare.average)
-    return Overhead([lightning / plain for lightning, plain in turns.seconds[1:]], steps, averages)
+    return Overhead([lightning / plain for lightning, plain in turns.seconds[1:]], averages)
 
 
 def _batch(config: dict) -> Pair:
@@ -152,63 +138,60 @@ def _batch(config: dict) -> Pair:
 
 def codec_speed(
     codec: str | Path | Codec, *, size: tuple[int, int] = (512, 768), repeats: int = 5, device: str = "cpu"
-) -> Coding:
-    """Codes a photograph of ``size`` (height, width), noise as it is, files in memory. ``codec``: a run, its
-    weights or a model that is ready to code. Networks are its parts that are called as modules; outside them are
-    entropy coding, tables, container and the hash of the weights."""
+) -> dict[str, list[tuple[float, float]]]:
+    """``compress`` and ``decompress``: for each repeat, wall time in ms and the share of it outside the networks.
+
+    Codes a photograph of ``size`` (height, width); files stay in memory. ``codec``: a run, its weights, or a model
+    that is ready to code. Its networks are the parts that are called as modules; outside them are entropy coding,
+    container and the hash of the weights."""
     model = (codec if isinstance(codec, Codec) else weights.load(codec)).to(device)
     grown = np.pad(embedded("test")[0][1], [(0, max(size)), (0, max(size)), (0, 0)], mode="symmetric")
     x = to_tensor(grown[: size[0], : size[1]])[None].to(device)
     data = model.compress(x, sigma=10.0)
     model.decompress(data)
-    encoded = [_split(model, lambda: model.compress(x, sigma=10.0), like=x) for _ in range(repeats)]
-    decoded = [_split(model, lambda: model.decompress(data), like=x) for _ in range(repeats)]
-    (compress, compress_outside), (decompress, decompress_outside) = (
-        zip(*encoded, strict=True),
-        zip(*decoded, strict=True),
-    )
-    return Coding(list(compress), list(compress_outside), list(decompress), list(decompress_outside))
+    work = {"compress": lambda: model.compress(x, sigma=10.0), "decompress": lambda: model.decompress(data)}
+    return {verb: [_split(model, do, like=x) for _ in range(repeats)] for verb, do in work.items()}
 
 
 def _split(model: nn.Module, work: Callable[[], object], *, like: Tensor) -> tuple[float, float]:
     """Wall time of ``work`` in ms, and the share of it spent outside the calls of the model's parts."""
-    inside = 0.0
+    inside: list[float] = []
 
     def clocked(forward: Callable) -> Callable:
-        def call(*given: object, **named: object) -> object:
-            nonlocal inside
-            result, ms = timed(lambda: forward(*given, **named), like)
-            inside += ms
+        def call(*given: object) -> object:
+            result, ms = timed(lambda: forward(*given), like)
+            inside.append(ms)
             return result
 
         return call
 
     parts = list(model.children())
+    for part in parts:
+        part.forward = clocked(part.forward)
     try:
-        for part in parts:
-            part.forward = clocked(part.forward)
         _, total = timed(work, like)
     finally:
         for part in parts:
             del part.forward
-    return total, 1 - inside / total
+    return total, 1 - sum(inside) / total
 
 
-def bench(console: Console, *, size: tuple[int, int] = (512, 768), steps: int = 10, blocks: int = 11) -> None:
-    """Prints the figures of this machine for FLLIC at the demo budget, its weights as they start."""
-    loop = loop_overhead(steps=steps, blocks=blocks)
-    model = training.build(configuration(), {})[1].model.eval()
+def bench(console: Console, *, overrides: tuple[str, ...] = (), steps: int = 10, blocks: int = 11) -> None:
+    """Prints this machine's figures for FLLIC, its weights as they start; the demo budget's unless ``overrides`` say
+    otherwise."""
+    ratios = loop_overhead(overrides=overrides, steps=steps, blocks=blocks).ratios
+    model = training.build(configuration(*overrides), {})[1].model.eval()
     model.update()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    coding = codec_speed(model, size=size, device=device)
-    table = Table("what", "median", "quartiles", title=f"FLLIC, budget demo, on {runs.hardware()}")
-    table.add_row(f"training step, Lightning / bare loop ({blocks - 1} x {steps} steps)", *_told(loop.ratios, "{:.3f}"))
-    for verb in ("compress", "decompress"):
-        table.add_row(f"{verb} {size[1]}x{size[0]}, ms", *_told(getattr(coding, f"{verb}_ms"), "{:.0f}"))
-        table.add_row("  share outside the networks", *_told(getattr(coding, f"{verb}_outside"), "{:.0%}"))
+    speed = codec_speed(model, device="cuda" if torch.cuda.is_available() else "cpu")
+    table = Table("what", "median", "quartiles", title=f"FLLIC on {runs.hardware()}")
+    table.add_row(f"training step, Lightning / bare loop ({blocks - 1} x {steps} steps)", *_told(ratios, ".3f"))
+    for verb, repeats in speed.items():
+        ms, outside = zip(*repeats, strict=True)
+        table.add_row(f"{verb} 768x512 pixels, ms", *_told(ms, ".0f"))
+        table.add_row("  share outside the networks", *_told(outside, ".0%"))
     console.print(table)
 
 
-def _told(values: list[float], form: str) -> tuple[str, str]:
-    low, middle, high = (form.format(q) for q in np.quantile(values, (0.25, 0.5, 0.75)))
+def _told(values: list[float] | tuple[float, ...], form: str) -> tuple[str, str]:
+    low, middle, high = (format(float(q), form) for q in np.quantile(values, (0.25, 0.5, 0.75)))
     return middle, f"{low} .. {high}"

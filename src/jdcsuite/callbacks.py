@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, WeightAveraging
 from torch import Tensor
@@ -20,6 +21,10 @@ class EMA(WeightAveraging):
 
     def __init__(self) -> None:
         super().__init__(use_buffers=False, multi_avg_fn=_average)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # A run that died after its last step has none left to do, and then Lightning never reaches on_train_end.
+        self._copy_average_to_current(pl_module)
 
 
 def checkpoints(*, folder: Path, every: int) -> list[ModelCheckpoint]:

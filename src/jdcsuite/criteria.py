@@ -186,28 +186,24 @@ class EntropyRegression(nn.Module):
         if codec is not None:
             codec.requires_grad_(False)
 
+    @torch.no_grad()
     def prepare(self, pair: Pair) -> Pair:
+        """The truth as ``bpp_clean``: what the net should say of each picture, bits per pixel."""
+        if self.codec is not None:
+            self.codec.eval()  # Lightning puts all of a task into training mode
+            height, width = pair.noisy.shape[-2:]
+            rates = self.codec(pair.noisy, sigma=pair.sigma, bpp_noisy=pair.bpp_noisy).bpp(height * width)
+            return replace(pair, bpp_clean=torch.stack(list(rates.values())).sum(0))
+        if pair.bpp_clean is None:
+            raise UserError("target=lossless needs H(clean): set data.lossless to a coder")
         return pair
 
     def forward(self, output: Output, pair: Pair) -> Parts:
-        truth = self.truth(pair)
         return {
-            "loss": F.smooth_l1_loss(output.h_hat, truth),
-            "rmse": F.mse_loss(output.h_hat, truth).sqrt().detach(),
-            "h_clean": truth.mean(),
+            "loss": F.smooth_l1_loss(output.h_hat, pair.bpp_clean),
+            "rmse": F.mse_loss(output.h_hat, pair.bpp_clean).sqrt().detach(),
+            "h_clean": pair.bpp_clean.mean(),
         }
-
-    @torch.no_grad()
-    def truth(self, pair: Pair) -> Tensor:
-        """What the net should have said of each picture, bits per pixel."""
-        if self.codec is None:
-            if pair.bpp_clean is None:
-                raise UserError("target=lossless needs H(clean): set data.lossless to a coder")
-            return pair.bpp_clean
-        self.codec.eval()  # Lightning puts all of a task into training mode
-        height, width = pair.noisy.shape[-2:]
-        rates = self.codec(pair.noisy, sigma=pair.sigma, bpp_noisy=pair.bpp_noisy).bpp(height * width)
-        return torch.stack(list(rates.values())).sum(0)
 
 
 def _rate_and_distortion(output: Output, pair: Pair) -> tuple[Parts, Tensor, Tensor]:

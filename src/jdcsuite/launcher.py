@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import traceback
@@ -119,10 +120,14 @@ def launch(jobs_overrides: list[list[str]], *, config_name: str, sweep: bool) ->
     if devices > 1 and not _in_process_group():
         return _failures.extend(["process group"] * (_torchrun(devices) != 0))
     failed: dict[Path, str] = {}
+    # A worker that dies of the same signal would look like a failed job, and the next one would start.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     for number, job in enumerate(order, 1):
         if main:
             console.print(f"[bold][{number}/{len(order)}][/] {job.folder}", highlight=False, soft_wrap=True)
         _run_guarded(job, failed, console)
+        if main and job.folder in failed:
+            console.print(f"  failed: {failed[job.folder]}", markup=False, highlight=False, soft_wrap=True)
     if main:
         _report([job for job in jobs if job.folder not in failed], console)
     complaints = Console(stderr=True)

@@ -58,6 +58,9 @@ class Task(L.LightningModule):
     def build(self) -> None:
         """Adds what a kind of task keeps beside the above."""
 
+    def observe(self, pair: Pair) -> None:
+        """Sees every prepared training batch."""
+
     def predict(self, pair: Pair) -> Output:
         return self.model(pair.noisy, sigma=pair.sigma, bpp_noisy=pair.bpp_noisy)
 
@@ -65,6 +68,7 @@ class Task(L.LightningModule):
         # Quantisation noise is a function of (seed, step, rank), so a resumed run draws what it would have drawn.
         torch.manual_seed(hash((self.seed, self.global_step, self.global_rank)) % 2**63)
         pair = self.criterion.prepare(pair)
+        self.observe(pair)
         parts = self.criterion(self.predict(pair), pair)
         progress = {"loss", "bpp"} & set(parts)
         self.log_dict({f"train/{name}": parts[name] for name in progress}, prog_bar=True)
@@ -162,13 +166,13 @@ class EstimatorTask(Task):
         # count and sums of x, y, xx, xy over the training crops: the straight line truth ~ H(noisy)
         self.register_buffer("sums", torch.zeros(5, dtype=torch.float64))
 
-    def training_step(self, pair: Pair, index: int) -> Tensor:
-        x, y = pair.bpp_noisy.double(), self.criterion.truth(pair).double()
+    def observe(self, pair: Pair) -> None:
+        x, y = pair.bpp_noisy.double(), pair.bpp_clean.double()
         self.sums += torch.stack([torch.ones_like(x), x, y, x * x, x * y]).sum(1)
-        return super().training_step(pair, index)
 
     def test_step(self, batch: tuple[str, Pair], index: int, dataloader_idx: int = 0) -> None:
         name, pair = batch
+        pair = self.criterion.prepare(pair)
         n, x, y, xx, xy = self.sums.tolist()
         slope = (n * xy - x * y) / max(n * xx - x * x, 1e-12)
         h_noisy, sigma = float(pair.bpp_noisy[0]), float(pair.sigma[0])
@@ -180,7 +184,7 @@ class EstimatorTask(Task):
                 "height": pair.clean.shape[-2],
                 "width": pair.clean.shape[-1],
                 "h_noisy": h_noisy,
-                "h_clean": float(self.criterion.truth(pair)[0]),
+                "h_clean": float(pair.bpp_clean[0]),
                 "h_hat": float(self.predict(pair).h_hat[0]),
                 "h_mean": y / max(n, 1),
                 "h_linear": (y - slope * x) / max(n, 1) + slope * h_noisy,

@@ -1,0 +1,70 @@
+"""The benchmarks, not timed: the two loops do the same work, the clocks add up, the table prints."""
+
+from __future__ import annotations
+
+from io import StringIO
+
+import lightning as L
+import pytest
+import torch
+from rich.console import Console
+
+from jdcsuite import bench, training
+
+TINY = ("width=0.04", "data.crop=64", "data.batch=2", "trainer.accelerator=cpu", "trainer.log_every=2")
+
+
+def model() -> bench.Codec:
+    made = training.build(bench.configuration(*TINY), {})[1].model.eval()
+    made.update()
+    return made
+
+
+def test_both_loops_end_with_the_same_weights() -> None:
+    found = bench.loop_overhead(overrides=TINY, steps=2, blocks=3)
+    lightning, bare = found.averages
+    assert all(torch.equal(a, b) for a, b in zip(lightning, bare, strict=True))
+    config = bench.configuration(*TINY)
+    L.seed_everything(config["seed"], verbose=False)
+    start = training.build(config, {})[1].parameters()
+    assert not all(torch.equal(a, b) for a, b in zip(bare, start, strict=True))
+    assert len(found.ratios) == 2  # the first block is the warm-up
+    assert all(ratio > 0 for ratio in found.ratios)
+
+
+def test_the_loops_take_turns() -> None:
+    said: list[str] = []
+    batch = bench._batch(bench.configuration(*TINY))
+    ticks = iter(range(100))
+    turns = bench.Turns(
+        [batch], bare=lambda pair: said.append("bare"), steps=2, blocks=2, clock=lambda: float(next(ticks))
+    )
+    for _ in turns:
+        said.append("lightning")
+    assert said == ["lightning"] * 2 + ["bare"] * 2 + ["lightning"] * 2 + ["bare"] * 3 + ["lightning"]
+    assert len(turns) == said.count("lightning") == said.count("bare")
+    assert len(turns.seconds) == 2
+
+
+def test_coding_is_split_between_networks_and_the_rest() -> None:
+    codec = model()
+    found = bench.codec_speed(codec, size=(65, 130), repeats=2)
+    assert set(found) == {"compress", "decompress"}
+    for repeats in found.values():
+        assert len(repeats) == 2
+        assert all(ms > 0 and 0 < outside < 1 for ms, outside in repeats)
+    assert not any("forward" in vars(part) for part in codec.children())
+
+
+def test_a_failure_leaves_the_codec_as_it_was() -> None:
+    codec = model()
+    with pytest.raises(ZeroDivisionError):
+        bench._split(codec, lambda: 1 // 0, like=torch.zeros(1))
+    assert not any("forward" in vars(part) for part in codec.children())
+
+
+def test_the_table_names_the_hardware() -> None:
+    console = Console(file=StringIO(), width=200)
+    bench.bench(console, overrides=TINY, steps=1, blocks=2)
+    text = console.file.getvalue()
+    assert "Lightning / bare loop" in text and "decompress 768x512" in text and "CPU threads" in text
