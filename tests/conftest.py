@@ -7,10 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
-# compressai and scikit-image are imported by several rooms; torch before them
-torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before anything loads torch
 os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ["HYDRA_FULL_ERROR"] = "1"
 sys.path.insert(0, str(Path(__file__).parent))

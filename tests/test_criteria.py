@@ -326,7 +326,7 @@ def test_regression_on_lossless_lengths_is_smooth_l1():
 
 def test_regression_without_a_length_to_learn_says_so():
     with pytest.raises(UserError, match="lossless"):
-        EntropyRegression()(Output(h_hat=torch.zeros(3)), pair())
+        EntropyRegression().prepare(pair())
 
 
 def test_regression_on_a_codec_asks_what_it_spends_and_never_trains_it():

@@ -577,6 +577,18 @@ def test_clean_entropy_takes_any_size(size):
     assert h_hat.shape == (2,) and torch.isfinite(h_hat).all() and h_hat[0] != h_hat[1]
 
 
+def test_clean_entropy_counts_in_its_unit():
+    """An output of 1 stands for ``unit`` bits, and H(noisy) comes in by the same unit."""
+    x, outputs = picture(16, 16), []
+    for unit in (6.0, 8.0):
+        guide = small_guide()
+        guide.unit = unit
+        with torch.no_grad():
+            known = {"sigma": torch.tensor([10.0]), "bpp_noisy": torch.tensor([1.75 * unit])}
+            outputs.append(guide(x, **known).h_hat.item() / unit)
+    assert outputs[0] == pytest.approx(outputs[1], rel=1e-5) and outputs[0] != 0
+
+
 def test_clean_entropy_measures_what_training_gave_it():
     guide, x = small_guide(), picture(40, 30)
     bpp_noisy = 8 * len(guide.lossless.encode(to_bytes(x[0]))) / (40 * 30)

@@ -6,6 +6,7 @@ else slows the machine down slows both.
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -65,7 +66,7 @@ class BareLoop:
             parts = task.criterion(task.predict(pair), pair)
         self.optimizer.zero_grad()
         parts["loss"].backward()
-        norm = nn.utils.clip_grad_norm_(self.trainable, task.max_norm)
+        norm = nn.utils.clip_grad_norm_(self.trainable, task.max_norm or math.inf)
         if torch.isfinite(norm):
             self.optimizer.step()
         self.scheduler.step()
