@@ -13,7 +13,7 @@ os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ["HYDRA_FULL_ERROR"] = "1"
 sys.path.insert(0, str(Path(__file__).parent))
 
-from jaxtyping import install_import_hook  # noqa: E402
+from jaxtyping import install_import_hook
 
 install_import_hook("jdcsuite", "typecheck.checked")
 

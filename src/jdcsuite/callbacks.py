@@ -10,17 +10,40 @@ from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, Weight
 from torch import Tensor
 
 
-def _average(averaged: list[Tensor], current: list[Tensor], updates: Tensor | int) -> None:
-    t = int(updates)
-    torch._foreach_lerp_(averaged, current, 1 - min(0.999, (1 + t) / (10 + t)))
-
-
 class EMA(WeightAveraging):
     """Exponential moving average of the parameters, decay min(.999, (1 + t) / (10 + t)) after t steps; validation,
-    the test and the exported weights use it. Parameters only: tables change their shape."""
+    the test and the exported weights use it. Parameters only: tables change their shape.
+
+    Lightning's update walks all modules and waits for the device three times a step; here the lists are made once
+    and the steps are counted on the CPU.
+    """
 
     def __init__(self) -> None:
-        super().__init__(use_buffers=False, multi_avg_fn=_average)
+        super().__init__(use_buffers=False)
+        self._lists: tuple[list[Tensor], list[Tensor]] | None = None
+        self._updates = 0
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        # Callbacks are set up before the module is moved: without this, a GPU run's average stays on the CPU.
+        self._device, self._lists = trainer.strategy.root_device, None
+        super().setup(trainer, pl_module, stage)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        if trainer.global_step <= self._latest_update_step:
+            return
+        average = self._average_model
+        if self._lists is None:  # by now the module is on its device and a checkpoint is restored
+            self._lists = tuple([p.detach() for p in module.parameters()] for module in (average.module, pl_module))
+            self._buffers = tuple(list(module.buffers()) for module in (average.module, pl_module))
+            self._updates = int(average.n_averaged)
+        t = self._updates
+        torch._foreach_lerp_(*self._lists, 1 - min(0.999, (1 + t) / (10 + t)) if t else 1.0)
+        torch._foreach_copy_(*self._buffers)
+        average.n_averaged += 1
+        self._updates += 1
+        self._latest_update_step = trainer.global_step
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # A run that died after its last step has none left to do, and then Lightning never reaches on_train_end.

@@ -29,6 +29,7 @@ class Codec(nn.Module, ABC):
     def __init__(self) -> None:
         super().__init__()
         self.tables: dict[str, Tables] = {}
+        self._model_id: bytes | None = None
 
     @abstractmethod
     def forward(
@@ -59,19 +60,26 @@ class Codec(nn.Module, ABC):
 
     def update(self) -> None:
         """Rebuilds the integer tables from the weights: once, after training and before coding."""
-        self.tables = self.make_tables()
+        self.tables, self._model_id = self.make_tables(), None
 
     def table_state(self) -> dict[str, Tensor]:
         """The integer tables as flat tensors, for the weights file."""
         return {k: v for name, t in self.tables.items() for k, v in t.state(f"tables.{name}").items()}
 
     def load_table_state(self, state: dict[str, Tensor]) -> None:
+        self._model_id = None
         names = {key.split(".")[1] for key in state}
         self.tables = {name: Tables.from_state(state, f"tables.{name}") for name in sorted(names)}
 
     @property
     def model_id(self) -> bytes:
-        """First 8 bytes of the SHA-256 of weights and tables: a file names the weights that open it."""
+        """First 8 bytes of the SHA-256 of weights and tables: a file names the weights that open it. Computed once
+        for tables that stand: hashing large weights takes longer than coding a small picture."""
+        if self._model_id is None:
+            self._model_id = self._hash()
+        return self._model_id
+
+    def _hash(self) -> bytes:
         digest = hashlib.sha256()
         for name, tensor in sorted({**self.state_dict(), **self.table_state()}.items()):
             digest.update(name.encode() + str(tensor.dtype).encode() + str(tuple(tensor.shape)).encode())
