@@ -128,6 +128,7 @@ def test_supervision_chooses_input_and_target():
 
 @pytest.mark.parametrize("alpha", [0.5, 1.0])
 def test_recorrupted_adds_and_subtracts_one_noise_of_each_picture_s_own_sigma(alpha):
+    torch.manual_seed(0)
     sigma = torch.tensor([5.0, 20.0])
     it = Pair(noisy=torch.rand(2, 3, 128, 128), clean=torch.zeros(2, 3, 128, 128), sigma=sigma)
     out = Recorrupted(alpha=alpha)(it)
@@ -198,7 +199,7 @@ def test_guided_loss_is_numpy_s_with_each_crop_s_own_lean():
 def test_guided_priors_always_minimise_bits():
     """Whether the rate is above its target or below, a bit costs the same."""
     it, pixels = pair(), SIDE * SIDE
-    for h in (0.1, 50.0):
+    for h in (0.1, 0.8, 5.0, 50.0):
         criterion = EntropyGuided(lmbda=10.0, target="lossless")
         out = output(guess(it), [1.0, 2.0, 3.0], h_hat=[h] * 3)
         loss = criterion(out, criterion.prepare(it))["loss"]
@@ -277,6 +278,18 @@ def test_distortion_target_of_an_unsaturated_picture_is_sigma_squared_and_the_ro
         criterion = EntropyGuided(lmbda=1.0, target="distortion")
         x_hat = noisy + math.sqrt(sigma**2 + 1 / 12) / 255
         assert criterion(output(x_hat, [1.0]), criterion.prepare(it))["shortfall"].item() == pytest.approx(0, abs=1e-3)
+
+
+def test_the_lean_of_a_crop_is_a_weight_and_not_a_way_to_cheat():
+    """Its gradient stops at mu: else a crop could lower its loss by moving its own constraint."""
+    it = pair()
+    criterion = EntropyGuided(lmbda=100.0, target="distortion")
+    prepared = criterion.prepare(it)
+    out = output((it.noisy + 0.05).requires_grad_(), [1.0, 2.0, 3.0])
+    parts = criterion(out, prepared)
+    (gradient,) = torch.autograd.grad(parts["loss"], out.x_hat)
+    mu = (parts["loss"].item() - 2.0) / 0.05**2
+    np.testing.assert_allclose(gradient.sum((1, 2, 3)).mean().item(), 2 * mu * 0.05 / 3, rtol=1e-3)
 
 
 def test_distortion_target_asks_for_bits_where_the_error_is_above_the_noise():

@@ -47,6 +47,7 @@ def test_round_ste_is_exactly_rounding_with_the_gradient_of_the_identity(values)
 
 
 def test_noise_is_uniform_over_one_unit_and_centred():
+    torch.manual_seed(0)
     x = torch.full((100_000,), 7.0, requires_grad=True)
     noise = add_noise(x) - 7
     assert noise.min() >= -0.5 and noise.max() <= 0.5
@@ -140,7 +141,6 @@ def test_whatever_is_put_is_read_back_in_order(calls):
         assert out.tolist() == symbols.tolist()
 
 
-@pytest.mark.xfail(strict=True, reason="CompressAI's encoder keeps a word a symbol and flushes two: out of bounds")
 @pytest.mark.parametrize("n", [0, 1, 2])
 def test_fewer_symbols_than_the_coder_s_state_has_words(n):
     """In a process of its own, because what can go wrong is the memory of the process."""
@@ -305,11 +305,11 @@ def test_the_index_of_a_scale_does_not_depend_on_its_neighbours():
 
 def rough(n: int = 5, *, spread: float = 3.0, seed: int = 0) -> MonotoneCDF:
     """Densities far from their start: skewed, shifted, some with several modes."""
-    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
     prior = MonotoneCDF(num_distributions=n, init_spread=spread)
     with torch.no_grad():
         for p, size in ((prior.h, 0.5), (prior.b, 1.5), (prior.a, 1.5)):
-            p.add_(torch.randn(p.shape, generator=generator) * size)
+            p.add_(torch.randn(p.shape) * size)
     return prior
 
 
@@ -359,7 +359,6 @@ def test_monotone_cdf_floor_keeps_far_values_finite():
         assert torch.isfinite(gradient).all()
 
 
-@pytest.mark.xfail(strict=True, reason="sign(0) = 0: both sigmoids are taken at 0 and the likelihood is the floor")
 def test_monotone_cdf_at_the_exact_centre_of_a_symmetric_density():
     prior = MonotoneCDF(num_distributions=1)
     with torch.no_grad():
@@ -505,7 +504,7 @@ def test_arbitrary_bytes_are_refused(data, with_magic, with_checksum):
         {"count": 16, "lengths": (), "payload": b""},
         {"lengths": (2**32 - 1, 0, 2)}, {"lengths": (3, 0, 3)}, {"lengths": (3, 0, 1)},
         {"payload": b""}, {"magic": b"JPG"}, {"version": 2}, {"version": 255},
-        pytest.param({"version": 0}, marks=pytest.mark.xfail(strict=True, reason="version 0 was never written")),
+        {"version": 0},
     ],
 )  # fmt: skip
 def test_a_wrong_header_with_a_right_checksum_is_refused(change):

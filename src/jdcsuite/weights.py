@@ -6,6 +6,7 @@ this package's models or entropy rooms, so a file from elsewhere cannot call any
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 from pathlib import Path
@@ -37,7 +38,12 @@ def save(model: nn.Module, config: dict, path: Path, *, about: dict[str, object]
     tensors = {name: t.detach().cpu().contiguous().clone() for name, t in model.state_dict().items()}
     if isinstance(model, Codec):
         tensors |= {name: t.cpu() for name, t in model.table_state().items()}
-    metadata = {"format": FORMAT, "model": json.dumps(config), "about": json.dumps(about, default=str)}
+    metadata = {
+        "format": FORMAT,
+        "model": json.dumps(config),
+        "about": json.dumps(about, default=str),
+        "sha256": _digest(tensors),
+    }
     part = path.with_suffix(".part")
     save_file(tensors, part, metadata=metadata)
     part.replace(path)
@@ -53,7 +59,23 @@ def read(path: Path) -> tuple[dict, dict, dict[str, Tensor]]:
         raise UserError(f"{path} is not a readable weights file ({error}): give one that a run wrote") from None
     if metadata.get("format") != FORMAT:
         raise UserError(f"{path} was not written by jdcsuite: give the weights.safetensors of a run")
-    return json.loads(metadata["model"]), json.loads(metadata["about"]), tensors
+    try:
+        described = json.loads(metadata["model"]), json.loads(metadata["about"])
+    except (KeyError, json.JSONDecodeError):
+        raise UserError(f"{path} is damaged: its description cannot be read; take the file again") from None
+    if not all(isinstance(part, dict) for part in described):
+        raise UserError(f"{path} is damaged: its description is no configuration; take the file again")
+    if metadata.get("sha256", "") not in ("", _digest(tensors)):
+        raise UserError(f"{path} is damaged: its tensors do not have their checksum; take the file again")
+    return *described, tensors
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
+        digest.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def load(run_or_file: str | Path, *, device: str | torch.device = "cpu") -> nn.Module:
@@ -61,7 +83,12 @@ def load(run_or_file: str | Path, *, device: str | torch.device = "cpu") -> nn.M
     path = path_of(run_or_file)
     config, _, tensors = read(path)
     _check_targets(config, path)
-    model = instantiate(config, _convert_="all")
+    try:
+        model = instantiate(config, _convert_="all")
+    except Exception as error:
+        raise UserError(f"{path} holds a configuration that builds no model ({type(error).__name__})") from None
+    if not isinstance(model, nn.Module):
+        raise UserError(f"{path} holds a configuration of a {type(model).__name__}, which is no model")
     _fill(model, tensors, path)
     return model.eval().to(device)
 
@@ -94,7 +121,7 @@ def _check_targets(node: object, path: Path) -> None:
         target = node.get("_target_")
         if target is not None:
             module, _, name = str(target).rpartition(".")
-            found = getattr(importlib.import_module(module), name, None) if module.startswith(ROOMS) else None
+            found = _attribute(module, name) if module.startswith(ROOMS) else None
             if not isinstance(found, type) or not found.__module__.startswith(ROOMS):
                 raise UserError(f"{path} asks for {target}, which is no model of jdcsuite: do not use this file")
         if any(key.startswith("_") and key != "_target_" for key in node):
@@ -104,3 +131,12 @@ def _check_targets(node: object, path: Path) -> None:
     elif isinstance(node, list):
         for value in node:
             _check_targets(value, path)
+    elif isinstance(node, str) and "${" in node:  # would be resolved after this check: the environment, other targets
+        raise UserError(f"{path} holds an interpolation, which jdcsuite never writes: do not use this file")
+
+
+def _attribute(module: str, name: str) -> object:
+    try:
+        return getattr(importlib.import_module(module), name, None)
+    except ImportError:
+        return None

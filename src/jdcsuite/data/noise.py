@@ -7,6 +7,7 @@ belongs to the sample, so it does not depend on how samples are dealt to ranks a
 from __future__ import annotations
 
 import hashlib
+import math
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ class GaussianNoise:
     """
 
     def __init__(self, *, sigma: float, protocol: str = "clip8") -> None:
-        if not sigma >= 0:
+        if not 0 <= sigma < math.inf:
             raise UserError(f"sigma={sigma} is not a noise level: give grey levels of 0 or more, as in sigma=10")
         if protocol not in ("clip8", "float"):
             raise UserError(f"data.noise.protocol={protocol} is unknown: choose clip8 or float")

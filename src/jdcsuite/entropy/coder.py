@@ -62,6 +62,7 @@ class Encoder:
     def __init__(self) -> None:
         self._rans = ans.BufferedRansEncoder()
         self._raw: list[np.ndarray] = []
+        self._count = 0
 
     def put(self, symbols: Tensor, indexes: Tensor, tables: Tables, *, shifts: Tensor | None = None) -> None:
         """``symbols``, the ``indexes`` of their tables and, where a symbol is too wide for any table, the number
@@ -71,8 +72,13 @@ class Encoder:
             self._raw.append(_bits(symbols & ((1 << shifts.long()) - 1), shifts))
             symbols = symbols >> shifts
         self._rans.encode_with_indexes(symbols.tolist(), indexes.tolist(), *tables.lists)
+        self._count += len(symbols)
 
     def segments(self) -> list[bytes]:
+        # CompressAI's encoder reserves a word a symbol and flushes two more: with fewer than three symbols it would
+        # write outside its memory. Certain symbols at the end cost next to nothing and are never read.
+        fill = max(0, 3 - self._count)
+        self._rans.encode_with_indexes([0] * fill, [0] * fill, *CERTAIN.lists)
         raw = np.packbits(np.concatenate(self._raw)).tobytes() if self._raw else b""
         return [self._rans.flush(), raw]
 
@@ -121,3 +127,6 @@ def _layout(shifts: Tensor) -> tuple[np.ndarray, np.ndarray]:
 def _bits(values: Tensor, shifts: Tensor) -> np.ndarray:
     used, exponent = _layout(shifts)
     return ((values.cpu().numpy()[:, None] >> exponent) & 1)[used].astype(np.uint8)
+
+
+CERTAIN = Tables(torch.tensor([[0, 65535, 65536]]).int(), torch.tensor([3]).int(), torch.tensor([0]).int())

@@ -56,6 +56,8 @@ def unpack(data: bytes) -> Contents:
     _, version, model_id, height, width, h, count = _FIXED.unpack_from(data)
     if version > VERSION:
         raise CorruptFile(f"a .jdc file of version {version}; this jdcsuite reads up to {VERSION}: update it")
+    if version < 1:
+        raise CorruptFile("not a .jdc file")
     if zlib.crc32(data[: -_CRC.size]) != _CRC.unpack(data[-_CRC.size :])[0]:
         raise CorruptFile("the checksum does not match: the file is damaged or incomplete")
     _check_size(height, width, CorruptFile)

@@ -99,7 +99,7 @@ class MonotoneCDF(nn.Module):
         x = z.transpose(0, 1).flatten(1)
         lower, upper = self.logits(x - 0.5), self.logits(x + 0.5)
         # The difference of two sigmoids, taken on the side where neither is close to one.
-        sign = -torch.sign(lower + upper).detach()
+        sign = torch.where(lower + upper > 0, -1.0, 1.0).to(lower)
         p = torch.abs(torch.sigmoid(sign * upper) - torch.sigmoid(sign * lower))
         return self.floor(p).unflatten(1, (z.shape[0], *z.shape[2:])).transpose(0, 1)
 
