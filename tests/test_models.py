@@ -156,7 +156,6 @@ def test_the_model_id_speaks_of_every_weight_and_table():
     assert twin.model_id != before
 
 
-@pytest.mark.xfail(strict=True, reason="the id is kept until update(), and coding goes on without it")
 @pytest.mark.parametrize("change", ["trained", "loaded"])
 def test_weights_that_changed_after_update_do_not_write_files_under_their_old_name(change):
     net, other = ready(tiny()), tiny(seed=1)

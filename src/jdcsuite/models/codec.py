@@ -30,6 +30,7 @@ class Codec(nn.Module, ABC):
         super().__init__()
         self.tables: dict[str, Tables] = {}
         self._model_id: bytes | None = None
+        self.register_load_state_dict_post_hook(lambda module, keys: module._forget())
 
     @abstractmethod
     def forward(
@@ -57,6 +58,15 @@ class Codec(nn.Module, ABC):
     def guide_value(self, x: Float[Tensor, "1 3 h w"], *, sigma: float | None) -> int:
         """The entropy guide that is sent, in units of 1/256 bpp; 0 for a codec that is not guided."""
         return 0
+
+    def _forget(self) -> None:
+        """Tables of weights that may have changed are no tables."""
+        self.tables, self._model_id = {}, None
+
+    def train(self, mode: bool = True) -> Codec:
+        if mode:
+            self._forget()
+        return super().train(mode)
 
     def update(self) -> None:
         """Rebuilds the integer tables from the weights: once, after training and before coding."""
