@@ -149,7 +149,7 @@ class EntropyGuided(nn.Module):
         The variance of a clipped Gaussian, averaged over the noisy picture's own values in place of the clean
         ones; rounding adds 1/12 of a squared grey level.
         """
-        sigma = (pair.sigma / 255)[:, None, None, None]
+        sigma = (pair.sigma.clamp(min=1e-3) / 255)[:, None, None, None]  # at 0 only rounding is left
         normal = torch.distributions.Normal(0.0, 1.0)
         low, high = (0 - pair.noisy) / sigma, (1 - pair.noisy) / sigma
 

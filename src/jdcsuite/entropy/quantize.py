@@ -14,8 +14,8 @@ __all__ = ["LowerBound", "add_noise", "compand", "round_ste"]
 
 
 class _RoundSTE(torch.autograd.Function):
-    # A Function and not x + (round(x) - x).detach(): that sum is off by an ulp, and then the decoder's picture
-    # would not be forward's picture.
+    # A Function and not x + (round(x) - x).detach(): the value is the rounded one by construction, whatever the
+    # arithmetic, and so the decoder's picture is forward's picture.
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
         return torch.round(x)

@@ -30,7 +30,7 @@ class Codec(nn.Module, ABC):
         super().__init__()
         self.tables: dict[str, Tables] = {}
         self._model_id: bytes | None = None
-        self.register_load_state_dict_post_hook(lambda module, keys: module._forget())
+        self.register_load_state_dict_post_hook(_weights_were_loaded)
 
     @abstractmethod
     def forward(
@@ -131,3 +131,8 @@ class Codec(nn.Module, ABC):
     def _ready_to_code(self) -> None:
         if self.training or not self.tables:
             raise RuntimeError("call eval() and update() before coding")
+
+
+def _weights_were_loaded(codec: Codec, incompatible_keys: object) -> None:
+    # a function of the module, not a lambda: a codec can be pickled
+    codec._forget()

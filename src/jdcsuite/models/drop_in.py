@@ -6,6 +6,7 @@ symbols, so a file decodes for certain only on the kind of machine that wrote it
 
 from __future__ import annotations
 
+import compressai.models
 import torch
 from compressai.entropy_models import EntropyModel
 from compressai.models import CompressionModel
@@ -16,8 +17,10 @@ from torch import Tensor
 from jdcsuite.entropy.coder import Tables
 from jdcsuite.entropy.container import CorruptFile
 from jdcsuite.models.codec import Codec
-from jdcsuite.types import Output
+from jdcsuite.types import Output, UserError
 
+# A weights file names one of these; nothing else of the library is looked up by a file's words.
+ARCHITECTURES = ("ScaleHyperprior", "MeanScaleHyperprior", "JointAutoregressiveHierarchicalPriors")
 TABLES = ("_quantized_cdf", "_offset", "_cdf_length")
 
 
@@ -34,7 +37,8 @@ class DropIn(Codec):
 
     def __init__(self, *, architecture: str, num_channels: int, num_latents: int) -> None:
         super().__init__()
-        import compressai.models
+        if architecture not in ARCHITECTURES:
+            raise UserError(f"model.architecture={architecture} is unknown: choose one of {', '.join(ARCHITECTURES)}")
 
         self.net: CompressionModel = getattr(compressai.models, architecture)(num_channels, num_latents)
         self.net.entropy_bottleneck.quantiles.requires_grad_(False)
