@@ -76,9 +76,18 @@ def curve(config: dict, overrides: list[str]) -> str:
 
 
 def weights_hash(run_or_file: Path) -> str | None:
-    """SHA-256 of a run's weights file, or None where there is none."""
+    """SHA-256 of a run's weights file, or None where there is none. The words of a safetensors header come in any
+    order, so two writings of the same weights differ in bytes: the header is hashed sorted."""
     path = run_or_file / "weights.safetensors" if run_or_file.is_dir() else run_or_file
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+    if not path.is_file():
+        return None
+    data = path.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    try:
+        header = json.dumps(json.loads(data[8:start]), sort_keys=True).encode()
+    except ValueError:
+        header = data[:start]
+    return hashlib.sha256(header + data[start:]).hexdigest()
 
 
 def code_version() -> str:
