@@ -1,7 +1,7 @@
 """Random transforms -> transforms that start as an orthonormal Haar wavelet packet, and its inverse.
 
 differs from the papers: they start from random weights, because they can spend the thousands of steps that the
-identity alone takes from there (`experiments/synthetic_awgn` has the two learning curves). Here step 0 is a linear
+identity alone takes from there (`experiments/synthetic_awgn` compares the two). Here step 0 is a linear
 transform coder, and training starts from its rate-distortion curve.
 """
 
