@@ -94,9 +94,9 @@ def test_the_bytes_are_those_that_the_estimate_promised(trained, size):
     with torch.no_grad():
         bits = {name: -torch.log2(p).sum().item() for name, p in trained(x).likelihoods.items()}
     payload = {"y": 0, "z": 0}
-    for name, segment in zip(trained.segment_names, unpack(data).segments, strict=True):
+    for name, segment in zip(trained.segment_names, unpack(data).tiles[0].segments, strict=True):
         payload[name] += 8 * len(segment)
-    total = 8 * (len(data) - header_bytes(3))
+    total = 8 * (len(data) - header_bytes(unpack(data)))
     assert total == sum(payload.values())
     assert bits["y"] > 50 * 8 * 20  # a picture's worth of bits, so that 1 % says something
     assert total == pytest.approx(sum(bits.values()), rel=0.01)
@@ -114,7 +114,7 @@ def test_latents_far_outside_their_tables_are_coded_exactly(log2_scale, gain):
     x = picture(70, 64)
     data = net.compress(x)
     assert torch.equal(net.decompress(data), net(x).x_hat.clamp(0, 1))
-    raw_bits = 8 * len(unpack(data).segments[2])
+    raw_bits = 8 * len(unpack(data).tiles[0].segments[2])
     # half of the latents at least have the scale 2^9, 4 bits above the widest table
     assert raw_bits >= 4 * 32 * 8 * 4 / 2 if log2_scale else raw_bits == 0
     with torch.no_grad():
@@ -185,7 +185,7 @@ def test_every_damaged_byte_of_a_coded_picture_is_a_corrupt_file(trained):
 def test_a_file_with_another_number_of_segments_is_refused(trained):
     contents = unpack(trained.compress(picture(8, 8)))
     with pytest.raises(CorruptFile, match="2 segments"):
-        trained.decompress(pack(replace(contents, segments=contents.segments[:2])))
+        trained.decompress(pack(replace(contents, tiles=[replace(contents.tiles[0], segments=[b"abc", b""])])))
 
 
 def test_coding_before_update_or_in_training_mode_is_refused(trained):

@@ -85,10 +85,11 @@ def _account(codec: Codec, pair: Pair, data: bytes) -> dict[str, float]:
     """Where the bits of a learned codec's file are, and what its forward pass estimated, in bits per pixel."""
     contents = unpack(data)
     bits = 8 / (contents.height * contents.width)
-    header = header_bytes(len(contents.segments))
+    header = header_bytes(contents)
     parts: dict[str, float] = {}
-    for name, segment in zip(codec.segment_names, contents.segments, strict=True):
-        parts[f"bpp_{name}"] = parts.get(f"bpp_{name}", 0.0) + bits * len(segment)
+    for tile in contents.tiles:
+        for name, segment in zip(codec.segment_names, tile.segments, strict=True):
+            parts[f"bpp_{name}"] = parts.get(f"bpp_{name}", 0.0) + bits * len(segment)
     output = codec(pair.noisy, sigma=pair.sigma, bpp_noisy=pair.bpp_noisy)
     estimate = sum(float(rate) for rate in output.bpp(contents.height * contents.width).values())
     guided = {"h_hat": contents.h / H_UNIT} if contents.h else {}

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from jdcsuite.entropy.coder import Tables
-from jdcsuite.entropy.container import Contents, CorruptFile, pack, unpack
+from jdcsuite.entropy.container import RGB, Contents, CorruptFile, Tile, pack, unpack
 from jdcsuite.types import Output
 
 
@@ -107,7 +107,8 @@ class Codec(nn.Module, ABC):
         height, width = x.shape[-2:]
         h = self.guide_value(x, sigma=sigma)
         segments = self.encode(self.pad(x), h=h)
-        return pack(Contents(self.model_id, height, width, h, segments))
+        # INTERIM: no tiles and no symbol checksum until the tiled codec lands
+        return pack(Contents(self.model_id, height, width, 8, RGB, 0, h, {}, True, [Tile(0, segments)]))
 
     @torch.no_grad()
     def decompress(self, data: bytes) -> Float[Tensor, "1 3 h w"]:
@@ -120,7 +121,7 @@ class Codec(nn.Module, ABC):
                 f"the weights given are {self.model_id.hex()}"
             )
         height, width = (-(-side // self.stride) * self.stride for side in (contents.height, contents.width))
-        x_hat = self.decode(contents.segments, height=height, width=width, h=contents.h)
+        x_hat = self.decode(contents.tiles[0].segments, height=height, width=width, h=contents.h)
         return x_hat[..., : contents.height, : contents.width].clamp(0, 1)
 
     def pad(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 hp wp"]:
