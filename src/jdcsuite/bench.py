@@ -1,4 +1,4 @@
-"""A configuration or trained weights -> what Lightning's loop and the coder cost beside the networks, as ratios.
+"""A configuration -> what training, coding and entropy coding cost, as ratios against named alternatives.
 
 Medians after a warm-up. The two training loops take turns in one process, a block of steps each, so that whatever
 else slows the machine down slows both.
@@ -16,19 +16,26 @@ from pathlib import Path
 import lightning as L
 import numpy as np
 import torch
+from compressai import ans
+from compressai.models import MeanScaleHyperprior
 from hydra import compose, initialize_config_dir
 from lightning.pytorch.callbacks import Checkpoint
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from jdcsuite import resolvers, runs, tracker, training, weights
+from jdcsuite import resolvers, runs, tracker, training
 from jdcsuite.data.images import embedded
-from jdcsuite.data.noise import to_tensor
+from jdcsuite.data.noise import GaussianNoise, to_tensor
+from jdcsuite.entropy.coder import Decoder, Encoder, Tables
 from jdcsuite.metrics import timed
 from jdcsuite.models.codec import Codec
 from jdcsuite.task import Task
 from jdcsuite.types import Pair
+
+SIZE = (512, 512)
+RIVAL_WIDTH = 0.6  # of FLLIC, where its kMAC/px are those of mbt2018-mean
 
 
 @dataclass(frozen=True)
@@ -137,21 +144,101 @@ def _batch(config: dict) -> Pair:
     return Pair(noisy=noisy, clean=clean, sigma=torch.full((count,), sigma))
 
 
-def codec_speed(
-    codec: str | Path | Codec, *, size: tuple[int, int] = (512, 768), repeats: int = 5, device: str = "cpu"
-) -> dict[str, list[tuple[float, float]]]:
+Speed = dict[str, list[tuple[float, float]]]
+
+
+def codec_speed(codec: Codec, *, size: tuple[int, int] = SIZE, repeats: int = 5, device: str = "cpu") -> Speed:
     """``compress`` and ``decompress``: for each repeat, wall time in ms and the share of it outside the networks.
 
-    Codes a photograph of ``size`` (height, width); files stay in memory. ``codec``: a run, its weights, or a model
-    that is ready to code. Its networks are the parts that are called as modules; outside them are entropy coding,
-    container and the hash of the weights."""
-    model = (codec if isinstance(codec, Codec) else weights.load(codec)).to(device)
-    grown = np.pad(embedded("test")[0][1], [(0, max(size)), (0, max(size)), (0, 0)], mode="symmetric")
-    x = to_tensor(grown[: size[0], : size[1]])[None].to(device)
+    Codes a photograph of ``size`` (height, width); files stay in memory. ``codec``: ready to code. Its networks are
+    the parts that are called as modules; outside them are entropy coding, container and the symbols' checksum."""
+    model = codec.to(device)
+    x = photograph(size).to(device)
     data = model.compress(x, sigma=10.0)
     model.decompress(data)
     work = {"compress": lambda: model.compress(x, sigma=10.0), "decompress": lambda: model.decompress(data)}
     return {verb: [_split(model, do, like=x) for _ in range(repeats)] for verb, do in work.items()}
+
+
+def rivals(*, width: float, size: tuple[int, int], repeats: int, device: str) -> dict[str, dict[str, list[float]]]:
+    """Wall times in ms of our FLLIC of this ``width`` and of CompressAI's own mbt2018-mean, in turns, on one picture."""
+    ours = training.build(configuration(f"width={width}"), {})[1].model.eval().to(device)
+    ours.update()
+    theirs = MeanScaleHyperprior(192, 320).eval().to(device)
+    theirs.update(force=True, update_quantiles=True)
+    x = photograph(size).to(device)
+    names = {f"FLLIC, {kmac(ours):.0f} kMAC/px": ours, f"CompressAI mbt2018-mean, {kmac(theirs):.0f} kMAC/px": theirs}
+    times: dict[str, dict[str, list[float]]] = {name: {"compress": [], "decompress": []} for name in names}
+    with torch.no_grad():
+        for turn in range(repeats + 1):
+            for name, model in names.items():
+                coded, there = timed(lambda model=model: model.compress(x), x)
+                given = (coded["strings"], coded["shape"]) if isinstance(coded, dict) else (coded,)
+                _, back = timed(lambda model=model, given=given: model.decompress(*given), x)
+                if turn:  # the first is the warm-up
+                    times[name]["compress"].append(there)
+                    times[name]["decompress"].append(back)
+    return times
+
+
+def coders(codec: Codec, *, size: tuple[int, int], repeats: int) -> tuple[int, dict[str, dict[str, list[float]]]]:
+    """Number of the latents' symbols of a photograph, and the wall times in ms of our coder and of CompressAI's."""
+    put: list[tuple[Tensor, Tensor, Tables]] = []
+
+    def spy(self: Encoder, symbols: Tensor, indexes: Tensor, tables: Tables, *, shifts: Tensor | None = None) -> None:
+        put.append((symbols, indexes, tables))
+        plain(self, symbols, indexes, tables, shifts=shifts)
+
+    plain = Encoder.put
+    Encoder.put = spy
+    try:
+        codec.compress(photograph(size).to(next(codec.parameters()).device), sigma=10.0)
+    finally:
+        Encoder.put = plain
+    tables = max(put, key=lambda one: len(one[0]))[2]
+    symbols, indexes = (torch.cat([one[i] for one in put if one[2] is tables]) for i in (0, 1))
+    lists = ([r[:n].tolist() for r, n in zip(tables.cdf, tables.length.tolist(), strict=True)],
+             tables.length.tolist(), tables.offset.tolist())  # fmt: skip
+
+    def ours() -> bytes:
+        encoder = Encoder()
+        encoder.put(symbols, indexes, tables)
+        return encoder.segment()
+
+    def theirs() -> bytes:
+        return ans.RansEncoder().encode_with_indexes(symbols.tolist(), indexes.tolist(), *lists)
+
+    def their_decoder(data: bytes) -> Tensor:
+        return torch.tensor(ans.RansDecoder().decode_with_indexes(data, indexes.tolist(), *lists))
+
+    kinds = {
+        "our rANS": (ours, lambda data: Decoder(data).get(indexes, tables)),
+        "CompressAI's rANS": (theirs, their_decoder),
+    }
+    times: dict[str, dict[str, list[float]]] = {name: {"compress": [], "decompress": []} for name in kinds}
+    for turn in range(repeats + 1):
+        for name, (encode, decode) in kinds.items():
+            data, there = timed(encode, symbols)
+            decoded, back = timed(lambda decode=decode, data=data: decode(data), symbols)
+            if not torch.equal(decoded.long(), symbols.long()):
+                raise RuntimeError(f"{name} did not return what it was given")
+            if turn:
+                times[name]["compress"].append(there)
+                times[name]["decompress"].append(back)
+    return len(symbols), times
+
+
+def photograph(size: tuple[int, int]) -> Tensor:
+    """A photograph with noise of 10 grey levels, mirrored up to ``size``: float (1, 3, h, w)."""
+    grown = np.pad(embedded("test")[0][1], [(0, max(size)), (0, max(size)), (0, 0)], mode="symmetric")
+    return GaussianNoise(sigma=10.0)(to_tensor(grown[: size[0], : size[1]])[None], [0])
+
+
+def kmac(model: nn.Module) -> float:
+    """Thousands of multiply-accumulates a pixel, encoder and decoder together."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(1, 3, 128, 128, device=next(model.parameters()).device))
+    return counter.get_total_flops() / 2 / 128**2 / 1000
 
 
 def _split(model: nn.Module, work: Callable[[], object], *, like: Tensor) -> tuple[float, float]:
@@ -177,19 +264,39 @@ def _split(model: nn.Module, work: Callable[[], object], *, like: Tensor) -> tup
     return total, 1 - sum(inside) / total
 
 
-def bench(console: Console, *, overrides: tuple[str, ...] = (), steps: int = 10, blocks: int = 11) -> None:
-    """Prints this machine's figures for FLLIC, its weights as they start; the demo budget's unless ``overrides`` say
-    otherwise."""
-    ratios = loop_overhead(overrides=overrides, steps=steps, blocks=blocks).ratios
-    model = training.build(configuration(*overrides), {})[1].model.eval()
-    model.update()
-    speed = codec_speed(model, device="cuda" if torch.cuda.is_available() else "cpu")
+def bench(
+    console: Console,
+    *,
+    overrides: tuple[str, ...] = (),
+    steps: int = 10,
+    blocks: int = 11,
+    repeats: int = 5,
+    size: tuple[int, int] = SIZE,
+    width: float = 1.0,
+    rival_width: float = RIVAL_WIDTH,
+) -> None:
+    """Prints this machine's figures: the training loop at the demo budget unless ``overrides`` say otherwise, and
+    coding at the FLLIC of ``width``, its weights as they start."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     table = Table("what", "median", "quartiles", title=f"FLLIC on {runs.hardware()}")
-    table.add_row(f"training step, Lightning / bare loop ({blocks - 1} x {steps} steps)", *_told(ratios, ".3f"))
-    for verb, repeats in speed.items():
-        ms, outside = zip(*repeats, strict=True)
-        table.add_row(f"{verb} 768x512 pixels, ms", *_told(ms, ".0f"))
-        table.add_row("  share outside the networks", *_told(outside, ".0%"))
+    if blocks:
+        ratios = loop_overhead(overrides=overrides, steps=steps, blocks=blocks).ratios
+        table.add_row(f"training step, Lightning / bare loop ({blocks - 1} x {steps} steps)", *_told(ratios, ".3f"))
+    model = training.build(configuration(f"width={width}"), {})[1].model.eval().to(device)
+    model.update()
+    picture = f"{size[1]}x{size[0]} pixels"
+    for verb, measured in codec_speed(model, size=size, repeats=repeats, device=device).items():
+        ms, outside = zip(*measured, strict=True)
+        table.add_row(f"{verb} {picture}, {kmac(model):.0f} kMAC/px, ms", *_told(ms, ".1f"))
+        table.add_row("  share outside the networks", *_told(outside, ".1%"))
+    count, coding = coders(model, size=size, repeats=repeats)
+    for subject, times in ((picture, rivals(width=rival_width, size=size, repeats=repeats, device=device)),
+                           (f"{count} symbols", coding)):  # fmt: skip
+        (first, ours), (second, theirs) = times.items()
+        for verb in ours:
+            ratios = [a / b for a, b in zip(ours[verb], theirs[verb], strict=True)]
+            table.add_row(f"{verb} {subject}: {first} / {second}", *_told(ratios, ".2f"))
+            table.add_row("  the former, ms", *_told(ours[verb], ".1f"))
     console.print(table)
 
 

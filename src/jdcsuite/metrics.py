@@ -18,9 +18,8 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 from torchmetrics.image import MultiScaleStructuralSimilarityIndexMeasure, PeakSignalNoiseRatio
 
-from jdcsuite.entropy.container import header_bytes, unpack
+from jdcsuite.entropy.container import H_UNIT, header_bytes, unpack
 from jdcsuite.models.codec import Codec
-from jdcsuite.models.fllic import H_UNIT
 from jdcsuite.types import Compressor, Pair
 
 T = TypeVar("T")

@@ -113,7 +113,10 @@ def _fill(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
         )
     model.load_state_dict(state)
     if tables and isinstance(model, Codec):
-        model.load_table_state(tables)
+        try:
+            model.load_table_state(tables)
+        except (ValueError, KeyError) as error:
+            raise UserError(f"{path} is damaged: {error}; take the file again") from None
 
 
 def _check_targets(node: object, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Integers + integer probability tables <-> bytes: rANS (CompressAI's), with an exact escape.
+"""Integers + integer probability tables <-> bytes: rANS with an exact escape.
 
 A symbol outside its table is sent through the coder's escape, never clipped: whatever is encoded is decoded.
 """
@@ -10,13 +10,12 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from compressai import ans
-from compressai._CXX import pmf_to_quantized_cdf
 from torch import Tensor
 
+from jdcsuite.entropy import rans
 from jdcsuite.entropy.container import CorruptFile
 
-PRECISION = 16
+UNITS = 1 << rans.PRECISION
 
 
 @dataclass(frozen=True)
@@ -32,13 +31,10 @@ class Tables:
     @classmethod
     def from_pmfs(cls, pmfs: list[Tensor], *, offsets: list[int]) -> Tables:
         """Probabilities (any length each; what they lack to one goes to the escape) -> integer tables."""
-        rows = []
-        for pmf in pmfs:
-            escape = max(1.0 - float(pmf.sum()), 2.0**-PRECISION)
-            rows.append(pmf_to_quantized_cdf([*pmf.tolist(), escape], PRECISION))
+        rows = [_cumulative(pmf.detach().cpu().double().numpy()) for pmf in pmfs]
         cdf = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.int32)
         for row, values in zip(cdf, rows, strict=True):
-            row[: len(values)] = torch.tensor(values, dtype=torch.int32)
+            row[: len(values)] = torch.from_numpy(values)
         length = torch.tensor([len(r) for r in rows], dtype=torch.int32)
         return cls(cdf, length, torch.tensor(offsets, dtype=torch.int32))
 
@@ -47,86 +43,116 @@ class Tables:
 
     @classmethod
     def from_state(cls, state: dict[str, Tensor], prefix: str) -> Tables:
-        return cls(*(state[f"{prefix}.{name}"] for name in ("cdf", "length", "offset")))
+        """Raises ValueError for what are no tables: a decoder must not search outside a row."""
+        tables = cls(*(state[f"{prefix}.{name}"] for name in ("cdf", "length", "offset")))
+        tables._check()
+        return tables
+
+    def _check(self) -> None:
+        rows = self.cdf.shape[0] if self.cdf.dim() == 2 else -1
+        if any(t.dtype != torch.int32 for t in (self.cdf, self.length, self.offset)) or not (
+            self.length.shape == self.offset.shape == (rows,)
+        ):
+            raise ValueError("probability tables are int32: a matrix, and a length and an offset for each row")
+        place = torch.arange(self.cdf.shape[1])[None]
+        used = place < self.length[:, None]
+        end = self.cdf.gather(1, (self.length.long()[:, None] - 1).clamp(0, self.cdf.shape[1] - 1))
+        rises = (self.cdf.diff(dim=1) > 0) | ~used[:, 1:]
+        lengths_fit = bool(((self.length >= 2) & (self.length <= self.cdf.shape[1])).all())
+        if not (lengths_fit and (self.cdf[:, 0] == 0).all() and (end == UNITS).all() and rises.all()):
+            raise ValueError("a probability table does not rise from 0 to 65536")
+        if (self.offset.abs() > rans.LARGEST).any():
+            raise ValueError("a probability table stands too far from 0")
 
     @cached_property
-    def lists(self) -> tuple[list[list[int]], list[int], list[int]]:
-        # The coder's binding takes lists; made once, not once an image.
-        rows = [row[:n].tolist() for row, n in zip(self.cdf, self.length.tolist(), strict=True)]
-        return rows, self.length.tolist(), self.offset.tolist()
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """``cdf``, ``length`` and ``offset`` as the coder takes them."""
+        return tuple(np.ascontiguousarray(t.cpu().numpy()) for t in (self.cdf, self.length, self.offset))
+
+    @cached_property
+    def lookup(self) -> np.ndarray:
+        return rans.lookup(*self.arrays[:2])
+
+
+def _cumulative(pmf: np.ndarray) -> np.ndarray:
+    """Integer cumulative of ``pmf`` and of the escape that takes what it lacks to one; no entry below one unit.
+
+    Largest remainders: a sum of rounded entries would have to be mended somewhere, at up to .005 bit a symbol."""
+    p = np.append(pmf, max(1.0 - float(pmf.sum()), 1 / UNITS))
+    if len(p) > UNITS // 2:
+        raise ValueError(f"a table of {len(p)} symbols is too long for probabilities in units of 2**-16")
+    exact = p / p.sum() * UNITS
+    units = np.maximum(np.floor(exact), 1).astype(np.int64)
+    surplus = UNITS - int(units.sum())
+    if surplus > 0:
+        np.add.at(units, np.argsort(units - exact, kind="stable")[:surplus], 1)
+    while surplus < 0:  # entries raised to one unit: taken back where that is cheapest, one unit from each in turn
+        widest = np.argsort(-(units / np.maximum(exact, 1e-300)) * (units > 1), kind="stable")[:-surplus]
+        widest = widest[units[widest] > 1]
+        units[widest] -= 1
+        surplus += len(widest)
+    return np.concatenate([[0], np.cumsum(units)]).astype(np.int32)
 
 
 class Encoder:
-    """Collects symbols in the order in which they will be read; two segments: the rANS stream and raw low bits."""
+    """Collects symbols in the order in which they will be read, and writes them as one segment."""
 
     def __init__(self) -> None:
-        self._rans = ans.BufferedRansEncoder()
-        self._raw: list[np.ndarray] = []
-        self._count = 0
+        self._puts: list[tuple[np.ndarray, np.ndarray, np.ndarray, Tables]] = []
 
     def put(self, symbols: Tensor, indexes: Tensor, tables: Tables, *, shifts: Tensor | None = None) -> None:
         """``symbols``, the ``indexes`` of their tables and, where a symbol is too wide for any table, the number
-        ``shifts`` of low bits to send as they are: integers, one dimension, equal length."""
-        if shifts is not None:
-            symbols = symbols.long() + _half(shifts)
-            self._raw.append(_bits(symbols & ((1 << shifts.long()) - 1), shifts))
-            symbols = symbols >> shifts
-        self._rans.encode_with_indexes(symbols.tolist(), indexes.tolist(), *tables.lists)
-        self._count += len(symbols)
+        ``shifts`` (0..16) of low bits to send as they are: integers, one dimension, equal length."""
+        values = symbols.cpu().numpy()
+        if values.size and not (-rans.LARGEST < values.min() and values.max() < rans.LARGEST):
+            raise ValueError(f"symbols of {values.min()} to {values.max()} are outside the coder's range")
+        self._puts.append((values.astype(np.int32, copy=False), *_places(indexes, shifts, tables), tables))
 
-    def segments(self) -> list[bytes]:
-        # CompressAI's encoder reserves a word a symbol and flushes two more: with fewer than three symbols it would
-        # write outside its memory. Certain symbols at the end cost next to nothing and are never read.
-        fill = max(0, 3 - self._count)
-        self._rans.encode_with_indexes([0] * fill, [0] * fill, *CERTAIN.lists)
-        raw = np.packbits(np.concatenate(self._raw)).tobytes() if self._raw else b""
-        return [self._rans.flush(), raw]
+    def segment(self) -> bytes:
+        """The bytes of all that was put; nothing at all for no symbols."""
+        if not any(len(values) for values, *_ in self._puts):
+            return b""
+        state, written = np.array([rans.START], dtype=np.uint64), []
+        for values, indexes, shifts, tables in reversed(self._puts):
+            words = np.empty(8 * len(values), dtype=np.uint32)
+            count = rans.encode(state, values, indexes, shifts, *tables.arrays, words)
+            written.append(words[:count])
+        stream = np.concatenate(written)[::-1].astype("<u4").tobytes()
+        return state.astype("<u8").tobytes() + stream
 
 
 class Decoder:
-    """Reads symbols back in the order in which they were put."""
+    """Reads symbols back in the order in which they were put. Raises `CorruptFile` where the bytes end too early."""
 
-    def __init__(self, segments: list[bytes]) -> None:
-        stream, raw = segments
-        self._rans = ans.RansDecoder()
-        self._rans.set_stream(stream)
-        self._raw = np.unpackbits(np.frombuffer(raw, np.uint8))
-        self._read = 0
+    def __init__(self, segment: bytes) -> None:
+        if len(segment) % 4 or len(segment) == 4:
+            raise CorruptFile("a coded segment is cut off")
+        self._state = np.array([int.from_bytes(segment[:8], "little") if segment else rans.START], dtype=np.uint64)
+        self._words = np.frombuffer(segment[8:], dtype="<u4").astype(np.uint32)
+        self._at = 0
+        if not rans.START <= int(self._state[0]) < 1 << 63:
+            raise CorruptFile("a coded segment does not start as one")
 
     def get(self, indexes: Tensor, tables: Tables, *, shifts: Tensor | None = None) -> Tensor:
-        """``indexes`` and ``shifts`` as they were put -> int64 symbols, on the CPU."""
-        symbols = torch.tensor(self._rans.decode_stream(indexes.tolist(), *tables.lists), dtype=torch.int64)
-        if shifts is None:
-            return symbols
-        shifts = shifts.cpu()
-        return (symbols << shifts) + self._low(shifts) - _half(shifts)
+        """``indexes`` and ``shifts`` as they were put -> int32 symbols, on the CPU."""
+        rows, low_bits = _places(indexes, shifts, tables)
+        out = np.empty(len(rows), dtype=np.int32)
+        arrays = (*tables.arrays, tables.lookup)
+        self._at = rans.decode(self._state, self._at, self._words, rows, low_bits, *arrays, out)
+        if self._at < 0:
+            raise CorruptFile("the coded symbols end too early")
+        return torch.from_numpy(out)
 
-    def _low(self, shifts: Tensor) -> Tensor:
-        used, weight = _layout(shifts)
-        end = self._read + int(used.sum())
-        if end > len(self._raw):
-            raise CorruptFile("the raw bits end too early")
-        bits = np.zeros(used.shape, dtype=np.int64)
-        bits[used] = self._raw[self._read : end]
-        self._read = end
-        return torch.from_numpy((bits << weight).sum(1))
+    def finish(self) -> None:
+        """Raises `CorruptFile` unless all that was written has been read: any other bytes would not end here."""
+        if self._at != len(self._words) or int(self._state[0]) != rans.START:
+            raise CorruptFile("the coded symbols do not end where they should")
 
 
-def _half(shifts: Tensor) -> Tensor:
-    """Half of 2**shift, rounded down: centres the interval that shares its high bits."""
-    return (torch.ones_like(shifts, dtype=torch.int64) << shifts) >> 1
-
-
-def _layout(shifts: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Which cells of a (symbols, widest) grid hold a bit, most significant first, and each one's exponent."""
-    widths = shifts.cpu().numpy().astype(np.int64)[:, None]
-    exponent = widths - 1 - np.arange(int(widths.max(initial=0)))[None]
-    return exponent >= 0, np.maximum(exponent, 0)
-
-
-def _bits(values: Tensor, shifts: Tensor) -> np.ndarray:
-    used, exponent = _layout(shifts)
-    return ((values.cpu().numpy()[:, None] >> exponent) & 1)[used].astype(np.uint8)
-
-
-CERTAIN = Tables(torch.tensor([[0, 65535, 65536]]).int(), torch.tensor([3]).int(), torch.tensor([0]).int())
+def _places(indexes: Tensor, shifts: Tensor | None, tables: Tables) -> tuple[np.ndarray, np.ndarray]:
+    """Table indexes (int32) and shifts (uint8, empty for none); ValueError for a table that is not there."""
+    rows = indexes.cpu().numpy().astype(np.int32, copy=False)
+    if rows.size and not (0 <= rows.min() and rows.max() < len(tables.length)):
+        raise ValueError(f"there are {len(tables.length)} tables; one of index {rows.max()} was asked for")
+    low_bits = np.empty(0, np.uint8) if shifts is None or not shifts.any() else shifts.cpu().numpy().astype(np.uint8)
+    return rows, low_bits

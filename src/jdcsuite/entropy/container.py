@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 MAGIC, VERSION = b"JDC", 2
 RGB, GREY = 0, 1
+H_UNIT = 256  # the entropy guide is sent in units of 1/256 bpp
 SAME_MACHINE = 1  # the one flag
 METADATA = {"icc": 1, "exif": 2}
 MAX_SIDE, MAX_PIXELS, MAX_SEGMENTS, MAX_METADATA = 1 << 20, 1 << 30, 16, 16 << 20

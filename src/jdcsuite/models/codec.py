@@ -1,35 +1,57 @@
 """Picture -> bytes -> picture: the contract that every learned codec keeps, and all that they share.
 
-A codec defines `forward` (training: picture -> Output) and the mirrors `encode` and `decode` (coding: picture
-<-> segments of bytes). Padding, the container and the model id live here.
+A codec defines `forward` (training: picture -> Output) and two pairs of mirrors for coding: `analyse` and `synthesise`
+(picture <-> latents), `encode_tile` and `decode_tile` (latents <-> segments of bytes). Tiles, padding, the container
+and the model id live here.
+
+A picture is coded tile by tile, in memory that its width bounds, not its area. The transforms see ``margin`` pixels of
+a tile's neighbours, as much as they can look, so tiling changes neither latents nor, given them, a pixel; only the
+entropy model stops at a tile's border, and no pixel is coded twice.
 """
 
 from __future__ import annotations
 
 import hashlib
+import zlib
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
+from typing import TypeVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int, UInt8, UInt16
 from torch import Tensor, nn
 
 from jdcsuite.entropy.coder import Tables
-from jdcsuite.entropy.container import RGB, Contents, CorruptFile, Tile, pack, unpack
+from jdcsuite.entropy.container import H_UNIT, RGB, Contents, CorruptFile, Tile, boxes, pack, unpack
+from jdcsuite.models.exact import is_exact
 from jdcsuite.types import Output
+
+T = TypeVar("T")
+Box = tuple[int, int, int, int]  # top, left, height, width
+Array = UInt8[np.ndarray, "h w 3"] | UInt16[np.ndarray, "h w 3"]
+TILE = 1024  # pixels: larger ones save little rate, smaller ones compute more margin than picture
+AT_ONCE = 2  # tiles: while one is in the networks, another is in the coder
 
 
 class Codec(nn.Module, ABC):
-    """Base of the learned codecs. ``stride``: height and width are padded to its multiples. ``segment_names``:
-    the coded tensor that each segment of a file holds; two may hold one."""
+    """Base of the learned codecs. ``stride``: a tile's height and width are padded to its multiples.
+    ``latent_stride``: pixels a latent. ``margin``: pixels beyond a tile that a transform looks at, a multiple of
+    ``latent_stride``. ``segment_names``: the coded tensor that each segment of a tile holds."""
 
     stride: int
+    latent_stride: int = 16
+    margin: int = 48
     segment_names: tuple[str, ...]
 
     def __init__(self) -> None:
         super().__init__()
         self.tables: dict[str, Tables] = {}
         self._model_id: bytes | None = None
+        self._exact: bool | None = None
         self.register_load_state_dict_post_hook(_weights_were_loaded)
 
     @abstractmethod
@@ -48,20 +70,30 @@ class Codec(nn.Module, ABC):
         """Integer probability tables of the present weights."""
 
     @abstractmethod
-    def encode(self, x: Float[Tensor, "1 3 h w"], *, h: int) -> list[bytes]:
-        """Padded picture -> segments."""
+    def analyse(self, x: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "1 c hy wy"]:
+        """Padded picture -> latents."""
 
     @abstractmethod
-    def decode(self, segments: list[bytes], *, height: int, width: int, h: int) -> Float[Tensor, "1 3 h w"]:
-        """Segments -> padded picture. ``height`` and ``width`` are the padded ones."""
+    def synthesise(self, y_hat: Float[Tensor, "1 c hy wy"]) -> Float[Tensor, "1 3 h w"]:
+        """Decoded latents -> padded picture, unclamped."""
 
-    def guide_value(self, x: Float[Tensor, "1 3 h w"], *, sigma: float | None) -> int:
-        """The entropy guide that is sent, in units of 1/256 bpp; 0 for a codec that is not guided."""
-        return 0
+    @abstractmethod
+    def encode_tile(self, y: Float[Tensor, "1 c hy wy"], *, h: int) -> tuple[list[bytes], Int[Tensor, "n"]]:
+        """Latents of a tile -> its segments, and all symbols in the order in which they are decoded."""
+
+    @abstractmethod
+    def decode_tile(
+        self, segments: list[bytes], *, height: int, width: int, h: int
+    ) -> tuple[Float[Tensor, "1 c hy wy"], Int[Tensor, "n"]]:
+        """Segments -> decoded latents and symbols. ``height`` and ``width`` of the padded tile, in pixels."""
+
+    def guide_bpp(self, x: Float[Tensor, "1 3 h w"], *, sigma: float | None) -> float:
+        """The entropy guide of a picture in bits per pixel; 0 for a codec that is not guided."""
+        return 0.0
 
     def _forget(self) -> None:
         """Tables of weights that may have changed are no tables."""
-        self.tables, self._model_id = {}, None
+        self.tables, self._model_id, self._exact = {}, None, None
 
     def train(self, mode: bool = True) -> Codec:
         if mode:
@@ -70,7 +102,7 @@ class Codec(nn.Module, ABC):
 
     def update(self) -> None:
         """Rebuilds the integer tables from the weights: once, after training and before coding."""
-        self.tables, self._model_id = self.make_tables(), None
+        self.tables, self._model_id, self._exact = self.make_tables(), None, None
 
     def table_state(self) -> dict[str, Tensor]:
         """The integer tables as flat tensors, for the weights file."""
@@ -96,23 +128,106 @@ class Codec(nn.Module, ABC):
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.digest()[:8]
 
-    @torch.no_grad()
-    def compress(self, x: Float[Tensor, "1 3 h w"], *, sigma: float | None = None) -> bytes:
-        """One picture, RGB [0, 1], any size from 1x1 up -> one self-contained byte string.
+    @property
+    def exact(self) -> bool:
+        """Whether the symbols of a file are the same on every machine (`models/exact`); else it is marked."""
+        if self._exact is None:
+            self._exact = is_exact(self)
+        return self._exact
 
+    # -- picture -> bytes --------------------------------------------------------------------------------------
+
+    def compress(
+        self,
+        x: Float[Tensor, "1 3 h w"] | Array,
+        *,
+        sigma: float | None = None,
+        tile: int = TILE,
+        metadata: dict[str, bytes] | None = None,
+        colour: int = RGB,
+    ) -> bytes:
+        """One picture of any size from 1x1 up -> one self-contained byte string.
+
+        ``x``: RGB, a tensor in [0, 1] or an array of 8 or 16 bits, which sets the bit depth of the decoded array.
         ``sigma``: standard deviation of its noise in grey levels, for codecs that are guided by it (None: it is
-        estimated). Float32, on the device of the weights.
+        estimated). ``tile``: side in pixels, a multiple of 64, or 0 for one tile of up to 4096 x 4096.
+        ``metadata`` and ``colour`` as in `Contents`. Float32, on the device of the weights.
         """
         self._ready_to_code()
-        height, width = x.shape[-2:]
-        h = self.guide_value(x, sigma=sigma)
-        segments = self.encode(self.pad(x), h=h)
-        # INTERIM: no tiles and no symbol checksum until the tiled codec lands
-        return pack(Contents(self.model_id, height, width, 8, RGB, 0, h, {}, True, [Tile(0, segments)]))
+        height, width = _height(x), _width(x)
+        tile = 0 if tile >= max(height, width) else tile
+        places = boxes(height, width, tile)
+        h = self._guide(x, places, sigma=sigma)
+        tiles = list(_side_by_side(lambda box: self._compress_tile(x, box, h=h), places))
+        depth = 16 if isinstance(x, np.ndarray) and x.dtype == np.uint16 else 8
+        contents = Contents(
+            self.model_id, height, width, depth, colour, tile, h, metadata or {}, not self.exact, tiles
+        )
+        return pack(contents)
 
     @torch.no_grad()
+    def _guide(self, x: Tensor | Array, places: list[Box], *, sigma: float | None) -> int:
+        """The picture's entropy guide in the file's units: the mean over its tiles, weighted by their area."""
+        total = sum(
+            self.guide_bpp(self._window(x, (t, t + h), (l, l + w)), sigma=sigma) * h * w for t, l, h, w in places
+        )
+        return int(min(max(round(total / sum(h * w for _, _, h, w in places) * H_UNIT), 0), 2**16 - 1))
+
+    @torch.no_grad()
+    def _compress_tile(self, x: Tensor | Array, box: Box, *, h: int) -> Tile:
+        (top, left), (height, width) = box[:2], self._padded(*box[2:])
+        rows, columns = self._seen(top, height, _height(x)), self._seen(left, width, _width(x))
+        y = self.analyse(self._window(x, rows, columns))
+        y = y[..., self._latents(rows, top, height), self._latents(columns, left, width)]
+        segments, symbols = self.encode_tile(y, h=h)
+        return Tile(_checksum(symbols), segments)
+
+    def _seen(self, start: int, length: int, side: int) -> tuple[int, int]:
+        """First and last pixel that a transform looks at for a tile, in a picture padded to the stride."""
+        return max(0, start - self.margin), min(self._padded(side, side)[0], start + length + self.margin)
+
+    def _latents(self, seen: tuple[int, int], start: int, length: int) -> slice:
+        """The latents of a tile among those of all that was seen for it."""
+        first = (start - seen[0]) // self.latent_stride
+        return slice(first, first + length // self.latent_stride)
+
+    def _padded(self, height: int, width: int) -> tuple[int, int]:
+        return -(-height // self.stride) * self.stride, -(-width // self.stride) * self.stride
+
+    def _window(self, x: Tensor | Array, rows: tuple[int, int], columns: tuple[int, int]) -> Float[Tensor, "1 3 _ _"]:
+        """A part of the picture as float32 in [0, 1]; what lies beyond its bottom and right repeats the border."""
+        device = next(self.parameters()).device
+        if isinstance(x, np.ndarray):
+            part = x[rows[0] : rows[1], columns[0] : columns[1]]
+            # through int32: PyTorch knows few operations on 16 unsigned bits
+            part = torch.from_numpy(part.astype(np.int32)).to(device).permute(2, 0, 1)[None].float()
+            part = part / np.iinfo(x.dtype).max
+        else:
+            part = x[..., rows[0] : rows[1], columns[0] : columns[1]].to(device, torch.float32)
+        missing = (rows[1] - rows[0] - part.shape[-2], columns[1] - columns[0] - part.shape[-1])
+        return F.pad(part, (0, missing[1], 0, missing[0]), mode="replicate") if any(missing) else part
+
+    # -- bytes -> picture --------------------------------------------------------------------------------------
+
     def decompress(self, data: bytes) -> Float[Tensor, "1 3 h w"]:
         """Inverse of `compress`: the reconstruction, RGB [0, 1]. Raises `CorruptFile` for any other bytes."""
+        contents = self._opened(data)
+        x_hat = torch.empty(1, 3, contents.height, contents.width, device=next(self.parameters()).device)
+        for (top, left, height, width), part in self._decompress_tiles(contents):
+            x_hat[..., top : top + height, left : left + width] = part
+        return x_hat
+
+    def decompress_array(self, data: bytes) -> Array:
+        """As `decompress`, rounded to the bit depth of the picture that was compressed."""
+        contents = self._opened(data)
+        kind = np.uint16 if contents.bit_depth == 16 else np.uint8
+        out = np.empty((contents.height, contents.width, 3), dtype=kind)
+        for (top, left, height, width), part in self._decompress_tiles(contents):
+            levels = (part[0] * np.iinfo(kind).max).round().permute(1, 2, 0)
+            out[top : top + height, left : left + width] = levels.int().cpu().numpy()
+        return out
+
+    def _opened(self, data: bytes) -> Contents:
         self._ready_to_code()
         contents = unpack(data)
         if contents.model_id != self.model_id:
@@ -120,9 +235,61 @@ class Codec(nn.Module, ABC):
                 f"this file was written with weights {contents.model_id.hex()}; "
                 f"the weights given are {self.model_id.hex()}"
             )
-        height, width = (-(-side // self.stride) * self.stride for side in (contents.height, contents.width))
-        x_hat = self.decode(contents.tiles[0].segments, height=height, width=width, h=contents.h)
-        return x_hat[..., : contents.height, : contents.width].clamp(0, 1)
+        return contents
+
+    def _decompress_tiles(self, contents: Contents) -> Iterator[tuple[Box, Float[Tensor, "1 3 _ _"]]]:
+        """Tiles in raster order. Holds the latents of three rows of tiles at most: a row is synthesised once the
+        one below it is decoded."""
+        jobs = zip(boxes(contents.height, contents.width, contents.tile), contents.tiles, strict=True)
+        rows = [list(row) for _, row in groupby(jobs, key=lambda job: job[0][0])]
+        above: list[Tensor] = []
+        here = self._decode_row(rows[0], h=contents.h)
+        for i, row in enumerate(rows):
+            below = self._decode_row(rows[i + 1], h=contents.h) if i + 1 < len(rows) else []
+            latents = [above, here, below]
+
+            def made(job: tuple[int, Box], latents: list[list[Tensor]] = latents) -> Tensor:
+                return self._synthesise_tile(*job, latents)
+
+            places = [box for box, _ in row]
+            yield from zip(places, _side_by_side(made, list(enumerate(places))), strict=True)
+            above, here = [y[..., -self._edge :, :] for y in here], below
+
+    @property
+    def _edge(self) -> int:
+        """Latents beyond a tile that the synthesis looks at."""
+        return self.margin // self.latent_stride
+
+    def _decode_row(self, row: list[tuple[Box, Tile]], *, h: int) -> list[Tensor]:
+        return list(_side_by_side(lambda job: self._decode_tile(*job, h=h), row))
+
+    @torch.no_grad()
+    def _decode_tile(self, box: Box, tile: Tile, *, h: int) -> Float[Tensor, "1 c hy wy"]:
+        if len(tile.segments) != len(self.segment_names):
+            raise CorruptFile(f"{len(tile.segments)} segments a tile where this codec writes {len(self.segment_names)}")
+        height, width = self._padded(*box[2:])
+        y_hat, symbols = self.decode_tile(tile.segments, height=height, width=width, h=h)
+        if _checksum(symbols) != tile.checksum:
+            raise CorruptFile("the decoded symbols are not those that were written")
+        return y_hat
+
+    @torch.no_grad()
+    def _synthesise_tile(self, i: int, box: Box, latents: list[list[Tensor]]) -> Float[Tensor, "1 3 _ _"]:
+        """Tile ``i`` of a row. ``latents``: of the tiles in the row above, this row and the row below."""
+        edge, (above, here, below) = self._edge, latents
+
+        def across(row: list[Tensor]) -> Tensor:
+            left = [row[i - 1][..., -edge:]] if i else []
+            right = [row[i + 1][..., :edge]] if i + 1 < len(row) else []
+            return torch.cat([*left, row[i], *right], 3)
+
+        stacked = [across(above)[..., -edge:, :]] if above else []
+        stacked += [across(here)]
+        stacked += [across(below)[..., :edge, :]] if below else []
+        top = stacked[0].shape[-2] * self.latent_stride if above else 0
+        left = min(edge, here[i - 1].shape[-1]) * self.latent_stride if i else 0
+        x_hat = self.synthesise(torch.cat(stacked, 2))
+        return x_hat[..., top : top + box[2], left : left + box[3]].clamp(0, 1)
 
     def pad(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 hp wp"]:
         """Replicates the right and bottom border up to the next multiple of ``stride``."""
@@ -132,6 +299,27 @@ class Codec(nn.Module, ABC):
     def _ready_to_code(self) -> None:
         if self.training or not self.tables:
             raise RuntimeError("call eval() and update() before coding")
+
+
+def _side_by_side(work: Callable[[T], object], jobs: list[T]) -> Iterator:
+    """Results in the order of the jobs, `AT_ONCE` of them at work; one job alone stays on this thread."""
+    if len(jobs) == 1:
+        yield work(jobs[0])
+        return
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        yield from pool.map(work, jobs)
+
+
+def _checksum(symbols: Tensor) -> int:
+    return zlib.crc32(symbols.to("cpu", torch.int32).numpy().astype("<i4").tobytes())
+
+
+def _height(x: Tensor | np.ndarray) -> int:
+    return x.shape[0] if isinstance(x, np.ndarray) else x.shape[-2]
+
+
+def _width(x: Tensor | np.ndarray) -> int:
+    return x.shape[1] if isinstance(x, np.ndarray) else x.shape[-1]
 
 
 def _weights_were_loaded(codec: Codec, incompatible_keys: object) -> None:

@@ -1,7 +1,7 @@
 """A CompressAI model as one of ours: the field's reference codecs on the same data, criterion, task and file.
 
-Begaint et al., "CompressAI" (arXiv 2011.03029, 2020). Their entropy parameters stay floating point between bits and
-symbols, so a file decodes for certain only on the kind of machine that wrote it.
+Begaint et al., "CompressAI" (arXiv 2011.03029, 2020). Their networks and priors, our coder and our file; the
+hyper-synthesis between bits and symbols is computed exactly (`models/exact`).
 """
 
 from __future__ import annotations
@@ -11,17 +11,19 @@ import torch
 from compressai.entropy_models import EntropyModel
 from compressai.models import CompressionModel
 from compressai.models.google import get_scale_table
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from jdcsuite.entropy.coder import Tables
-from jdcsuite.entropy.container import CorruptFile
+from jdcsuite.entropy.coder import Decoder, Encoder, Tables
 from jdcsuite.models.codec import Codec
+from jdcsuite.models.exact import make_exact
 from jdcsuite.types import Output, UserError
 
-# A weights file names one of these; nothing else of the library is looked up by a file's words.
-ARCHITECTURES = ("ScaleHyperprior", "MeanScaleHyperprior", "JointAutoregressiveHierarchicalPriors")
+# A weights file names one of these; nothing else of the library is looked up by a file's words. Those with an
+# autoregressive context are not among them: their decoders visit one position at a time.
+ARCHITECTURES = ("ScaleHyperprior", "MeanScaleHyperprior")
 TABLES = ("_quantized_cdf", "_offset", "_cdf_length")
+FARTHEST = 2.0**28  # of a symbol: the coder's range
 
 
 class DropIn(Codec):
@@ -29,18 +31,19 @@ class DropIn(Codec):
     ``num_channels``, ``num_latents``: its N and M.
 
     differs from CompressAI: the bottleneck's quantiles are found by bisection when the tables are built, not
-    learned by an optimiser of their own.
+    learned by an optimiser of their own; symbols pass through our coder, so that a file is exact and safe to open.
     """
 
     stride = 64
-    segment_names = ("y", "z")
+    segment_names = ("z", "y")
 
     def __init__(self, *, architecture: str, num_channels: int, num_latents: int) -> None:
         super().__init__()
         if architecture not in ARCHITECTURES:
             raise UserError(f"model.architecture={architecture} is unknown: choose one of {', '.join(ARCHITECTURES)}")
-
+        self.has_means = architecture == "MeanScaleHyperprior"
         self.net: CompressionModel = getattr(compressai.models, architecture)(num_channels, num_latents)
+        make_exact(self.net.h_s)
         self.net.entropy_bottleneck.quantiles.requires_grad_(False)
         self.net.gaussian_conditional.scale_table = get_scale_table()
         for part in self._priors().values():
@@ -48,7 +51,7 @@ class DropIn(Codec):
             part._non_persistent_buffers_set.update(TABLES)
 
     def _priors(self) -> dict[str, EntropyModel]:
-        return {name: m for name, m in self.net.named_modules() if isinstance(m, EntropyModel)}
+        return {"z": self.net.entropy_bottleneck, "y": self.net.gaussian_conditional}
 
     def forward(
         self,
@@ -65,20 +68,48 @@ class DropIn(Codec):
     def make_tables(self) -> dict[str, Tables]:
         self.net.update(force=True, update_quantiles=True)
         return {
-            name.replace(".", "-"): Tables(m._quantized_cdf, m._cdf_length, m._offset)
+            name: Tables(m._quantized_cdf.cpu(), m._cdf_length.cpu(), m._offset.cpu())
             for name, m in self._priors().items()
         }
 
-    def load_table_state(self, state: dict[str, Tensor]) -> None:
-        super().load_table_state(state)
-        for name, prior in self._priors().items():
-            tables = self.tables[name.replace(".", "-")]
-            prior._quantized_cdf, prior._cdf_length, prior._offset = tables.cdf, tables.length, tables.offset
+    def analyse(self, x: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "1 m hy wy"]:
+        return self.net.g_a(x)
 
-    def encode(self, x: Float[Tensor, "1 3 h w"], *, h: int) -> list[bytes]:
-        return [strings[0] for strings in self.net.compress(x)["strings"]]
+    def synthesise(self, y_hat: Float[Tensor, "1 m hy wy"]) -> Float[Tensor, "1 3 h w"]:
+        return self.net.g_s(y_hat)
 
-    def decode(self, segments: list[bytes], *, height: int, width: int, h: int) -> Float[Tensor, "1 3 h w"]:
-        if len(segments) != 2:
-            raise CorruptFile(f"{len(segments)} segments where this codec writes 2")
-        return self.net.decompress([[s] for s in segments], (height // 64, width // 64))["x_hat"]
+    def encode_tile(self, y: Float[Tensor, "1 m hy wy"], *, h: int) -> tuple[list[bytes], Int[Tensor, "n"]]:
+        z = self.net.h_a(y if self.has_means else y.abs())
+        z_symbols = torch.round(z - self._medians()).clamp(-FARTHEST, FARTHEST).int()
+        indexes, means = self._entropy_parameters(z_symbols)
+        y_symbols = torch.round(y - means).clamp(-FARTHEST, FARTHEST).int()
+        z_coder, y_coder = Encoder(), Encoder()
+        z_coder.put(z_symbols.flatten(), self._z_indexes(z.shape[-2:]), self.tables["z"])
+        y_coder.put(y_symbols.flatten(), indexes, self.tables["y"])
+        return [z_coder.segment(), y_coder.segment()], torch.cat([z_symbols.flatten(), y_symbols.flatten()])
+
+    def decode_tile(
+        self, segments: list[bytes], *, height: int, width: int, h: int
+    ) -> tuple[Float[Tensor, "1 m hy wy"], Int[Tensor, "n"]]:
+        z_coder, y_coder = (Decoder(segment) for segment in segments)
+        size, device = (height // 64, width // 64), self._medians().device
+        z = z_coder.get(self._z_indexes(size), self.tables["z"])
+        z_coder.finish()
+        indexes, means = self._entropy_parameters(z.view(1, -1, *size).to(device))
+        y = y_coder.get(indexes, self.tables["y"])
+        y_coder.finish()
+        y_hat = y.view(1, -1, height // 16, width // 16).to(device) + means
+        return y_hat.float(), torch.cat([z, y])
+
+    def _entropy_parameters(self, z_symbols: Int[Tensor, "1 n hz wz"]) -> tuple[Int[Tensor, "k"], Tensor | float]:
+        """Symbols of z -> table indexes and means of y; float64, whose every bit is the same on every machine."""
+        made = self.net.h_s(z_symbols + self._medians().double())
+        scales, means = made.chunk(2, 1) if self.has_means else (made, 0.0)
+        return self.net.gaussian_conditional.build_indexes(scales).flatten(), means
+
+    def _medians(self) -> Float[Tensor, "1 n 1 1"]:
+        return self.net.entropy_bottleneck._get_medians().view(1, -1, 1, 1)
+
+    def _z_indexes(self, size: tuple[int, int] | torch.Size) -> Int[Tensor, "k"]:
+        channels = torch.arange(self.net.entropy_bottleneck.channels, dtype=torch.int32)
+        return channels.repeat_interleave(size[0] * size[1])

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from jdcsuite.models.exact import ExactConv2d
+
 
 def conv3x3(inputs: int, outputs: int, *, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1)
@@ -18,9 +20,14 @@ def conv1x1(inputs: int, outputs: int) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 1)
 
 
-def subpixel(inputs: int, outputs: int) -> nn.Sequential:
+def exact1x1(inputs: int, outputs: int) -> nn.Conv2d:
+    return ExactConv2d(inputs, outputs, 1)
+
+
+def subpixel(inputs: int, outputs: int, *, exact: bool = False) -> nn.Sequential:
     """1x1 convolution and pixel shuffle: twice the height and width."""
-    return nn.Sequential(conv1x1(inputs, 4 * outputs), nn.PixelShuffle(2))
+    point = exact1x1 if exact else conv1x1
+    return nn.Sequential(point(inputs, 4 * outputs), nn.PixelShuffle(2))
 
 
 class ResidualDown(nn.Module):
@@ -62,22 +69,24 @@ class DepthConv(nn.Module):
     """Two cascaded residual halves: a depthwise-separable one and a pointwise feed-forward one.
 
     ``prior``: the form that EVC's prior networks use: no activation after the depthwise and second 1x1
-    convolution, a feed-forward width of max(min(4c, 1024), 2c) and a leaky slope of .1.
+    convolution, a feed-forward width of max(min(4c, 1024), 2c) and a leaky slope of .1; its convolutions are exact
+    in float64 (`models/exact`).
     """
 
     def __init__(self, inputs: int, outputs: int, *, prior: bool = False) -> None:
         super().__init__()
-        spatial: list[nn.Module] = [conv1x1(inputs, inputs), nn.LeakyReLU(0.01)]
-        spatial += [nn.Conv2d(inputs, inputs, 3, padding=1, groups=inputs)]
+        point, conv = (exact1x1, ExactConv2d) if prior else (conv1x1, nn.Conv2d)
+        spatial: list[nn.Module] = [point(inputs, inputs), nn.LeakyReLU(0.01)]
+        spatial += [conv(inputs, inputs, 3, padding=1, groups=inputs)]
         spatial += [] if prior else [nn.LeakyReLU(0.01)]
-        spatial += [conv1x1(inputs, outputs)]
+        spatial += [point(inputs, outputs)]
         spatial += [] if prior else [nn.LeakyReLU(0.01)]
         self.spatial = nn.Sequential(*spatial)
-        self.skip = conv1x1(inputs, outputs) if inputs != outputs else nn.Identity()
+        self.skip = point(inputs, outputs) if inputs != outputs else nn.Identity()
         hidden = max(min(4 * outputs, 1024), 2 * outputs) if prior else 4 * outputs
         act = nn.LeakyReLU(0.1) if prior else nn.ReLU()
         act_out = nn.LeakyReLU(0.1) if prior else nn.ReLU()
-        self.pointwise = nn.Sequential(conv1x1(outputs, hidden), act, conv1x1(hidden, outputs), act_out)
+        self.pointwise = nn.Sequential(point(outputs, hidden), act, point(hidden, outputs), act_out)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.spatial(x) + self.skip(x)
@@ -85,7 +94,7 @@ class DepthConv(nn.Module):
 
 
 class Float32(nn.Module):
-    """``module`` in float32 whatever the autocast: bf16 spaces values above 256 by 2."""
+    """``module`` in float32 whatever the autocast: bf16 spaces values above 256 by 2. Float64 stays what it is."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -93,4 +102,4 @@ class Float32(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            return self.module(x.float())
+            return self.module(x if x.dtype == torch.float64 else x.float())

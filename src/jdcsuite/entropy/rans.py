@@ -1,0 +1,167 @@
+"""Integer symbols + integer tables <-> 32-bit words: range asymmetric numeral systems, compiled by numba.
+
+Duda, "Asymmetric numeral systems" (arXiv 1311.2540, 2013). One 64-bit state in [2**31, 2**63), renormalised by 32-bit
+words; probabilities in units of 2**-16. An encoder writes last things first, so a decoder reads first things first.
+A symbol outside its table is an escape and an Elias gamma code of its distance; ``shift`` low bits are sent as they
+are, after the symbol that holds the high ones. The format is specified in docs/format.md.
+
+Written for this suite because nothing that is kept elsewhere reads a hostile stream safely: a decoder here checks the
+bounds of everything it reads, and at the end that the stream was used up and the state is the encoder's first.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+PRECISION = 16
+START = 1 << 31  # the encoder's first state, the decoder's last
+LARGEST = 1 << 29  # of a symbol
+MAX_WIDTH = 31  # bits of an escaped distance
+LOOKUP = 8  # bits of a cumulative that name the place where the search for its symbol starts
+
+_L = np.uint64(START)
+_P, _32 = np.uint64(PRECISION), np.uint64(32)
+_MASK16, _MASK32 = np.uint64(0xFFFF), np.uint64(0xFFFFFFFF)
+_LIMIT = np.uint64((START >> PRECISION) << 32)  # times a frequency: from this state on a word is written first
+
+
+_compiled = njit(cache=True, nogil=True, error_model="numpy")
+
+
+@_compiled
+def _push(state, words, count, start, frequency):
+    x = state[0]
+    if x >= _LIMIT * frequency:
+        words[count] = np.uint32(x & _MASK32)
+        x >>= _32
+        count += 1
+    quotient = x // frequency
+    state[0] = (quotient << _P) + (x - quotient * frequency) + start
+    return count
+
+
+@_compiled
+def _push_bits(state, words, count, value, width):
+    """``width`` bits, so that the highest are read first; at most 16 at a time."""
+    done = 0
+    while done < width:
+        n = min(width - done, 16)
+        frequency = np.uint64(1 << (16 - n))
+        count = _push(state, words, count, np.uint64((value >> done) & ((1 << n) - 1)) * frequency, frequency)
+        done += n
+    return count
+
+
+@_compiled
+def encode(state, symbols, indexes, shifts, cdf, length, offset, words):
+    """Puts ``symbols`` (int32) in front of what ``state`` (uint64, of one) holds: the number of ``words`` written.
+
+    ``words``: uint32, room for 8 a symbol. ``shifts``: uint8, empty where there are none."""
+    count = 0
+    for i in range(symbols.size - 1, -1, -1):
+        value = np.int64(symbols[i])
+        if shifts.size:
+            k = np.int64(shifts[i])
+            value += (np.int64(1) << k) >> 1
+            count = _push_bits(state, words, count, value & ((np.int64(1) << k) - 1), k)
+            value >>= k
+        row = indexes[i]
+        escape = length[row] - 2
+        place = value - offset[row]
+        if place < 0 or place >= escape:
+            distance = 2 * (-place - 1) if place < 0 else 2 * (place - escape) + 1
+            distance += 1
+            width = 0
+            while (distance >> width) > 1:
+                width += 1
+            count = _push_bits(state, words, count, distance & ((np.int64(1) << width) - 1), width)
+            count = _push_bits(state, words, count, np.int64(width), 6)
+            place = escape
+        low = np.uint64(cdf[row, place])
+        frequency = np.uint64(cdf[row, place + 1]) - low
+        x = state[0]  # `_push`, written out: as a call, encoding takes four times as long
+        if x >= _LIMIT * frequency:
+            words[count] = np.uint32(x & _MASK32)
+            x >>= _32
+            count += 1
+        quotient = x // frequency
+        state[0] = (quotient << _P) + (x - quotient * frequency) + low
+    return count
+
+
+@_compiled
+def _pull(state, words, at, low, frequency):
+    """Takes the symbol of this interval off the state: the new place, -1 where the stream has ended."""
+    x = frequency * (state[0] >> _P) + (state[0] & _MASK16) - low
+    if x < _L:
+        if at >= words.size:
+            return -1
+        x = (x << _32) | np.uint64(words[at])
+        at += 1
+    state[0] = x
+    return at
+
+
+@_compiled
+def _pull_bits(state, words, at, width):
+    """(place, value): the place is -1 where the stream has ended. Widths over 16 were written in parts, the lowest
+    16 bits first, so the incomplete part stands at the top and is read first."""
+    value = np.int64(0)
+    left = width
+    while left > 0 and at >= 0:
+        n = left % 16 if left % 16 else 16
+        shift = np.uint64(16 - n)
+        part = (state[0] & _MASK16) >> shift
+        at = _pull(state, words, at, part << shift, np.uint64(1) << shift)
+        value = (value << n) | np.int64(part)
+        left -= n
+    return at, value
+
+
+@_compiled
+def decode(state, at, words, indexes, shifts, cdf, length, offset, lookup, out):
+    """Fills ``out`` (int32) from ``words`` on from place ``at``: the new place, -1 where the stream ended too early
+    or holds what no encoder writes."""
+    for i in range(indexes.size):
+        row = indexes[i]
+        cumulative = np.int64(state[0] & _MASK16)
+        place = np.int64(lookup[row, cumulative >> (PRECISION - LOOKUP)])
+        while cdf[row, place + 1] <= cumulative:
+            place += 1
+        low = np.uint64(cdf[row, place])
+        x = (np.uint64(cdf[row, place + 1]) - low) * (state[0] >> _P) + (state[0] & _MASK16) - low  # `_pull`
+        if x < _L:
+            if at >= words.size:
+                return -1
+            x = (x << _32) | np.uint64(words[at])
+            at += 1
+        state[0] = x
+        escape = length[row] - 2
+        if place == escape:
+            at, width = _pull_bits(state, words, at, 6)
+            if at < 0 or width > MAX_WIDTH:
+                return -1
+            at, rest = _pull_bits(state, words, at, width)
+            if at < 0:
+                return -1
+            distance = ((np.int64(1) << width) | rest) - 1
+            place = -(distance >> 1) - 1 if distance % 2 == 0 else escape + (distance >> 1)
+        value = place + offset[row]
+        if shifts.size:
+            k = np.int64(shifts[i])
+            at, bits = _pull_bits(state, words, at, k)
+            if at < 0:
+                return -1
+            value = (value << k) + bits - ((np.int64(1) << k) >> 1)
+        if value < -LARGEST or value > LARGEST:
+            return -1
+        out[i] = value
+    return at
+
+
+def lookup(cdf: np.ndarray, length: np.ndarray) -> np.ndarray:
+    """For each table and each value of a cumulative's highest 8 bits, the first symbol that can hold it: int32."""
+    starts = np.arange(1 << LOOKUP) << (PRECISION - LOOKUP)
+    rows = [np.searchsorted(row[:n], starts, side="right") - 1 for row, n in zip(cdf, length, strict=True)]
+    return np.asarray(rows, dtype=np.int32)
