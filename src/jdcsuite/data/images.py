@@ -18,6 +18,7 @@ import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from hashlib import sha256
 from importlib.resources import files as package_files
 from pathlib import Path
@@ -58,23 +59,28 @@ def read(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray,
     ``max_pixels`` (refused before a pixel is decoded), more than 8 bits a sample, CMYK or another colour
     space, real transparency, several frames.
     """
+    with opened(path, max_pixels=max_pixels) as image:
+        return eight_bit_rgb(image, Path(path))
+
+
+@contextmanager
+def opened(path: str | Path, *, max_pixels: int = MAX_PIXELS, deepest: int = 8) -> Iterator[Image.Image]:
+    """An image file, its header read and judged, its pixels not yet decoded; ``deepest``: bits a sample at most.
+
+    Whatever goes wrong here or in the body comes out as a UserError that names the file and the cure.
+    """
     path = Path(path)
     try:
         # An open file, not a path: Pillow (13.0 too) scrambles turned TIFFs where it maps a path into memory.
-        with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
-            if image.width * image.height > max_pixels:
-                raise Image.DecompressionBombError
-            if complaint := _complaint(image, path):
-                raise UserError(f"{path} {complaint}")
-            image = ImageOps.exif_transpose(image)
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                if image.getchannel("A").getextrema()[0] < 255:
-                    raise UserError(
-                        f"{path} has transparent pixels: lay it on a background first, "
-                        f"e.g. `magick {path.name} -background white -flatten flat.png`."
-                    )
-            return np.array(image.convert("RGB"))
+        with path.open("rb") as file:
+            if path.stat().st_size == 0:
+                raise UserError(f"{path} is empty (0 bytes): copy or download it again, or remove it.")
+            with Image.open(file, formats=_FORMATS) as image:
+                if image.width * image.height > max_pixels:
+                    raise Image.DecompressionBombError
+                if complaint := _complaint(image, path, deepest):
+                    raise UserError(f"{path} {complaint}")
+                yield image
     except (UserError, MemoryError):
         raise
     except FileNotFoundError as error:
@@ -86,23 +92,44 @@ def read(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray,
             f"{path} has more than {max_pixels / 1e6:g} megapixels: cut it into parts or scale it down first."
         ) from error
     except UnidentifiedImageError as error:
+        kinds = "an 8-bit" if deepest == 8 else f"an 8- or {deepest}-bit"
         raise UserError(
-            f"{path} is not an 8-bit PNG, JPEG, WebP, TIFF or BMP picture: convert it to PNG, or remove it."
+            f"{path} is not {kinds} PNG, JPEG, WebP, TIFF or BMP picture: convert it to PNG, or remove it."
         ) from error
     except Exception as error:  # a damaged file makes Pillow raise nearly any type
         raise UserError(f"{path} is damaged or cut off ({error}): copy or download it again.") from error
 
 
-def _complaint(image: Image.Image, path: Path) -> str | None:
+def eight_bit_rgb(image: Image.Image, path: Path) -> UInt8[np.ndarray, "h w 3"]:
+    """The pixels of an opened file of 8 bits a sample, upright."""
+    image = ImageOps.exif_transpose(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        if image.getchannel("A").getextrema()[0] < 255:
+            raise UserError(transparent(path))
+    return np.array(image.convert("RGB"))
+
+
+def transparent(path: Path) -> str:
+    return (
+        f"{path} has transparent pixels: lay it on a background first, "
+        f"e.g. `magick {path.name} -background white -flatten flat.png`."
+    )
+
+
+def _complaint(image: Image.Image, path: Path, deepest: int) -> str | None:
     """Why an opened, not yet decoded file is refused, and the cure."""
-    bits, signed = _sample_bits(image, path), False
+    bits, signed = sample_bits(image, path), False
     if image.format == "TIFF":
         signed = any(kind != 1 for kind in image.tag_v2.get(339, (1,)))
-    if bits > 8 or signed or image.mode.startswith(("I", "F")):
-        what = f"{bits}-bit" if bits > 8 else "signed or floating-point"
-        cure = f"convert it first, e.g. `magick {path.name} -depth 8 eight.png`"
-        return f"has {what} samples and only 8-bit pictures are handled: {cure}."
-    if image.mode not in _MODES:
+    deep = deepest > 8 and bits == deepest
+    if (bits > 8 and not deep) or signed or (image.mode.startswith(("I", "F")) and not deep):
+        kind = " signed or floating-point" if signed or bits <= 8 else ""
+        what = f"{bits}-bit{kind}"
+        known = "8-bit" if deepest == 8 else f"8- and {deepest}-bit"
+        cure = f"convert it first, e.g. `magick {path.name} -depth {deepest} {'eight' if deepest == 8 else 'deep'}.png`"
+        return f"has {what} samples and only {known} pictures are handled: {cure}."
+    if image.mode not in _MODES and not (deep and image.mode.startswith("I;16")):
         cure = f"convert it first, e.g. `magick {path.name} -colorspace sRGB rgb.png`"
         return f"is a {image.mode} picture and only RGB and grey are handled: {cure}."
     # An MPO is a camera's JPEG with previews behind it: every viewer shows the first picture alone.
@@ -112,7 +139,7 @@ def _complaint(image: Image.Image, path: Path) -> str | None:
     return None
 
 
-def _sample_bits(image: Image.Image, path: Path) -> int:
+def sample_bits(image: Image.Image, path: Path) -> int:
     """Bits a sample as the file says: Pillow opens 16-bit RGB in mode "RGB" and drops the low bytes."""
     if image.format == "PNG":
         with path.open("rb") as file:  # signature 8, chunk head 8, width 4, height 4, then the bit depth
