@@ -20,10 +20,9 @@ import tifffile
 from jaxtyping import UInt8, UInt16
 from PIL import Image, TiffImagePlugin
 
-from jdcsuite.data.images import eight_bit_rgb, opened, sample_bits, transparent
+from jdcsuite.data.images import MAX_PIXELS, eight_bit_rgb, opened, sample_bits, transparent
 from jdcsuite.types import UserError
 
-MAX_PIXELS = 1 << 30  # of the .jdc format
 FORMATS = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".webp": "WEBP", ".jpg": "JPEG", ".jpeg": "JPEG"}
 _EXIF_HEAD = b"Exif\0\0"
 _ORIENTATION, _EXIF_IFD, _GPS_IFD, _ICC_TAG = 274, 34665, 34853, 34675
