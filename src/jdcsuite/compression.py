@@ -17,12 +17,16 @@ from jdcsuite.types import UserError
 from jdcsuite.weights import load as load_model
 from jdcsuite.weights import path_of
 
-__all__ = ["TILE", "CorruptFile", "compress", "decompress", "load", "psnr"]
+__all__ = ["TILE", "CorruptFile", "NoCodec", "compress", "decompress", "load", "psnr"]
 
 TILE = 1024  # pixels: large enough that tiles cost little, small enough that their latents fit in a laptop's memory
 _KEPT = 8  # models held at a time: a ladder
 _models: OrderedDict[tuple[str, int, int, str], Codec] = OrderedDict()
 _lock = threading.Lock()
+
+
+class NoCodec(UserError):
+    """Weights of a model that codes nothing, as a clean-entropy network's."""
 
 
 def compress(
@@ -72,7 +76,7 @@ def load(weights: str | Path | nn.Module, *, device: str = "cpu") -> Codec:
     """A codec that is ready to code. Those loaded from a path are kept until their file changes."""
     if isinstance(weights, nn.Module):
         if not isinstance(weights, Codec):
-            raise UserError(f"a {type(weights).__name__} is no codec: give a codec's run, weights file or model")
+            raise NoCodec(f"a {type(weights).__name__} is no codec: give a codec's run, weights file or model")
         if weights.training or not weights.tables:
             raise UserError("this codec is not ready to code: call eval() and update() first")
         return weights
@@ -103,7 +107,7 @@ def _loaded(path: Path, device: str) -> Codec:
         raise UserError(f"device {device} cannot be used here ({str(error).splitlines()[0]}): give cpu") from None
     model = load_model(path, device=device)
     if not isinstance(model, Codec):
-        raise UserError(f"{path} holds no codec but a {type(model).__name__}: give a codec's run")
+        raise NoCodec(f"{path} holds no codec but a {type(model).__name__}: give a codec's run")
     if not model.tables:
         raise UserError(f"{path} holds no coding tables: give the weights of a finished run")
     return model

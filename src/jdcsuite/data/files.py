@@ -65,7 +65,7 @@ def encode(picture: Picture, path: Path) -> bytes:
     kind = FORMATS.get(path.suffix.lower())
     if kind is None:
         raise UserError(f"{path} ends in no known image format: use {', '.join(FORMATS)}.")
-    pixels = to_grey(picture.pixels) if picture.grey else picture.pixels
+    pixels = np.ascontiguousarray(to_grey(picture.pixels) if picture.grey else picture.pixels)
     try:
         if kind == "TIFF":
             return _tiff(pixels, picture.metadata)
