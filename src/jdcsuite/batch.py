@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
@@ -45,13 +46,15 @@ class Options:
 
 @dataclass(frozen=True)
 class Done:
-    """``error``: the sentence of a picture that failed. ``note``: what else is to be said of it."""
+    """``error``: the sentence of a picture that failed. ``note``: what else is to be said of it. ``same_machine``: its
+    file is marked so."""
 
     task: Task
     read: int = 0
     written: int = 0
     pixels: int = 0
     note: str = ""
+    same_machine: bool = False
     error: str = ""
 
 
@@ -67,6 +70,8 @@ def summary(results: list[Done], *, decode: bool) -> str:
     parts = [f"{len(done)} picture{'s' * (len(done) != 1)}"]
     if done:
         parts += [f"{read} -> {written} bytes", f"ratio {large / small:.2f}", f"{8 * small / pixels:.3f} bpp"]
+    if bound := sum(one.same_machine for one in done):
+        parts.append(f"{bound} open for certain on this machine only")
     if len(done) < len(results):
         parts.append(f"{len(results) - len(done)} failed")
     return ", ".join(parts)
@@ -167,8 +172,14 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def quieten() -> None:
+    """Libraries speak to programmers of what they will change; who compresses pictures can do nothing about it."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+
+
 def _begin(threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's: pictures begun are ended, no more begun
+    quieten()
     import torch
 
     torch.set_num_threads(threads)
@@ -217,10 +228,8 @@ def _compress(task: Task, options: Options) -> Done:
             _verified(data, options.weights[0], picture.pixels, options.device)
     else:
         data, note = _best_rung(encode, picture.pixels, options)
-    if unpack(data).same_machine:
-        note = ", ".join([*filter(None, [note]), "opens for certain on this machine only"])
     files.write(task.target, data)
-    return Done(task, task.source.stat().st_size, len(data), pixels, note)
+    return Done(task, task.source.stat().st_size, len(data), pixels, note, unpack(data).same_machine)
 
 
 def _verified(data: bytes, weights: Path, pixels: np.ndarray, device: str) -> np.ndarray:

@@ -147,6 +147,7 @@ def _work(tasks: list[Task], options: Options, *, decode: bool, jobs: int) -> No
     """Does the tasks under a progress bar, and says at the end what became of them. Exit code 1 if any failed."""
     from jdcsuite import batch
 
+    batch.quieten()
     terminal = Console(stderr=True)
     ended = track(
         batch.run(tasks, options, decode=decode, jobs=jobs),
