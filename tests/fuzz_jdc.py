@@ -222,7 +222,9 @@ def fuzz(codec: Codec, cases: range, *, seed: int, say: bool = False) -> dict[st
         data = case(kind, honest, random)
         begun = time.process_time()
         try:
-            counts[kind, outcome(data, honest, codec)] += 1
+            end = outcome(data, honest, codec)
+            assert end == "refused" or kind.startswith("forged") or data == honest.data, "damage was not noticed"
+            counts[kind, end] += 1
         except BaseException as error:
             raise AssertionError(f"case {number} of seed {seed} ({kind}): {type(error).__name__}: {error}") from error
         took, grown = time.process_time() - begun, (_peak() - before) / 2**20

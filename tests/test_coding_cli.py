@@ -319,6 +319,16 @@ def test_weights_are_found_once(ladder, run):
         paths.ladder([str(run), str(ladder / "rung0" / "nothing")])
 
 
+def test_weights_that_the_shell_expanded_are_no_inputs(jdc, ladder, tmp_path):
+    Image.fromarray(photo(20, 20)).save(tmp_path / "a.png")
+    rungs = sorted(ladder.glob("rung*"))
+    words = ["compress", tmp_path / "a.png", "-o", tmp_path / "x.jdc", "--target-bpp", 99, "--weights", *rungs]
+    status, out, err = jdc(*words)
+    assert status == 0 and "1 picture," in out, err
+    status, _, err = jdc("compress", rungs[0], "-o", tmp_path / "y.jdc", "--weights", rungs[1])
+    assert status == 2 and "nothing to work on" in err
+
+
 def test_the_help_says_what_the_psnr_is_against(jdc):
     assert "noise" in jdc("compress", "--help")[1]
     assert sys.argv[0] == "jdc"

@@ -107,7 +107,14 @@ def test_what_is_no_array_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("options", "said"), [({"tile": 100}, "64"), ({"tile": 8192}, "4096"), ({"sigma": -1.0}, "noise level")]
+    ("options", "said"),
+    [
+        ({"metadata": {"xmp": b"x"}}, "icc and exif"),
+        ({"metadata": {"icc": bytes(17 << 20)}}, "16 MiB"),
+        ({"tile": 100}, "64"),
+        ({"tile": 8192}, "4096"),
+        ({"sigma": -1.0}, "noise level"),
+    ],
 )
 def test_options_are_checked(run, options, said):
     with pytest.raises(UserError, match=said):

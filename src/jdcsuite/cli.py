@@ -66,6 +66,7 @@ def compress(
     """Noisy pictures (PNG, JPEG, WebP, TIFF, BMP; 8 or 16 bits) -> .jdc files, denoised as they are compressed."""
     from jdcsuite import batch, paths
 
+    inputs, weights = paths.divide(inputs, weights)
     tasks = paths.plan(inputs, out, ending=".jdc", coded=False)
     if Path(out).suffix.lower() in paths.IMAGE_ENDINGS and tasks[0].target == Path(out):
         raise UserError(f"{out} is named like a picture: give a name that ends in .jdc")
@@ -94,6 +95,7 @@ def decompress(
     """.jdc files -> pictures; of several WEIGHTS, those that wrote a file open it."""
     from jdcsuite import batch, paths
 
+    inputs, weights = paths.divide(inputs, weights)
     ending = f".{format_.lower().removeprefix('.')}"
     tasks = paths.plan(inputs, out, ending=ending, coded=True)
     for task in tasks:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from jdcsuite import interim
-from jdcsuite.entropy.container import GREY, RGB, CorruptFile, unpack
+from jdcsuite.entropy.container import GREY, MAX_METADATA, METADATA, RGB, CorruptFile, unpack
 from jdcsuite.models.codec import Codec
 from jdcsuite.types import UserError
 from jdcsuite.weights import load as load_model
@@ -53,9 +53,12 @@ def compress(
         raise UserError(f"sigma={sigma} is not a noise level: give grey levels of 0 or more, as in sigma=10")
     if not tile and picture.shape[0] * picture.shape[1] > 4096**2:
         raise UserError(f"the picture has over {4096**2} pixels, too many for one tile: give tile={TILE}")
+    metadata = metadata or {}
+    if not METADATA.keys() >= metadata.keys() or sum(map(len, metadata.values())) > MAX_METADATA:
+        raise UserError(f"metadata is {' and '.join(METADATA)}, {MAX_METADATA >> 20} MiB together: leave the rest out")
     codec = load(weights, device=device)
     colour = GREY if grey else RGB
-    return interim.compress(codec, picture, sigma=sigma, tile=tile, metadata=metadata or {}, colour=colour)
+    return interim.compress(codec, picture, sigma=sigma, tile=tile, metadata=metadata, colour=colour)
 
 
 def decompress(

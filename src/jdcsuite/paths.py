@@ -71,6 +71,16 @@ def _expand(word: str, coded: bool) -> list[tuple[Path, Path]]:
     return [(path, Path(path.name))]
 
 
+def divide(words: list[str], weights: list[str]) -> tuple[list[str], list[str]]:
+    """Inputs and weights as they were meant: a shell that expands ``--weights runs/r*`` leaves all matches but the
+    first among the inputs. UserError: no inputs."""
+    runs = [w for w in words if w.endswith(".safetensors") or (Path(w) / "weights.safetensors").is_file()]
+    inputs = [word for word in words if word not in runs]
+    if not inputs:
+        raise UserError(f"there is nothing to work on beside the weights {', '.join(runs)}: name files or folders")
+    return inputs, [*weights, *runs]
+
+
 def ladder(words: list[str]) -> tuple[Path, ...]:
     """Weights files, run folders, folders of runs and globs of these -> weights files, each once."""
     found: dict[Path, None] = {}
