@@ -2,6 +2,11 @@
 
 import os
 
+from jdcsuite.batch import Done
+from jdcsuite.paths import Task
 
-def work(task: object) -> None:
-    os._exit(9)
+
+def work(task: Task) -> Done:
+    if "bad" in task.source.name:
+        os._exit(9)
+    return Done(task)

@@ -145,12 +145,12 @@ def test_several_processes_write_the_same_files(jdc, run, tmp_path, folder):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
-def test_a_process_that_dies_is_told(tmp_path, run):
-    tasks = [paths.Task(tmp_path / f"{i}.png", tmp_path / f"{i}.jdc") for i in range(5)]
-    options = batch.Options(weights=(run,))
-    ended = list(batch.run(tasks, options, decode=False, jobs=2, work=dying.work))
-    assert {done.task for done in ended} == set(tasks)
-    assert all("--jobs" in done.error for done in ended)
+def test_a_picture_that_kills_its_process_takes_no_other_with_it(tmp_path, run):
+    names = ["0", "bad", *"12345678"]
+    tasks = [paths.Task(tmp_path / name, tmp_path / f"{name}.jdc") for name in names]
+    ended = list(batch.run(tasks, batch.Options(weights=(run,)), decode=False, jobs=2, work=dying.work))
+    assert {done.task for done in ended} == set(tasks) and len(ended) == len(tasks)
+    assert ["memory" in done.error for done in ended] == [done.task.source.name == "bad" for done in ended]
 
 
 def test_metadata_is_kept_on_request(jdc, run, tmp_path):

@@ -10,11 +10,11 @@ import multiprocessing
 import os
 import signal
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -134,38 +134,38 @@ def run(
     if jobs == 1 or len(tasks) == 1:
         yield from map(work, tasks)
         return
-    jobs = min(jobs, len(tasks))
+    left = deque(tasks)
+    while left:
+        lost: list[Task] = []
+        yield from _pooled(left, lost, work, min(jobs, len(left)))
+        for task in lost:  # each by itself: the one that kills its process must not take others with it
+            again: list[Task] = []
+            yield from _pooled(deque([task]), again, work, 1)
+            if again:
+                yield Done(task, error="its process died, most often for want of memory: give a smaller --tile")
+
+
+def _pooled(left: deque[Task], lost: list[Task], work: Callable[[Task], Done], jobs: int) -> Iterator[Done]:
+    """Takes tasks from ``left`` until none is left or a process died; then ``lost`` are those that were begun."""
     context = multiprocessing.get_context("spawn")  # a fork of a process with threads of torch's may hang
     pool = ProcessPoolExecutor(jobs, context, initializer=_begin, initargs=(max(1, _cores() // jobs),))
+    waiting: dict[Future[Done], Task] = {}
     try:
-        queue = iter(tasks)
-        waiting: dict[Future[Done], Task] = {}
-        while True:
-            # few ahead: what is submitted to a pool that breaks is lost
-            for task in islice(queue, 2 * jobs - len(waiting)):
-                waiting[_submit(pool, work, task)] = task
-            if not waiting:
-                break
+        while waiting or (left and not lost):
+            while left and not lost and len(waiting) < 2 * jobs:  # few ahead: a pool that breaks loses them
+                try:
+                    waiting[pool.submit(work, left[0])] = left[0]
+                    left.popleft()
+                except BrokenExecutor:
+                    lost.append(left.popleft())
             for future in wait(waiting, return_when=FIRST_COMPLETED).done:
                 task = waiting.pop(future)
-                yield future.result() if future.exception() is None else Done(task, error=_lost(future.exception()))
+                try:
+                    yield future.result()
+                except BrokenExecutor:
+                    lost.append(task)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _submit(pool: ProcessPoolExecutor, work: Callable[[Task], Done], task: Task) -> Future[Done]:
-    try:
-        return pool.submit(work, task)
-    except BrokenExecutor as error:
-        future: Future[Done] = Future()
-        future.set_exception(error)
-        return future
-
-
-def _lost(error: BaseException | None) -> str:
-    if isinstance(error, BrokenExecutor):
-        return "a process of the pool died, often for want of memory: give fewer --jobs, or a smaller --tile"
-    return f"{type(error).__name__}: {error}"
 
 
 def _cores() -> int:
