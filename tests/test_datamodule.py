@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 from torch.utils.data import default_collate
 
+from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.datamodule import Crops, Photographs, Pictures, Steps
-from jdcsuite.data.images import ImageCache, files
+from jdcsuite.data.images import files
 from jdcsuite.data.noise import GaussianNoise, to_bytes
 from jdcsuite.entropy.lossless import Lossless
 from jdcsuite.types import Pair, UserError

@@ -1,14 +1,8 @@
-"""Image files of every kind -> the right pixels or one clear sentence; the cache gives back what was read."""
+"""Image files of every kind -> the right pixels or one clear sentence."""
 
 from __future__ import annotations
 
-import errno
 import io
-import json
-import multiprocessing
-import os
-import pickle
-import shutil
 import struct
 import zlib
 from pathlib import Path
@@ -21,8 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from jdcsuite.data import images
-from jdcsuite.data.images import EMBEDDED, ImageCache, embedded, files, read
+from jdcsuite.data.images import EMBEDDED, embedded, files, read
 from jdcsuite.types import UserError
 
 LOSSLESS = {"png": {}, "bmp": {}, "tiff": {"compression": "tiff_lzw"}, "webp": {"lossless": True}}
@@ -197,15 +190,16 @@ def test_a_file_cut_anywhere_is_refused(tmp_path_factory, kind, fraction):
     path.write_bytes(buffer.getvalue())
     assert read(path).shape == (60, 80, 3)
     path.write_bytes(buffer.getvalue()[: int(fraction * len(buffer.getvalue()))])
-    assert any(word in refusal(path) for word in ("damaged", "is not an 8-bit"))
+    assert any(word in refusal(path) for word in ("damaged", "is not an 8-bit", "is empty"))
 
 
 def test_what_is_no_image_is_refused(tmp_path):
     (tmp_path / "text.png").write_text("no picture")
     (tmp_path / "empty.jpg").touch()
     Image.fromarray(RGB).save(tmp_path / "x.gif")
-    for name in ("text.png", "empty.jpg", "x.gif"):
+    for name in ("text.png", "x.gif"):
         assert "convert it to PNG" in refusal(tmp_path / name)
+    assert "is empty" in refusal(tmp_path / "empty.jpg")
     assert "does not exist" in refusal(tmp_path / "absent.png")
     (tmp_path / "folder.png").mkdir()
     assert "cannot be read" in refusal(tmp_path / "folder.png")
@@ -256,183 +250,3 @@ def test_embedded_photographs():
     assert max(image.shape[0] for image in train.values()) > 1000
     with pytest.raises(UserError, match="train or test"):
         embedded("validation")
-
-
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    made = tmp_path / "photos"
-    (made / "sub").mkdir(parents=True)
-    for i, (name, size) in enumerate({"a.png": (40, 50), "b.png": (33, 21), "sub/c.bmp": (64, 32)}.items()):
-        Image.fromarray(noise(*size, 3, seed=i)).save(made / name)
-    return made
-
-
-def no_decoding(monkeypatch) -> None:
-    monkeypatch.setattr(images, "read", lambda path: pytest.fail(f"{path} was decoded again"))
-
-
-def test_cache_gives_what_read_gives(folder, tmp_path, monkeypatch):
-    paths = files(folder)
-    cache = ImageCache.build(paths, cache_dir=tmp_path / "cache")
-    assert cache.names == ["a.png", "b.png", "sub/c.bmp"] and len(cache) == 3
-    for i, path in enumerate(paths):
-        np.testing.assert_array_equal(cache[i], read(path))
-        assert cache.shape(i) == read(path).shape[:2]
-    np.testing.assert_array_equal(cache[-1], cache[2])
-    crop = cache.crop(2, 30, 5, 20)
-    np.testing.assert_array_equal(crop, read(paths[2])[30:50, 5:25])
-    crop[:] = 0  # a copy: the cache is not written to
-    assert cache.crop(2, 30, 5, 20).any()
-    np.testing.assert_array_equal(cache.crop(2, 32, 0, 32), cache[2][32:])
-    for i, top, left, size in [(0, 1, 0, 40), (0, -1, 0, 8), (0, 0, 43, 8), (3, 0, 0, 1)]:
-        with pytest.raises(IndexError):
-            cache.crop(i, top, left, size)
-    with pytest.raises(IndexError):
-        cache[3]
-    no_decoding(monkeypatch)
-    again = ImageCache.build(paths, cache_dir=tmp_path / "cache")
-    np.testing.assert_array_equal(again[0], cache[0])
-    assert sorted(p.suffix for p in (tmp_path / "cache" / "images").iterdir()) == [".json", ".lock", ".u8"]
-
-
-def test_cache_of_arrays(tmp_path, monkeypatch):
-    pairs = [("x", noise(9, 8, 3)), ("y", noise(8, 9, 3, seed=1)[:, ::-1])]
-    cache = ImageCache.build(pairs, cache_dir=tmp_path)
-    no_decoding(monkeypatch)
-    assert cache.names == ["x", "y"]
-    for i, (_, pixels) in enumerate(pairs):
-        np.testing.assert_array_equal(cache[i], pixels)
-    other = ImageCache.build([pairs[0], ("y", 255 - pairs[1][1])], cache_dir=tmp_path)
-    assert other.path != cache.path
-    np.testing.assert_array_equal(other[1], 255 - pairs[1][1])
-
-
-def test_cache_follows_changes_and_moves(folder, tmp_path):
-    first = ImageCache.build(files(folder), cache_dir=tmp_path / "cache")
-    shutil.copytree(folder, tmp_path / "moved")  # keeps times
-    assert ImageCache.build(files(tmp_path / "moved"), cache_dir=tmp_path / "cache").path == first.path
-    # same name, size and time, other pixels, as from an archive of raw pictures
-    before = (folder / "sub/c.bmp").stat()
-    Image.fromarray(255 - first[2]).save(folder / "sub/c.bmp")
-    os.utime(folder / "sub/c.bmp", ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert (folder / "sub/c.bmp").stat().st_size == before.st_size
-    changed = ImageCache.build(files(folder), cache_dir=tmp_path / "cache")
-    np.testing.assert_array_equal(changed[2], 255 - first[2])
-    os.utime(folder / "a.png", (1, 1))
-    assert ImageCache.build(files(folder), cache_dir=tmp_path / "cache").path != changed.path
-
-
-@pytest.mark.parametrize("harm", ["cut", "longer", "byte", "zeros", "no index", "bad index", "half index"])
-def test_a_damaged_cache_is_rebuilt(folder, tmp_path, harm):
-    cache = ImageCache.build(files(folder), cache_dir=tmp_path)
-    whole, index = bytearray(cache.path.read_bytes()), cache.path.with_suffix(".json")
-    match harm:
-        case "cut":
-            cache.path.write_bytes(whole[:-1])
-        case "longer":
-            cache.path.write_bytes(whole + b"\0")
-        case "byte":
-            whole[len(whole) // 2] ^= 1
-            cache.path.write_bytes(whole)
-        case "zeros":
-            cache.path.write_bytes(bytes(len(whole)))
-        case "no index":
-            index.unlink()
-        case "bad index":
-            index.write_text("{}")
-        case "half index":
-            index.write_text(index.read_text()[:-9])
-    assert ImageCache._open(cache.path) is None
-    again = ImageCache.build(files(folder), cache_dir=tmp_path)
-    for i, path in enumerate(files(folder)):
-        np.testing.assert_array_equal(again[i], read(path))
-    assert json.loads(index.read_text())["names"] == cache.names
-
-
-def test_cache_pickles_without_its_pixels(folder, tmp_path):
-    cache = ImageCache.build(files(folder), cache_dir=tmp_path)
-    cache[0]
-    data = pickle.dumps(cache)
-    assert len(data) < 2000 < cache.path.stat().st_size
-    np.testing.assert_array_equal(pickle.loads(data)[2], cache[2])
-
-
-def _build(paths: list[Path], cache_dir: Path, start, results) -> None:
-    start.wait()
-    results.put(int(ImageCache.build(paths, cache_dir=cache_dir)[1].sum()))
-
-
-def test_processes_may_build_at_once(folder, tmp_path):
-    context = multiprocessing.get_context("fork")
-    start, results = context.Event(), context.Queue()
-    arguments = (files(folder), tmp_path / "cache", start, results)
-    workers = [context.Process(target=_build, args=arguments) for _ in range(4)]
-    for worker in workers:
-        worker.start()
-    start.set()
-    sums = [results.get(timeout=30) for _ in workers]
-    for worker in workers:
-        worker.join()
-    assert set(sums) == {int(read(folder / "b.png").sum())}
-    assert sorted(p.suffix for p in (tmp_path / "cache" / "images").iterdir()) == [".json", ".lock", ".u8"]
-
-
-def test_a_full_disk_is_one_sentence_and_leaves_nothing(folder, tmp_path, monkeypatch):
-    def full(descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match=r"disk is full.*JDCSUITE_CACHE"):
-        ImageCache.build(files(folder), cache_dir=tmp_path / "cache")
-    assert [p.suffix for p in (tmp_path / "cache" / "images").iterdir()] == [".lock"]
-    monkeypatch.undo()
-    assert len(ImageCache.build(files(folder), cache_dir=tmp_path / "cache")) == 3
-
-
-def test_cache_refuses_what_read_refuses(folder, tmp_path):
-    with pytest.raises(UserError, match="no pictures"):
-        ImageCache.build([], cache_dir=tmp_path)
-    with pytest.raises(UserError, match=r"absent\.png"):
-        ImageCache.build([*files(folder), folder / "absent.png"], cache_dir=tmp_path)
-    (folder / "bad.png").write_bytes((folder / "a.png").read_bytes()[:500])
-    with pytest.raises(UserError, match=r"bad\.png is damaged"):
-        ImageCache.build(files(folder), cache_dir=tmp_path)
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="JDCSUITE_CACHE"):
-        ImageCache.build([folder / "a.png"], cache_dir=tmp_path / "file")
-
-
-def test_cache_folder_from_the_environment(folder, tmp_path, monkeypatch):
-    monkeypatch.setenv("JDCSUITE_CACHE", str(tmp_path / "mine"))
-    assert tmp_path / "mine" in ImageCache.build(files(folder)).path.parents
-    monkeypatch.delenv("JDCSUITE_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert "jdcsuite" in images._cache_folder(None).parts
-
-
-def test_require_names_the_small_pictures(folder, tmp_path):
-    cache = ImageCache.build(files(folder), cache_dir=tmp_path)
-    cache.require(21)
-    with pytest.raises(UserError, match=r"^1 of 3 .* 22 x 22 crop: b\.png \(33 x 21\);"):
-        cache.require(22)
-    many = ImageCache.build([(f"n{i}", noise(4, 4, 3)) for i in range(5)], cache_dir=tmp_path)
-    with pytest.raises(UserError, match=r"5 of 5 .* n0 \(4 x 4\), n1 .*, n2 \(4 x 4\), \.\.\.;"):
-        many.require(8)
-
-
-def test_progress_appears_only_when_it_takes_long(folder, capsys):
-    list(images._decoded(files(folder)))
-    assert capsys.readouterr().err == ""
-    list(images._decoded(files(folder), patience=0.0))
-    shown = capsys.readouterr().err
-    assert "decoding pictures" in shown and "3/3" in shown and "/s" in shown
-
-
-def test_look_ahead_is_bounded(monkeypatch):
-    decoded = []
-    monkeypatch.setattr(images, "read", lambda path: decoded.append(path) or np.zeros((1, 1, 3), np.uint8))
-    stream = images._decoded([Path(str(i)) for i in range(500)])
-    next(stream)
-    assert len(decoded) < 50
-    stream.close()
-    assert len(decoded) < 50

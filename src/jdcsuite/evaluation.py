@@ -13,8 +13,9 @@ from rich.progress import track
 
 from jdcsuite import runs, weights
 from jdcsuite.baselines.standards import LADDERS, Standard
+from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.datamodule import Photographs, Pictures
-from jdcsuite.data.images import ImageCache, files
+from jdcsuite.data.images import files
 from jdcsuite.data.noise import GaussianNoise
 from jdcsuite.entropy.lossless import Lossless
 from jdcsuite.metrics import judge

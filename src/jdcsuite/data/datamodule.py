@@ -20,8 +20,9 @@ from kornia.augmentation import RandomHorizontalFlip, RandomVerticalFlip
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.catalog import folder
-from jdcsuite.data.images import ImageCache, embedded, files
+from jdcsuite.data.images import embedded, files
 from jdcsuite.data.noise import GaussianNoise, to_bytes, to_tensor
 from jdcsuite.entropy.lossless import Lossless
 from jdcsuite.types import Pair, UserError

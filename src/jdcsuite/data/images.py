@@ -1,4 +1,4 @@
-"""Image files -> 8-bit RGB arrays, decoded once into one flat file that training slices crops from.
+"""Image files -> 8-bit RGB arrays.
 
 A picture is read as an ordinary viewer shows it, or refused in one sentence: nothing is dropped silently (low
 bytes of 16-bit samples, transparency, further pages). Colour profiles are not applied.
@@ -6,29 +6,15 @@ bytes of 16-bit samples, transparency, further pages). Colour profiles are not a
 
 from __future__ import annotations
 
-import errno
-import itertools
-import json
-import math
-import os
-import time
-import uuid
 import warnings
-import zlib
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from hashlib import sha256
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files as package_files
 from pathlib import Path
 
 import numpy as np
-import PIL
-from filelock import FileLock
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jdcsuite.types import UserError
 
@@ -58,23 +44,28 @@ def read(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray,
     ``max_pixels`` (refused before a pixel is decoded), more than 8 bits a sample, CMYK or another colour
     space, real transparency, several frames.
     """
+    with opened(path, max_pixels=max_pixels) as image:
+        return eight_bit_rgb(image, Path(path))
+
+
+@contextmanager
+def opened(path: str | Path, *, max_pixels: int = MAX_PIXELS, deepest: int = 8) -> Iterator[Image.Image]:
+    """An image file, its header read and judged, its pixels not yet decoded; ``deepest``: bits a sample at most.
+
+    Whatever goes wrong here or in the body comes out as a UserError that names the file and the cure.
+    """
     path = Path(path)
     try:
         # An open file, not a path: Pillow (13.0 too) scrambles turned TIFFs where it maps a path into memory.
-        with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
-            if image.width * image.height > max_pixels:
-                raise Image.DecompressionBombError
-            if complaint := _complaint(image, path):
-                raise UserError(f"{path} {complaint}")
-            image = ImageOps.exif_transpose(image)
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                if image.getchannel("A").getextrema()[0] < 255:
-                    raise UserError(
-                        f"{path} has transparent pixels: lay it on a background first, "
-                        f"e.g. `magick {path.name} -background white -flatten flat.png`."
-                    )
-            return np.array(image.convert("RGB"))
+        with path.open("rb") as file:
+            if path.stat().st_size == 0:
+                raise UserError(f"{path} is empty (0 bytes): copy or download it again, or remove it.")
+            with Image.open(file, formats=_FORMATS) as image:
+                if image.width * image.height > max_pixels:
+                    raise Image.DecompressionBombError
+                if complaint := _complaint(image, path, deepest):
+                    raise UserError(f"{path} {complaint}")
+                yield image
     except (UserError, MemoryError):
         raise
     except FileNotFoundError as error:
@@ -86,23 +77,44 @@ def read(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray,
             f"{path} has more than {max_pixels / 1e6:g} megapixels: cut it into parts or scale it down first."
         ) from error
     except UnidentifiedImageError as error:
+        kinds = "an 8-bit" if deepest == 8 else f"an 8- or {deepest}-bit"
         raise UserError(
-            f"{path} is not an 8-bit PNG, JPEG, WebP, TIFF or BMP picture: convert it to PNG, or remove it."
+            f"{path} is not {kinds} PNG, JPEG, WebP, TIFF or BMP picture: convert it to PNG, or remove it."
         ) from error
     except Exception as error:  # a damaged file makes Pillow raise nearly any type
         raise UserError(f"{path} is damaged or cut off ({error}): copy or download it again.") from error
 
 
-def _complaint(image: Image.Image, path: Path) -> str | None:
+def eight_bit_rgb(image: Image.Image, path: Path) -> UInt8[np.ndarray, "h w 3"]:
+    """The pixels of an opened file of 8 bits a sample, upright."""
+    image = ImageOps.exif_transpose(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        if image.getchannel("A").getextrema()[0] < 255:
+            raise UserError(transparent(path))
+    return np.array(image.convert("RGB"))
+
+
+def transparent(path: Path) -> str:
+    return (
+        f"{path} has transparent pixels: lay it on a background first, "
+        f"e.g. `magick {path.name} -background white -flatten flat.png`."
+    )
+
+
+def _complaint(image: Image.Image, path: Path, deepest: int) -> str | None:
     """Why an opened, not yet decoded file is refused, and the cure."""
-    bits, signed = _sample_bits(image, path), False
+    bits, signed = sample_bits(image, path), False
     if image.format == "TIFF":
         signed = any(kind != 1 for kind in image.tag_v2.get(339, (1,)))
-    if bits > 8 or signed or image.mode.startswith(("I", "F")):
-        what = f"{bits}-bit" if bits > 8 else "signed or floating-point"
-        cure = f"convert it first, e.g. `magick {path.name} -depth 8 eight.png`"
-        return f"has {what} samples and only 8-bit pictures are handled: {cure}."
-    if image.mode not in _MODES:
+    deep = deepest > 8 and bits == deepest
+    if (bits > 8 and not deep) or signed or (image.mode.startswith(("I", "F")) and not deep):
+        kind = " signed or floating-point" if signed or bits <= 8 else ""
+        what = f"{bits}-bit{kind}"
+        known = "8-bit" if deepest == 8 else f"8- and {deepest}-bit"
+        cure = f"convert it first, e.g. `magick {path.name} -depth {deepest} {'eight' if deepest == 8 else 'deep'}.png`"
+        return f"has {what} samples and only {known} pictures are handled: {cure}."
+    if image.mode not in _MODES and not (deep and image.mode.startswith("I;16")):
         cure = f"convert it first, e.g. `magick {path.name} -colorspace sRGB rgb.png`"
         return f"is a {image.mode} picture and only RGB and grey are handled: {cure}."
     # An MPO is a camera's JPEG with previews behind it: every viewer shows the first picture alone.
@@ -112,7 +124,7 @@ def _complaint(image: Image.Image, path: Path) -> str | None:
     return None
 
 
-def _sample_bits(image: Image.Image, path: Path) -> int:
+def sample_bits(image: Image.Image, path: Path) -> int:
     """Bits a sample as the file says: Pillow opens 16-bit RGB in mode "RGB" and drops the low bytes."""
     if image.format == "PNG":
         with path.open("rb") as file:  # signature 8, chunk head 8, width 4, height 4, then the bit depth
@@ -143,201 +155,3 @@ def embedded(split: str) -> list[tuple[str, UInt8[np.ndarray, "_ _ 3"]]]:
         raise UserError(f"There is no embedded split {split!r}: choose train or test.")
     folder = Path(str(package_files("skimage"))) / "data"
     return [(name, read(folder / name)) for name in EMBEDDED[split]]
-
-
-class ImageCache:
-    """Decoded pictures in one memory-mapped file, which processes share through the page cache.
-
-    Made by ``build``. Pickles as a path and an index, so loader workers of any start method reopen the map.
-    """
-
-    def __init__(self, *, path: Path, names: list[str], shapes: list[tuple[int, int]]) -> None:
-        self.path = path
-        self.names = names
-        self._shapes = shapes
-        self._starts = [0, *itertools.accumulate(3 * h * w for h, w in shapes)]
-        self._pixels: np.ndarray | None = None
-
-    @classmethod
-    def build(
-        cls,
-        images: Sequence[Path] | Sequence[tuple[str, UInt8[np.ndarray, "_ _ 3"]]],
-        *,
-        cache_dir: str | Path | None = None,
-    ) -> ImageCache:
-        """Open the cache of these files (or named arrays); decode them first where it is absent or unsound.
-
-        ``cache_dir``: default $JDCSUITE_CACHE, else the user's cache folder. Several processes may build
-        at once: one decodes, the others wait. UserError: no pictures, one of them refused, a full disk.
-        """
-        if not images:
-            raise UserError("There are no pictures to load: name a folder that holds some.")
-        names = _names(images)
-        path = _cache_folder(cache_dir) / f"{_key(names, images)}.u8"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if (cache := cls._open(path)) is not None:
-                return cache
-            with FileLock(path.with_suffix(".lock")):
-                if (cache := cls._open(path)) is None:
-                    _write(path, names, images)
-                    cache = cls._open(path)
-        except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            what = "The disk is full" if full else f"Cannot write ({error.strerror or error})"
-            raise UserError(
-                f"{what} at {path.parent}, where decoded pictures are kept: make room (files there may be "
-                "deleted) or set JDCSUITE_CACHE to another folder."
-            ) from error
-        if cache is None:
-            raise UserError(f"{path} reads back other than written: set JDCSUITE_CACHE to a sound disk.")
-        return cache
-
-    @classmethod
-    def _open(cls, path: Path) -> ImageCache | None:
-        """The cache at ``path``, None where it is absent, cut off or damaged."""
-        try:
-            index = json.loads(path.with_suffix(".json").read_text())
-            shapes = [(int(h), int(w)) for h, w in index["shapes"]]
-            cache = cls(path=path, names=index["names"], shapes=shapes)
-            if path.stat().st_size != cache._starts[-1]:
-                return None
-            # All of a file up to 1 GiB, every k-th picture of a larger one: a second or so at each start.
-            every = math.ceil(cache._starts[-1] / 2**30)
-            sound = all(zlib.crc32(cache._view(i)) == index["crc32"][i] for i in range(0, len(cache), every))
-            return cache if sound else None
-        except (FileNotFoundError, ValueError, KeyError, TypeError, IndexError):
-            return None
-
-    def _view(self, i: int) -> UInt8[np.ndarray, "h w 3"]:
-        if self._pixels is None:  # a plain array over the map: slicing a np.memmap costs several times more
-            self._pixels = np.memmap(self.path, mode="r", dtype=np.uint8).view(np.ndarray)
-        return self._pixels[self._starts[i] : self._starts[i + 1]].reshape(*self._shapes[i], 3)
-
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "_pixels": None}
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def shape(self, i: int) -> tuple[int, int]:
-        """Height and width of picture ``i``."""
-        return self._shapes[i]
-
-    def __getitem__(self, i: int) -> UInt8[np.ndarray, "h w 3"]:
-        return self._view(range(len(self))[i]).copy()
-
-    def crop(self, i: int, top: int, left: int, size: int) -> UInt8[np.ndarray, "size size 3"]:
-        """A copy of the square of ``size`` pixels from this corner; IndexError outside the picture."""
-        height, width = self._shapes[i]
-        if not (0 <= top <= height - size and 0 <= left <= width - size):
-            raise IndexError(f"{size} pixels at ({top}, {left}) leave {self.names[i]} of {height} x {width}")
-        return self._view(i)[top : top + size, left : left + size].copy()
-
-    def require(self, crop: int) -> None:
-        """UserError that names the pictures too small for a crop of this side."""
-        small = [f"{n} ({h} x {w})" for n, (h, w) in zip(self.names, self._shapes, strict=True) if min(h, w) < crop]
-        if small:
-            shown = ", ".join(small[:3]) + (", ..." if len(small) > 3 else "")
-            raise UserError(
-                f"{len(small)} of {len(self)} pictures are smaller than the {crop} x {crop} crop: {shown}; "
-                "take a smaller crop or remove them."
-            )
-
-
-def _cache_folder(given: str | Path | None) -> Path:
-    if given is None:
-        given = os.environ.get("JDCSUITE_CACHE")
-    if not given:
-        import pooch  # knows each system's cache folder; a tenth of a second that only this branch pays
-
-        given = pooch.os_cache("jdcsuite")
-    return Path(given).expanduser() / "images"
-
-
-def _names(images: Sequence) -> list[str]:
-    """Paths relative to their common folder, so that a moved folder keeps its cache; or the given names."""
-    if isinstance(images[0], tuple):
-        return [name for name, _ in images]
-    paths = [Path(path).absolute() for path in images]
-    root = os.path.commonpath([path.parent for path in paths])
-    return [path.relative_to(root).as_posix() for path in paths]
-
-
-def _key(names: list[str], images: Sequence) -> str:
-    """SHA-256 over what decides the pixels: names, sizes, times, decoder; the pixels themselves of arrays.
-
-    4 KB from the middle of each file too: the noisy and clean halves of an unpacked archive of BMPs may
-    agree in all names, sizes and times.
-    """
-    digest = sha256(f"jdcsuite 1, Pillow {PIL.__version__}".encode())
-    for name, image in zip(names, images, strict=True):
-        if isinstance(image, tuple):
-            about, content = image[1].shape, np.ascontiguousarray(image[1])
-        else:
-            try:
-                stat = Path(image).stat()
-                with Path(image).open("rb") as file:
-                    file.seek(stat.st_size // 2)
-                    about, content = (stat.st_size, stat.st_mtime_ns), file.read(4096)
-            except OSError as error:
-                raise UserError(f"{image} cannot be read ({error.strerror}): check the path.") from error
-        digest.update(json.dumps([name, about]).encode())
-        digest.update(content)
-    return digest.hexdigest()[:32]
-
-
-def _write(path: Path, names: list[str], images: Sequence) -> None:
-    """Pixels, then the index that declares them whole; each under a name of its own until it is complete."""
-    shapes, checks = [], []
-    part = path.with_name(f"{path.stem}.{uuid.uuid4().hex}.tmp")
-    try:
-        with part.open("wb") as out:
-            for array in _decoded(images):
-                shapes.append(array.shape[:2])
-                checks.append(zlib.crc32(array))
-                out.write(array)
-            out.flush()
-            os.fsync(out.fileno())
-        part.replace(path)
-        part.write_text(json.dumps({"names": names, "shapes": shapes, "crc32": checks}))
-        part.replace(path.with_suffix(".json"))
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _decoded(images: Sequence, *, patience: float = 2.0) -> Iterator[UInt8[np.ndarray, "_ _ 3"]]:
-    """The pictures in order, decoded a few ahead on threads (Pillow frees the interpreter's lock).
-
-    The look-ahead is bounded: a disk slower than the decoders must not fill the memory. A progress bar
-    appears after ``patience`` seconds.
-    """
-    workers = min(8, os.cpu_count() or 1)
-    bar = Progress(
-        TextColumn("decoding pictures"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
-    task, begun = bar.add_task("", total=len(images), rate=""), time.monotonic()
-
-    def load(image: Path | tuple) -> np.ndarray:
-        return np.ascontiguousarray(image[1] if isinstance(image, tuple) else read(image))
-
-    try:
-        with ThreadPoolExecutor(workers) as pool:
-            queue = iter(images)
-            ahead = deque(pool.submit(load, image) for image in itertools.islice(queue, 2 * workers))
-            for done in range(1, len(images) + 1):
-                array = ahead.popleft().result()
-                ahead.extend(pool.submit(load, image) for image in itertools.islice(queue, 1))
-                yield array
-                passed = time.monotonic() - begun
-                bar.update(task, advance=1, rate=f"{done / max(passed, 1e-9):.1f}/s")
-                if passed > patience and not bar.live.is_started:
-                    bar.start()
-    finally:
-        if bar.live.is_started:
-            bar.stop()

@@ -1,0 +1,225 @@
+"""Decoded pictures -> one flat file that training slices crops from, made once and shared by all processes."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import json
+import math
+import os
+import time
+import uuid
+import zlib
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import PIL
+from filelock import FileLock
+from jaxtyping import UInt8
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from jdcsuite.data.images import read
+from jdcsuite.types import UserError
+
+
+class ImageCache:
+    """Decoded pictures in one memory-mapped file, which processes share through the page cache.
+
+    Made by ``build``. Pickles as a path and an index, so loader workers of any start method reopen the map.
+    """
+
+    def __init__(self, *, path: Path, names: list[str], shapes: list[tuple[int, int]]) -> None:
+        self.path = path
+        self.names = names
+        self._shapes = shapes
+        self._starts = [0, *itertools.accumulate(3 * h * w for h, w in shapes)]
+        self._pixels: np.ndarray | None = None
+
+    @classmethod
+    def build(
+        cls,
+        images: Sequence[Path] | Sequence[tuple[str, UInt8[np.ndarray, "_ _ 3"]]],
+        *,
+        cache_dir: str | Path | None = None,
+    ) -> ImageCache:
+        """Open the cache of these files (or named arrays); decode them first where it is absent or unsound.
+
+        ``cache_dir``: default $JDCSUITE_CACHE, else the user's cache folder. Several processes may build
+        at once: one decodes, the others wait. UserError: no pictures, one of them refused, a full disk.
+        """
+        if not images:
+            raise UserError("There are no pictures to load: name a folder that holds some.")
+        names = _names(images)
+        path = _cache_folder(cache_dir) / f"{_key(names, images)}.u8"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if (cache := cls._open(path)) is not None:
+                return cache
+            with FileLock(path.with_suffix(".lock")):
+                if (cache := cls._open(path)) is None:
+                    _write(path, names, images)
+                    cache = cls._open(path)
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            what = "The disk is full" if full else f"Cannot write ({error.strerror or error})"
+            raise UserError(
+                f"{what} at {path.parent}, where decoded pictures are kept: make room (files there may be "
+                "deleted) or set JDCSUITE_CACHE to another folder."
+            ) from error
+        if cache is None:
+            raise UserError(f"{path} reads back other than written: set JDCSUITE_CACHE to a sound disk.")
+        return cache
+
+    @classmethod
+    def _open(cls, path: Path) -> ImageCache | None:
+        """The cache at ``path``, None where it is absent, cut off or damaged."""
+        try:
+            index = json.loads(path.with_suffix(".json").read_text())
+            shapes = [(int(h), int(w)) for h, w in index["shapes"]]
+            cache = cls(path=path, names=index["names"], shapes=shapes)
+            if path.stat().st_size != cache._starts[-1]:
+                return None
+            # All of a file up to 1 GiB, every k-th picture of a larger one: a second or so at each start.
+            every = math.ceil(cache._starts[-1] / 2**30)
+            sound = all(zlib.crc32(cache._view(i)) == index["crc32"][i] for i in range(0, len(cache), every))
+            return cache if sound else None
+        except (FileNotFoundError, ValueError, KeyError, TypeError, IndexError):
+            return None
+
+    def _view(self, i: int) -> UInt8[np.ndarray, "h w 3"]:
+        if self._pixels is None:  # a plain array over the map: slicing a np.memmap costs several times more
+            self._pixels = np.memmap(self.path, mode="r", dtype=np.uint8).view(np.ndarray)
+        return self._pixels[self._starts[i] : self._starts[i + 1]].reshape(*self._shapes[i], 3)
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_pixels": None}
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def shape(self, i: int) -> tuple[int, int]:
+        """Height and width of picture ``i``."""
+        return self._shapes[i]
+
+    def __getitem__(self, i: int) -> UInt8[np.ndarray, "h w 3"]:
+        return self._view(range(len(self))[i]).copy()
+
+    def crop(self, i: int, top: int, left: int, size: int) -> UInt8[np.ndarray, "size size 3"]:
+        """A copy of the square of ``size`` pixels from this corner; IndexError outside the picture."""
+        height, width = self._shapes[i]
+        if not (0 <= top <= height - size and 0 <= left <= width - size):
+            raise IndexError(f"{size} pixels at ({top}, {left}) leave {self.names[i]} of {height} x {width}")
+        return self._view(i)[top : top + size, left : left + size].copy()
+
+    def require(self, crop: int) -> None:
+        """UserError that names the pictures too small for a crop of this side."""
+        small = [f"{n} ({h} x {w})" for n, (h, w) in zip(self.names, self._shapes, strict=True) if min(h, w) < crop]
+        if small:
+            shown = ", ".join(small[:3]) + (", ..." if len(small) > 3 else "")
+            raise UserError(
+                f"{len(small)} of {len(self)} pictures are smaller than the {crop} x {crop} crop: {shown}; "
+                "take a smaller crop or remove them."
+            )
+
+
+def _cache_folder(given: str | Path | None) -> Path:
+    if given is None:
+        given = os.environ.get("JDCSUITE_CACHE")
+    if not given:
+        import pooch  # knows each system's cache folder; a tenth of a second that only this branch pays
+
+        given = pooch.os_cache("jdcsuite")
+    return Path(given).expanduser() / "images"
+
+
+def _names(images: Sequence) -> list[str]:
+    """Paths relative to their common folder, so that a moved folder keeps its cache; or the given names."""
+    if isinstance(images[0], tuple):
+        return [name for name, _ in images]
+    paths = [Path(path).absolute() for path in images]
+    root = os.path.commonpath([path.parent for path in paths])
+    return [path.relative_to(root).as_posix() for path in paths]
+
+
+def _key(names: list[str], images: Sequence) -> str:
+    """SHA-256 over what decides the pixels: names, sizes, times, decoder; the pixels themselves of arrays.
+
+    4 KB from the middle of each file too: the noisy and clean halves of an unpacked archive of BMPs may
+    agree in all names, sizes and times.
+    """
+    digest = sha256(f"jdcsuite 1, Pillow {PIL.__version__}".encode())
+    for name, image in zip(names, images, strict=True):
+        if isinstance(image, tuple):
+            about, content = image[1].shape, np.ascontiguousarray(image[1])
+        else:
+            try:
+                stat = Path(image).stat()
+                with Path(image).open("rb") as file:
+                    file.seek(stat.st_size // 2)
+                    about, content = (stat.st_size, stat.st_mtime_ns), file.read(4096)
+            except OSError as error:
+                raise UserError(f"{image} cannot be read ({error.strerror}): check the path.") from error
+        digest.update(json.dumps([name, about]).encode())
+        digest.update(content)
+    return digest.hexdigest()[:32]
+
+
+def _write(path: Path, names: list[str], images: Sequence) -> None:
+    """Pixels, then the index that declares them whole; each under a name of its own until it is complete."""
+    shapes, checks = [], []
+    part = path.with_name(f"{path.stem}.{uuid.uuid4().hex}.tmp")
+    try:
+        with part.open("wb") as out:
+            for array in _decoded(images):
+                shapes.append(array.shape[:2])
+                checks.append(zlib.crc32(array))
+                out.write(array)
+            out.flush()
+            os.fsync(out.fileno())
+        part.replace(path)
+        part.write_text(json.dumps({"names": names, "shapes": shapes, "crc32": checks}))
+        part.replace(path.with_suffix(".json"))
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _decoded(images: Sequence, *, patience: float = 2.0) -> Iterator[UInt8[np.ndarray, "_ _ 3"]]:
+    """The pictures in order, decoded a few ahead on threads (Pillow frees the interpreter's lock).
+
+    The look-ahead is bounded: a disk slower than the decoders must not fill the memory. A progress bar
+    appears after ``patience`` seconds.
+    """
+    workers = min(8, os.cpu_count() or 1)
+    bar = Progress(
+        TextColumn("decoding pictures"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+    task, begun = bar.add_task("", total=len(images), rate=""), time.monotonic()
+
+    def load(image: Path | tuple) -> np.ndarray:
+        return np.ascontiguousarray(image[1] if isinstance(image, tuple) else read(image))
+
+    try:
+        with ThreadPoolExecutor(workers) as pool:
+            queue = iter(images)
+            ahead = deque(pool.submit(load, image) for image in itertools.islice(queue, 2 * workers))
+            for done in range(1, len(images) + 1):
+                array = ahead.popleft().result()
+                ahead.extend(pool.submit(load, image) for image in itertools.islice(queue, 1))
+                yield array
+                passed = time.monotonic() - begun
+                bar.update(task, advance=1, rate=f"{done / max(passed, 1e-9):.1f}/s")
+                if passed > patience and not bar.live.is_started:
+                    bar.start()
+    finally:
+        if bar.live.is_started:
+            bar.stop()

@@ -1,0 +1,12 @@
+"""A task whose process dies: in a module of its own, because the process has to import it."""
+
+import os
+
+from jdcsuite.batch import Done
+from jdcsuite.paths import Task
+
+
+def work(task: Task) -> Done:
+    if "bad" in task.source.name:
+        os._exit(9)
+    return Done(task)

@@ -1,0 +1,262 @@
+"""Thousands of wrong `.jdc` files -> each refused as CorruptFile, or decoded exactly: quickly, and in little memory.
+
+    python tests/fuzz_jdc.py [CASES] [--seed S] [--only CASE]        (20,000 by `make fuzz`; some 200 in the tests)
+
+Five kinds of case: bytes changed; the end cut off; bytes added; no file at all; and *forged* files, whose CRC is made
+right again, so that the container lets them pass and the coder, the networks and the symbols' checksum are reached.
+A case is a function of (seed, number): `--only` repeats one. Memory is the process's peak beyond what it was after
+every honest file had been decoded once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import resource
+import struct
+import sys
+import time
+import zlib
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from jdcsuite import compression
+from jdcsuite.entropy.container import Contents, CorruptFile, Tile, boxes, pack, unpack
+from jdcsuite.models.codec import Codec
+from jdcsuite.models.fllic import FLLIC
+
+SECONDS, MEBIBYTES = 1.0, 100
+KINDS = ("changed", "cut", "extended", "random", "forged bytes", "forged fields", "forged segments")
+# half of all cases are forged: the others end at the first CRC
+WEIGHTS = (0.15, 0.1, 0.1, 0.15, 0.15, 0.15, 0.2)
+
+
+@dataclass(frozen=True)
+class Original:
+    data: bytes
+    contents: Contents
+    pixels: np.ndarray
+
+
+def narrow(seed: int = 0) -> Codec:
+    """A codec of the demo's width or less, its weights random, its latents large enough to leave the tables."""
+    torch.manual_seed(seed)
+    codec = FLLIC(widths=[8, 8, 16], num_latents=32, prior_width=8, latent_gain=64.0).eval()
+    codec.update()
+    return codec
+
+
+def pictures() -> list[tuple[np.ndarray, dict[str, object]]]:
+    """One of each kind of file: smallest, tiled, 16 bits, grey with metadata, flat."""
+    random = np.random.default_rng(0)
+    y, x = np.mgrid[:150, :130]
+    waves = 0.5 + 0.4 * np.sin(y[..., None] / 9 + x[..., None] / 13 + np.arange(3))
+    noisy = np.clip(waves + random.normal(0, 0.05, waves.shape), 0, 1)
+    eight = np.rint(noisy * 255).astype(np.uint8)
+    deep = np.rint(noisy * 65535).astype(np.uint16)
+    return [
+        (eight[:1, :1], {}),
+        (eight, {"tile": 64}),
+        (eight[:70, :50], {"tile": 0}),
+        (deep[:66, :40], {}),
+        (eight[:30, :80], {"grey": True, "metadata": {"icc": b"profile" * 9, "exif": b"MM\0*"}}),
+        (np.full((128, 128, 3), 77, np.uint8), {}),
+    ]
+
+
+def originals(codec: Codec) -> list[Original]:
+    made = []
+    for pixels, options in pictures():
+        data = compression.compress(pixels, codec, **options)
+        made.append(Original(data, unpack(data), compression.decompress(data, codec)))
+    return made
+
+
+# -- the cases --------------------------------------------------------------------------------------------------
+
+
+def case(kind: str, honest: Original, random: np.random.Generator) -> bytes:
+    data = honest.data
+    if kind == "changed":
+        return _changed(data, random)
+    if kind == "cut":
+        return data[: random.integers(len(data))]
+    if kind == "extended":
+        return data + (data if random.random() < 0.2 else random.bytes(random.integers(1, 100)))
+    if kind == "random":
+        noise = random.bytes(random.integers(200))
+        return [noise, data[:4] + noise, data[:31] + noise, _sealed(data[:31] + noise)][random.integers(4)]
+    if kind == "forged bytes":
+        body = _changed(data[:-4], random)
+        cut = random.integers(len(body)) if random.random() < 0.2 else len(body)
+        return _sealed(body[:cut])
+    contents = honest.contents
+    for _ in range(random.integers(1, 4)):
+        contents = (_field if kind == "forged fields" else _segment)(contents, random)
+    try:
+        return pack(contents)
+    except (ValueError, struct.error):  # outside the format: `pack` refuses what `unpack` would
+        return _sealed(_changed(data[:-4], random))
+
+
+def _changed(data: bytes, random: np.random.Generator) -> bytes:
+    """Bits flipped, bytes set, blocks moved, removed or repeated; mostly near the start, where the fields are."""
+    out = bytearray(data)
+    for _ in range(random.integers(1, 6)):
+        reach = min(len(out), 64) if random.random() < 0.5 else len(out)
+        place, size = int(random.integers(reach)), int(random.integers(1, 20))
+        match random.integers(5):
+            case 0:
+                out[place] ^= 1 << int(random.integers(8))
+            case 1:
+                out[place] = int(random.choice([0, 1, 127, 128, 255, random.integers(256)]))
+            case 2:
+                del out[place : place + size]
+            case 3:
+                out[place:place] = out[place : place + size]
+            case _:
+                out[place : place + 4] = struct.pack(
+                    "<I", int(random.choice([0, 1, 64, 4096, 2**20, 2**31, 2**32 - 1]))
+                )
+        if not out:
+            return b"\0"
+    return bytes(out)
+
+
+def _field(it: Contents, random: np.random.Generator) -> Contents:
+    """Another size, tile, depth, guide ...; the tiles repeated or left out, so that their number fits."""
+
+    def side(now: int) -> int:
+        return int(random.choice([1, now - 1, now + 1, 64, 65, 2 * now, 640, 4096, random.integers(1, 2000)]))
+
+    match random.integers(7):
+        case 0:
+            it = replace(it, height=max(1, side(it.height)))
+        case 1:
+            it = replace(it, width=max(1, side(it.width)))
+        case 2:
+            it = replace(it, tile=int(random.choice([0, 64, 128, 1024, 4096])))
+        case 3:
+            it = replace(it, bit_depth=24 - it.bit_depth, colour=1 - it.colour)
+        case 4:
+            it = replace(it, h=int(random.integers(2**16)))
+        case 5:
+            it = replace(it, same_machine=not it.same_machine, metadata={})
+        case _:
+            it = replace(it, height=it.width, width=it.height)
+    places = boxes(it.height, it.width, it.tile) if it.height * it.width < 10**7 else [()]
+    return replace(it, tiles=[it.tiles[i % len(it.tiles)] for i in range(len(places))])
+
+
+def _segment(it: Contents, random: np.random.Generator) -> Contents:
+    """One segment of one tile: emptied, cut, extended, changed, replaced; or two segments, or two tiles, exchanged."""
+    tiles = list(it.tiles)
+    n = int(random.integers(len(tiles)))
+    segments = list(tiles[n].segments)
+    i, j = (int(random.integers(len(segments))) for _ in range(2))
+    match random.integers(9):
+        case 0:
+            segments[i] = b""
+        case 1:
+            segments[i] = segments[i][: random.integers(len(segments[i]) + 1)]
+        case 2:
+            segments[i] += random.bytes(random.integers(1, 9))
+        case 3 | 4:
+            segments[i] = _changed(segments[i] or b"\0", random)
+        case 5:
+            segments[i] = random.bytes(random.integers(1, 400))
+        case 6:
+            segments[i], segments[j] = segments[j], segments[i]
+        case 7:
+            segments = segments[:-1] if random.random() < 0.5 else [*segments, b"x"]
+            return replace(it, tiles=[Tile(t.checksum, (t.segments * 2)[: len(segments)]) for t in tiles])
+        case _:
+            m = int(random.integers(len(tiles)))
+            tiles[n], tiles[m] = tiles[m], tiles[n]
+            return replace(it, tiles=tiles)
+    tiles[n] = Tile(tiles[n].checksum, segments)
+    return replace(it, tiles=tiles)
+
+
+def _sealed(body: bytes) -> bytes:
+    return body + struct.pack("<I", zlib.crc32(body))
+
+
+# -- the verdict ------------------------------------------------------------------------------------------------
+
+
+def outcome(data: bytes, honest: Original, codec: Codec) -> str:
+    """ "refused", or "decoded" where the picture is what the file says. AssertionError: a picture that is wrong."""
+    try:
+        pixels = compression.decompress(data, codec)
+    except CorruptFile as error:
+        assert str(error) and "\n" not in str(error), "a refusal is one sentence"
+        return "refused"
+    contents = unpack(data)
+    assert pixels.shape == (contents.height, contents.width, 3), "the size is not the file's"
+    assert pixels.itemsize * 8 == contents.bit_depth, "the depth is not the file's"
+    # Tiles exchanged for whole other ones, each with its checksum: that is the file of another picture. The same
+    # tiles must give the same picture where the two overlap, whatever else the header says.
+    same = contents.tiles == honest.contents.tiles and contents.tile == honest.contents.tile
+    if same and contents.h == honest.contents.h and contents.width == honest.contents.width:
+        rows = min(contents.height, honest.contents.height)
+        if contents.bit_depth == honest.contents.bit_depth:
+            assert np.array_equal(pixels[:rows], honest.pixels[:rows]), "another picture, without a word"
+    return "decoded"
+
+
+def fuzz(codec: Codec, cases: range, *, seed: int, say: bool = False) -> dict[str, object]:
+    """Every case; raises at the first that is wrong, naming it."""
+    files = originals(codec)
+    for honest in files:  # twice: what libraries keep for themselves is kept now
+        assert np.array_equal(compression.decompress(honest.data, codec), honest.pixels)
+    before, slowest, counts = _peak(), (0.0, -1), Counter()
+    for number in cases:
+        random = np.random.default_rng([seed, number])
+        kind = str(random.choice(KINDS, p=WEIGHTS))
+        honest = files[random.integers(len(files))]
+        data = case(kind, honest, random)
+        begun = time.process_time()
+        try:
+            end = outcome(data, honest, codec)
+            assert end == "refused" or kind.startswith("forged") or data == honest.data, "damage was not noticed"
+            counts[kind, end] += 1
+        except BaseException as error:
+            raise AssertionError(f"case {number} of seed {seed} ({kind}): {type(error).__name__}: {error}") from error
+        took, grown = time.process_time() - begun, (_peak() - before) / 2**20
+        slowest = max(slowest, (took, number))
+        assert took < SECONDS, f"case {number} of seed {seed} ({kind}) took {took:.2f} s"
+        assert grown < MEBIBYTES, f"case {number} of seed {seed} ({kind}): {grown:.0f} MiB beyond the weights"
+        if say and (number + 1) % 1000 == 0:
+            print(f"{number + 1} cases, slowest {1000 * slowest[0]:.0f} ms, {grown:.0f} MiB", flush=True)
+    return {"counts": counts, "slowest": slowest, "grown": (_peak() - before) / 2**20}
+
+
+def _peak() -> int:
+    """Bytes of memory that this process has held at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="?", type=int, default=20_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", type=int, help="one case, by its number")
+    given = parser.parse_args()
+    faulthandler.enable()
+    torch.set_num_threads(1)
+    cases = range(given.cases) if given.only is None else range(given.only, given.only + 1)
+    found = fuzz(narrow(), cases, seed=given.seed, say=True)
+    for (kind, end), count in sorted(found["counts"].items()):
+        print(f"{kind:16} {end:8} {count:6}")
+    took, number = found["slowest"]
+    print(f"slowest: {1000 * took:.0f} ms (case {number}); {found['grown']:.0f} MiB beyond the weights at most")
+    print(f"{len(cases)} cases, none wrong ({Path(__file__).name}, seed {given.seed})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""Writes the golden files: narrow weights with random values, pictures coded by them, and what they decode to.
+
+    python tests/golden/make.py [--force]
+
+`tests/test_golden.py` opens them on every machine and with every later version. They are made anew only when the
+format or the networks change on purpose, which is what `--force` says; files of a released version are never replaced
+but joined by others (give a new folder: `--out tests/golden/v3`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from jdcsuite import compression, weights
+from jdcsuite.data.files import Picture, encode, write
+from jdcsuite.entropy.container import unpack
+from jdcsuite.models.fllic import FLLIC
+
+SHAPE = {"widths": [4, 4, 4], "num_latents": 4, "prior_width": 2, "latent_gain": 64.0}
+MOST = 200_000  # bytes of weights
+
+
+def pictures() -> dict[str, tuple[np.ndarray, dict[str, object]]]:
+    """Name -> samples and options. No floating point that a library could round otherwise: integers alone."""
+    y, x = np.mgrid[:150, :130]
+    c = np.arange(3)
+    ramps = (3 * y[..., None] + 2 * x[..., None] * (c + 1)) // 5
+    noise = np.random.RandomState(0).randint(-9, 10, (150, 130, 3))
+    rgb = np.clip(ramps % 230 + 12 + noise, 0, 255).astype(np.uint8)
+    deep = (rgb.astype(np.uint16) << 8) + np.random.RandomState(1).randint(0, 256, rgb.shape).astype(np.uint16)
+    return {
+        "rgb8": (rgb[:96, :80], {}),
+        "tiles": (rgb, {"tile": 64}),
+        "rgb16": (deep[:65, :70], {}),
+        "grey8": (
+            np.repeat(rgb[:40, :50, :1], 3, -1),
+            {"grey": True, "metadata": {"icc": b"no real profile", "exif": b"MM\0*\0\0\0\x08\0\0"}},
+        ),
+        "grey16": (np.repeat(deep[:33, :20, :1], 3, -1), {"grey": True}),
+        "one": (rgb[7:8, 9:10], {}),
+        "flat": (np.full((100, 200, 3), 200, np.uint8), {}),
+        "line": (rgb[:1], {}),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
+    parser.add_argument("--force", action="store_true")
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    stored = given.out / "weights.safetensors"
+    if stored.exists() and not given.force:
+        parser.error(f"{stored} exists: see --help")
+    torch.manual_seed(0)
+    codec = FLLIC(**SHAPE).eval()
+    codec.update()
+    weights.save(codec, {"_target_": "jdcsuite.models.fllic.FLLIC", **SHAPE}, stored, about={"run": "golden"})
+    assert stored.stat().st_size < MOST, f"{stored.stat().st_size} bytes of weights"
+    listed = {}
+    for name, (pixels, options) in pictures().items():
+        data = compression.compress(pixels, stored, **options)
+        decoded = compression.decompress(data, stored)
+        contents = unpack(data)
+        png = given.out / f"{name}.png"
+        write(given.out / f"{name}.jdc", data)
+        write(png, encode(Picture(decoded, bool(contents.colour)), png))
+        # the symbols may never differ, so their checksums are kept apart from the files
+        listed[name] = {"bytes": len(data), "checksums": [tile.checksum for tile in contents.tiles]}
+        print(f"{name}: {pixels.shape[0]} x {pixels.shape[1]}, {len(data)} bytes, {len(contents.tiles)} tiles")
+    listed = {"model_id": codec.model_id.hex(), "files": listed}
+    write(given.out / "golden.json", (json.dumps(listed, indent=1) + "\n").encode())
+    print(f"weights: {stored.stat().st_size} bytes, {codec.model_id.hex()}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,334 @@
+"""`jdc compress | decompress | info`, in this process: files, folders and globs, and what can be wrong with them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import dying
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+from test_cli import jdc as jdc  # the fixture
+from test_compression import photo, saved
+from test_files import ICC, exif
+
+import jdcsuite
+from jdcsuite import batch, compression, paths
+from jdcsuite.data import files
+from jdcsuite.entropy.container import CorruptFile, unpack
+from jdcsuite.types import UserError
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "narrow"
+    saved(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def ladder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three codecs of falling rate, and a network that is no codec."""
+    from jdcsuite import weights
+    from jdcsuite.models.clean_entropy import CleanEntropy
+
+    root = tmp_path_factory.mktemp("study")
+    for i, gain in enumerate((64.0, 8.0, 1.0)):
+        saved(root / f"rung{i}", seed=i, latent_gain=gain)
+    guide = CleanEntropy(widths=[8, 8])
+    (root / "guide").mkdir()
+    config = {"_target_": "jdcsuite.models.clean_entropy.CleanEntropy", "widths": [8, 8]}
+    weights.save(guide, config, root / "guide" / "weights.safetensors", about={})
+    return root
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "in"
+    (root / "deep").mkdir(parents=True)
+    Image.fromarray(photo(40, 50)).save(root / "a.png")
+    Image.fromarray(photo(30, 20, seed=1)).save(root / "b.jpg", quality=95)
+    (root / "deep" / "c.png").write_bytes(imagecodecs.png_encode(photo(33, 21, deep=True)))
+    return root
+
+
+def names(root: Path) -> list[str]:
+    return sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
+
+
+def test_a_picture_makes_the_trip(jdc, run, tmp_path, folder):
+    coded, back = tmp_path / "a.jdc", tmp_path / "a.png"
+    status, out, err = jdc("compress", folder / "a.png", "-o", coded, "--weights", run)
+    assert status == 0 and err == "", err
+    data, size = coded.read_bytes(), (folder / "a.png").stat().st_size
+    told = f"1 picture, {size} -> {len(data)} bytes, ratio {size / len(data):.2f}, {8 * len(data) / 2000:.3f} bpp"
+    assert out.startswith(told) and ("this machine" in out) == unpack(data).same_machine
+    assert data == jdcsuite.compress(photo(40, 50), run)
+    status, out, err = jdc("decompress", coded, "-o", back, "--weights", run / "weights.safetensors")
+    assert status == 0 and err == "", err
+    np.testing.assert_array_equal(np.asarray(Image.open(back)), jdcsuite.decompress(data, run))
+    assert names(tmp_path) == ["a.jdc", "a.png", "in/a.png", "in/b.jpg", "in/deep/c.png"], "and nothing is left over"
+
+
+def test_a_folder_makes_the_trip_and_keeps_its_subfolders(jdc, run, tmp_path, folder):
+    assert jdc("compress", folder, "-o", tmp_path / "coded", "--weights", run)[0] == 0
+    assert names(tmp_path / "coded") == ["a.jdc", "b.jdc", "deep/c.jdc"]
+    words = ["decompress", tmp_path / "coded", "-o", tmp_path / "back", "--weights", run]
+    status, out, err = jdc(*words, "--format", "tif")
+    assert status == 0 and "3 pictures" in out, err
+    assert names(tmp_path / "back") == ["a.tif", "b.tif", "deep/c.tif"]
+    deep = tifffile.imread(tmp_path / "back" / "deep" / "c.tif")
+    assert deep.dtype == np.uint16 and deep.shape == (33, 21, 3)
+
+
+def test_a_glob_and_files_go_into_a_folder(jdc, run, tmp_path, folder):
+    words = ["compress", f"{folder}/*.png", folder / "b.jpg", folder / "a.png", "-o", tmp_path / "coded"]
+    status, out, _ = jdc(*words, "--weights", run)
+    assert status == 0 and names(tmp_path / "coded") == ["a.jdc", "b.jdc"] and "2 pictures" in out
+    (tmp_path / "there").mkdir()
+    assert jdc("compress", folder / "a.png", "-o", tmp_path / "there", "--weights", run)[0] == 0
+    assert jdc("compress", folder / "a.png", "-o", f"{tmp_path}/new/", "--weights", run)[0] == 0
+    assert names(tmp_path / "there") == names(tmp_path / "new") == ["a.jdc"]
+
+
+def test_what_exists_is_kept_and_told_and_the_rest_is_done(jdc, run, tmp_path, folder):
+    words = ["compress", folder, "-o", tmp_path / "coded", "--weights", run]
+    assert jdc(*words)[0] == 0
+    (tmp_path / "coded" / "a.jdc").write_bytes(b"mine")
+    (tmp_path / "coded" / "b.jdc").unlink()
+    status, out, err = jdc(*words)
+    assert status == 1 and len(err.splitlines()) == 2 and err.count("--force") == 2
+    assert out.startswith("1 picture,") or "\n1 picture," in out
+    assert "2 failed" in out
+    assert (tmp_path / "coded" / "a.jdc").read_bytes() == b"mine" and (tmp_path / "coded" / "b.jdc").exists()
+    assert jdc(*words, "--force")[0] == 0
+    assert unpack((tmp_path / "coded" / "a.jdc").read_bytes()).height == 40
+
+
+def test_one_bad_picture_does_not_stop_the_others(jdc, run, tmp_path, folder):
+    (folder / "empty.png").touch()
+    (folder / "text.png").write_text("x")
+    tifffile.imwrite(folder / "nan.tif", np.full((9, 9), np.nan, np.float32))
+    status, out, err = jdc("compress", folder, "-o", tmp_path / "coded", "--weights", run)
+    assert status == 1 and names(tmp_path / "coded") == ["a.jdc", "b.jdc", "deep/c.jdc"]
+    lines = err.strip().splitlines()
+    assert len(lines) == 3 and all(line.startswith("jdc: ") for line in lines)
+    assert "is empty" in lines[0] and "floating-point" in lines[1] and "is not an" in lines[2]
+    assert "3 failed" in out
+
+
+def test_damaged_files_are_told_and_the_others_opened(jdc, run, tmp_path, folder):
+    coded = tmp_path / "coded"
+    assert jdc("compress", folder, "-o", coded, "--weights", run)[0] == 0
+    data = (coded / "a.jdc").read_bytes()
+    (coded / "a.jdc").write_bytes(data[:-1])
+    (coded / "b.jdc").write_bytes(b"")
+    status, out, err = jdc("decompress", coded, "-o", tmp_path / "back", "--weights", run)
+    assert status == 1 and names(tmp_path / "back") == ["deep/c.png"]
+    assert "damaged" in err and "b.jdc: not a .jdc file" in err
+    status, out, err = jdc("info", coded / "a.jdc", coded / "deep" / "c.jdc")
+    assert status == 1 and "damaged" in err and "21" in out
+
+
+def test_several_processes_write_the_same_files(jdc, run, tmp_path, folder):
+    assert jdc("compress", folder, "-o", tmp_path / "one", "--weights", run)[0] == 0
+    (folder / "bad.png").write_text("x")
+    status, out, err = jdc("compress", folder, "-o", tmp_path / "two", "--weights", run, "--jobs", 2)
+    assert status == 1 and "bad.png" in err and "3 pictures" in out
+    assert names(tmp_path / "one") == names(tmp_path / "two")
+    for name in names(tmp_path / "one"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_a_picture_that_kills_its_process_takes_no_other_with_it(tmp_path, run):
+    names = ["0", "bad", *"12345678"]
+    tasks = [paths.Task(tmp_path / name, tmp_path / f"{name}.jdc") for name in names]
+    ended = list(batch.run(tasks, batch.Options(weights=(run,)), decode=False, jobs=2, work=dying.work))
+    assert {done.task for done in ended} == set(tasks) and len(ended) == len(tasks)
+    assert ["memory" in done.error for done in ended] == [done.task.source.name == "bad" for done in ended]
+
+
+def test_metadata_is_kept_on_request(jdc, run, tmp_path):
+    Image.fromarray(photo(20, 20)[..., 0]).save(tmp_path / "in.png", icc_profile=ICC, exif=exif(t274=8))
+    for ending in ("png", "tif", "jpg", "webp"):
+        for keep in (["--keep-metadata"], []):
+            words = ["compress", tmp_path / "in.png", "-o", tmp_path / "x.jdc", "--weights", run, "--force", *keep]
+            assert jdc(*words)[0] == 0
+            back = tmp_path / f"back.{ending}"
+            assert jdc("decompress", tmp_path / "x.jdc", "-o", back, "--weights", run, "--force")[0] == 0
+            picture = files.read(back)
+            assert set(picture.metadata) == ({"icc", "exif"} if keep else set())
+            assert picture.grey or ending == "webp"
+            if keep:
+                assert picture.metadata["icc"] == ICC
+                said = Image.open(back).getexif()
+                assert said[271] == "Maker" and said.get(274, 1) == 1
+
+
+def test_info_describes_a_file_without_weights(jdc, run, tmp_path):
+    data = jdcsuite.compress(photo(33, 21, deep=True), run, metadata={"icc": b"profile"})
+    (tmp_path / "x.jdc").write_bytes(data)
+    status, out, _ = jdc("info", tmp_path / "x.jdc")
+    assert status == 0
+    for said in ("21", "33", compression.load(run).model_id.hex(), "icc (7 bytes)", "16", "same machine"):
+        assert said in out, said
+    status, out, _ = jdc("info", "--json", tmp_path / "x.jdc")
+    (about,) = json.loads(out)
+    assert about["bytes"] == len(data) and about["bpp"] == 8 * len(data) / (33 * 21)
+    assert (about["width"], about["height"], about["bit_depth"], about["colour"]) == (21, 33, 16, "rgb")
+    assert (about["tiles_across"], about["tiles_down"], about["metadata"]) == (1, 1, {"icc": 7})
+
+
+def test_the_weights_of_a_file_are_chosen_among_several(jdc, ladder, run, tmp_path):
+    Image.fromarray(photo(24, 24)).save(tmp_path / "a.png")
+    coded, back = tmp_path / "x.jdc", tmp_path / "x.png"
+    assert jdc("compress", tmp_path / "a.png", "-o", coded, "--weights", ladder / "rung1")[0] == 0
+    for given in ([ladder], [f"{ladder}/rung*"], [run, ladder / "rung1"]):
+        words = [word for one in given for word in ("--weights", one)]
+        status, _, err = jdc("decompress", coded, "-o", back, *words, "--force")
+        assert status == 0, err
+        np.testing.assert_array_equal(
+            np.asarray(Image.open(back)), jdcsuite.decompress(coded.read_bytes(), ladder / "rung1")
+        )
+    back.unlink()
+    needed = unpack(coded.read_bytes()).model_id.hex()
+    status, _, err = jdc("decompress", coded, "-o", back, "--weights", run)
+    assert status == 1 and needed in err and compression.load(run).model_id.hex() in err and not back.exists()
+    status, _, err = jdc("decompress", coded, "-o", back, "--weights", run, "--weights", ladder / "rung0")
+    assert status == 1 and needed in err
+
+
+def test_a_target_picks_the_rung(jdc, ladder, tmp_path):
+    picture = photo(48, 48)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    measured = {}
+    for rung in sorted(ladder.glob("rung*")):
+        data = jdcsuite.compress(picture, rung)
+        measured[rung.name] = (8 * len(data) / 48**2, compression.psnr(jdcsuite.decompress(data, rung), picture), data)
+    rates = sorted(bpp for bpp, _, _ in measured.values())
+    words = ["compress", tmp_path / "a.png", "-o", tmp_path / "x.jdc", "--weights", ladder, "--force"]
+    for most in (rates[-1], rates[0] + 1e-6, 100.0):
+        status, out, err = jdc(*words, "--target-bpp", most)
+        assert status == 0, err
+        name, (bpp, db, data) = max(((n, m) for n, m in measured.items() if m[0] <= most), key=lambda pair: pair[1][1])
+        assert (tmp_path / "x.jdc").read_bytes() == data
+        assert name in out and f"{bpp:.3f} bpp" in out and f"{db:.2f} dB" in out and "noise included" in out
+    worst = min(db for _, db, _ in measured.values())
+    status, out, _ = jdc(*words, "--target-psnr", worst - 0.1)
+    assert status == 0 and (tmp_path / "x.jdc").read_bytes() == min((m[2] for m in measured.values()), key=len)
+    status, _, err = jdc(*words, "--target-psnr", 99)
+    assert status == 1 and "no rung meets the target" in err and "rung2" in err
+    status, _, err = jdc(*words)
+    assert status == 2 and "--target-bpp" in err
+
+
+def test_a_file_that_does_not_verify_is_not_written(jdc, run, tmp_path, folder, monkeypatch):
+    def wrong(*args: object, **kwargs: object) -> None:
+        raise CorruptFile("the symbols do not have their checksum")
+
+    monkeypatch.setattr(compression, "decompress", wrong)
+    words = ["compress", folder / "a.png", "-o", tmp_path / "x.jdc", "--weights", run]
+    status, _, err = jdc(*words)
+    assert status == 1 and "was not written" in err and not (tmp_path / "x.jdc").exists()
+    assert jdc(*words, "--no-verify")[0] == 0
+
+
+@pytest.mark.parametrize("what", ["full", "read-only"])
+def test_a_disk_that_takes_no_more_leaves_nothing_behind(jdc, run, tmp_path, folder, monkeypatch, what):
+    import errno
+    import os
+
+    def refuse(*args: object) -> None:
+        number = errno.ENOSPC if what == "full" else errno.EROFS
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    out = tmp_path / "coded"
+    status, said, err = jdc("compress", folder, "-o", out, "--weights", run)
+    assert status == 1 and len(err.strip().splitlines()) == 3 and "3 failed" in said
+    assert ("No space left" if what == "full" else "Read-only") in err
+    assert names(out) == []
+
+
+def test_a_guide_s_sigma_is_auto_or_a_number(jdc, run, tmp_path, folder):
+    words = ["compress", folder / "a.png", "-o", tmp_path / "x.jdc", "--weights", run, "--force"]
+    assert jdc(*words, "--sigma", "auto")[0] == jdc(*words, "--sigma", "12.5")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["compress", "NOWHERE.png", "-o", "OUT", "--weights", "RUN"], "does not exist"),
+        (["compress", "IN/*.tif", "-o", "OUT", "--weights", "RUN"], "nothing matches"),
+        (["compress", "IN", "-o", "IN/a.png", "--weights", "RUN"], "give a folder"),
+        (["compress", "IN/a.png", "-o", "NOWHERE/x.jdc", "--weights", "RUN"], "make it first"),
+        (["compress", "IN/a.png", "-o", "OUT.png", "--weights", "RUN"], "ends in .jdc"),
+        (["compress", "IN/a.png", "-o", "OUT", "--weights", "NOWHERE"], "no weights"),
+        (["compress", "IN/a.png", "-o", "OUT", "--weights", "NO*"], "no weights"),
+        (["compress", "IN/a.png", "-o", "OUT", "--weights", "RUN", "--sigma", "x"], "no noise level"),
+        (["compress", "IN/a.png", "-o", "OUT", "--weights", "RUN", "--sigma", "-1"], "no noise level"),
+        (["decompress", "IN", "-o", "OUT", "--weights", "RUN"], "no .jdc file"),
+        (["decompress", "IN/a.png", "-o", "OUT.gif", "--weights", "RUN"], "no known image format"),
+        (["decompress", "IN/a.png", "-o", "OUT/", "--weights", "RUN", "--format", "gif"], "no known image format"),
+    ],
+)
+def test_a_mistake_is_one_sentence(jdc, run, folder, tmp_path, words, said):
+    places = {"IN": str(folder), "OUT": str(tmp_path / "x"), "RUN": str(run), "NOWHERE": str(tmp_path / "no")}
+    given = [next((w.replace(k, v, 1) for k, v in places.items() if w.startswith(k)), w) for w in words]
+    status, _, err = jdc(*given)
+    assert status == 2 and said in err and len(err.strip().splitlines()) == 1, err
+    assert names(tmp_path) == ["in/a.png", "in/b.jpg", "in/deep/c.png"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [(["--tile", "100"], "multiple of 64"), (["--device", "nope"], "device nope"), (["-o", "IN"], "a.jdc")],
+)
+def test_a_mistake_that_coding_finds_is_one_sentence_too(jdc, run, folder, tmp_path, options, said):
+    words = ["compress", folder / "a.png", "-o", tmp_path / "x.jdc", "--weights", run]
+    status, _, err = jdc(*words, *[w.replace("IN", str(folder)) for w in options])
+    if status:
+        assert status == 1 and said in err and len(err.strip().splitlines()) == 1
+    else:
+        assert (folder / said).exists()
+
+
+def test_two_pictures_for_one_name_are_refused_before_any_is_coded(jdc, run, folder, tmp_path):
+    shutil.copy(folder / "a.png", folder / "b.png")
+    status, _, err = jdc("compress", folder, "-o", tmp_path / "coded", "--weights", run)
+    assert status == 2 and "b.jpg" in err and "b.png" in err and not (tmp_path / "coded").exists()
+
+
+def test_the_input_is_never_replaced(run, tmp_path):
+    (tmp_path / "x.jdc").write_bytes(jdcsuite.compress(photo(8, 8), run))
+    before = (tmp_path / "x.jdc").read_bytes()
+    task = paths.Task(tmp_path / "x.jdc", tmp_path / "x.jdc")
+    (done,) = batch.run([task], batch.Options(weights=(run,), force=True), decode=True)
+    assert "the input itself" in done.error and (tmp_path / "x.jdc").read_bytes() == before
+
+
+def test_weights_are_found_once(ladder, run):
+    found = paths.ladder([str(ladder / "rung0"), str(ladder), f"{ladder}/rung0/weights.safetensors"])
+    assert [p.parent.name for p in found] == ["rung0", "guide", "rung1", "rung2"]
+    with pytest.raises(UserError, match="no weights"):
+        paths.ladder([str(run), str(ladder / "rung0" / "nothing")])
+
+
+def test_weights_that_the_shell_expanded_are_no_inputs(jdc, ladder, tmp_path):
+    Image.fromarray(photo(20, 20)).save(tmp_path / "a.png")
+    rungs = sorted(ladder.glob("rung*"))
+    words = ["compress", tmp_path / "a.png", "-o", tmp_path / "x.jdc", "--target-bpp", 99, "--weights", *rungs]
+    status, out, err = jdc(*words)
+    assert status == 0 and "1 picture," in out, err
+    status, _, err = jdc("compress", rungs[0], "-o", tmp_path / "y.jdc", "--weights", rungs[1])
+    assert status == 2 and "nothing to work on" in err
+
+
+def test_the_help_says_what_the_psnr_is_against(jdc):
+    assert "noise" in jdc("compress", "--help")[1]
+    assert sys.argv[0] == "jdc"

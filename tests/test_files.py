@@ -1,0 +1,207 @@
+"""Image files of 8 and 16 bits through the codec's door: every sample, grey, ICC and EXIF come back."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image, ImageCms, TiffImagePlugin
+from test_images import DEEP, ORIENTED, RGB, deep_png, png
+
+from jdcsuite.data import files
+from jdcsuite.data.files import Picture, encode, read, to_grey, write
+from jdcsuite.types import UserError
+
+ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def exif(**tags: object) -> Image.Exif:
+    made = Image.Exif()
+    made[271], made[306] = "Maker", "2024:01:02 03:04:05"
+    made.get_ifd(34665)[33434] = TiffImagePlugin.IFDRational(1, 50)
+    made.get_ifd(34853)[1] = "N"
+    for tag, value in tags.items():
+        made[int(tag[1:])] = value
+    return made
+
+
+def refusal(path: Path, **options: int) -> str:
+    with pytest.raises(UserError) as caught:
+        read(path, **options)
+    text = str(caught.value)
+    assert str(path) in text and "\n" not in text
+    return text
+
+
+def deep_files(folder: Path) -> dict[str, tuple[np.ndarray, bool]]:
+    """16-bit files from other encoders -> their samples, and whether they are grey."""
+    grey = DEEP[..., 0]
+    opaque = np.full((20, 30, 1), 65535, np.uint16)
+    deep_png(folder / "rgb.png", DEEP, 2)
+    deep_png(folder / "grey.png", grey[..., None], 0)
+    deep_png(folder / "rgba.png", np.concatenate([DEEP, opaque], -1), 6)
+    deep_png(folder / "la.png", np.concatenate([DEEP[..., :1], opaque], -1), 4)
+    tifffile.imwrite(folder / "rgb.tif", DEEP, photometric="rgb")
+    tifffile.imwrite(folder / "big.tif", DEEP, photometric="rgb", byteorder=">", compression="lzw", predictor=True)
+    planes = np.ascontiguousarray(np.moveaxis(DEEP, -1, 0))
+    tifffile.imwrite(folder / "grey.tif", grey, compression="zlib", photometric="minisblack")
+    tifffile.imwrite(folder / "white.tif", 65535 - grey, photometric="miniswhite")
+    tifffile.imwrite(folder / "planar.tif", planes, photometric="rgb", planarconfig="separate")
+    replicated = np.stack([grey] * 3, -1)
+    return {
+        path.name: (replicated, True) if path.stem in ("grey", "la", "white") else (DEEP, False)
+        for path in folder.iterdir()
+    }
+
+
+def test_sixteen_bits_are_read_whole(tmp_path):
+    for name, (expected, grey) in deep_files(tmp_path).items():
+        picture = read(tmp_path / name)
+        assert picture.pixels.dtype == np.uint16 and picture.bit_depth == 16, name
+        np.testing.assert_array_equal(picture.pixels, expected, err_msg=name)
+        assert picture.grey == grey, name
+
+
+@pytest.mark.parametrize("code", ORIENTED)
+def test_sixteen_bits_are_turned_upright(tmp_path, code):
+    turned = Image.Exif()
+    turned[274] = code
+    plain = imagecodecs.png_encode(DEEP)
+    (tmp_path / "x.png").write_bytes(plain[:33] + files._chunk(b"eXIf", turned.tobytes()[6:]) + plain[33:])
+    tifffile.imwrite(tmp_path / "x.tif", DEEP, photometric="rgb", extratags=[(274, "H", 1, code, True)])
+    for name in ("x.png", "x.tif"):
+        np.testing.assert_array_equal(read(tmp_path / name).pixels, ORIENTED[code](DEEP), err_msg=name)
+
+
+@pytest.mark.parametrize("ending", ["png", "tif", "TIFF", "webp", "jpg"])
+@pytest.mark.parametrize("grey", [False, True])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_what_is_written_reads_back_with_its_metadata(tmp_path, ending, grey, bits):
+    pixels = RGB if bits == 8 else DEEP
+    pixels = np.stack([pixels[..., 0]] * 3, -1) if grey else pixels[:, ::-1]  # a view, too
+    picture = Picture(pixels, grey, {"icc": ICC, "exif": exif().tobytes()[6:]})
+    path = tmp_path / f"x.{ending}"
+    if bits == 16 and ending in ("webp", "jpg"):
+        with pytest.raises(UserError, match="16 bits"):
+            encode(picture, path)
+        return
+    write(path, encode(picture, path))
+    back = read(path)
+    assert back.pixels.dtype == pixels.dtype
+    if ending == "jpg":
+        assert np.abs(back.pixels.astype(int) - pixels).mean() < 8
+    else:
+        np.testing.assert_array_equal(back.pixels, pixels)
+    assert back.grey == (grey and ending != "webp")  # WebP has no grey
+    assert back.metadata["icc"] == ICC
+    with Image.open(path) as image:
+        said = image.getexif()
+        assert said[271] == "Maker" and float(said.get_ifd(34665)[33434]) == 0.02 and said.get_ifd(34853)[1] == "N"
+    if bits == 16 and ending in ("tif", "TIFF"):  # an independent reader
+        np.testing.assert_array_equal(tifffile.imread(path), pixels[..., 0] if grey else pixels)
+    if bits == 16 and ending == "png":
+        np.testing.assert_array_equal(imagecodecs.png_decode(path.read_bytes()), pixels[..., 0] if grey else pixels)
+
+
+def test_pictures_without_metadata_have_none(tmp_path):
+    for ending in ("png", "tif", "webp", "jpg"):
+        write(tmp_path / f"x.{ending}", encode(Picture(RGB), tmp_path / f"x.{ending}"))
+        assert read(tmp_path / f"x.{ending}").metadata == {}
+
+
+def test_orientation_is_applied_once(tmp_path):
+    Image.fromarray(RGB).save(tmp_path / "turned.png", exif=exif(t274=6), icc_profile=ICC)
+    picture = read(tmp_path / "turned.png")
+    np.testing.assert_array_equal(picture.pixels, np.rot90(RGB, -1))
+    write(tmp_path / "back.png", encode(picture, tmp_path / "back.png"))
+    again = read(tmp_path / "back.png")
+    np.testing.assert_array_equal(again.pixels, picture.pixels)
+    assert Image.open(tmp_path / "back.png").getexif().get(274, 1) == 1
+    assert Image.open(tmp_path / "back.png").getexif()[271] == "Maker"
+
+
+def test_the_exif_of_a_camera_keeps_its_bytes(tmp_path):
+    raw = exif().tobytes()
+    Image.fromarray(RGB).save(tmp_path / "x.jpg", exif=raw)
+    assert read(tmp_path / "x.jpg").metadata["exif"] == raw[6:]
+
+
+def test_grey_is_the_mean_of_three_channels_rounded():
+    for dtype, top in ((np.uint8, 255), (np.uint16, 65535)):
+        pixels = np.random.default_rng(0).integers(0, top + 1, (50, 60, 3)).astype(dtype)
+        pixels[0] = top
+        np.testing.assert_array_equal(to_grey(pixels), np.rint(pixels.mean(-1)).astype(dtype))
+
+
+def test_what_is_refused_is_refused_in_one_sentence(tmp_path):
+    (tmp_path / "empty.png").touch()
+    assert "is empty" in refusal(tmp_path / "empty.png")
+    (tmp_path / "text.png").write_text("x")
+    assert "8- or 16-bit PNG" in refusal(tmp_path / "text.png")
+    holes = np.full((20, 30), np.nan, np.float32)
+    tifffile.imwrite(tmp_path / "nan.tif", holes)
+    assert "floating-point" in refusal(tmp_path / "nan.tif")
+    tifffile.imwrite(tmp_path / "half.tif", holes.astype(np.float16))
+    refusal(tmp_path / "half.tif")
+    tifffile.imwrite(tmp_path / "int.tif", DEEP.astype(np.int16), photometric="rgb")
+    refusal(tmp_path / "int.tif")
+    tifffile.imwrite(tmp_path / "long.tif", DEEP[..., 0].astype(np.uint32))
+    assert "32-bit" in refusal(tmp_path / "long.tif")
+    clear = np.full((20, 30, 1), 65534, np.uint16)
+    deep_png(tmp_path / "alpha.png", np.concatenate([DEEP, clear], -1), 6)
+    tifffile.imwrite(
+        tmp_path / "alpha.tif", np.concatenate([DEEP, clear], -1), photometric="rgb", extrasamples=["unassalpha"]
+    )
+    for name in ("alpha.png", "alpha.tif"):
+        assert "transparent" in refusal(tmp_path / name)
+    tifffile.imwrite(tmp_path / "cmyk.tif", np.concatenate([DEEP, clear], -1), photometric="separated")
+    refusal(tmp_path / "cmyk.tif")
+    Image.fromarray(RGB).save(tmp_path / "film.webp", save_all=True, append_images=[Image.fromarray(255 - RGB)])
+    assert "frames" in refusal(tmp_path / "film.webp")
+    tifffile.imwrite(tmp_path / "pages.tif", np.stack([DEEP] * 2), photometric="rgb")
+    assert "2 frames" in refusal(tmp_path / "pages.tif")
+    huge = png(bytes.fromhex("00010000 00010000 10 02 00 00 00".replace(" ", "")), b"\0" * 100)
+    (tmp_path / "huge.png").write_bytes(huge)
+    assert "megapixels" in refusal(tmp_path / "huge.png")
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.5, 0.9, 0.97])
+def test_a_deep_file_cut_off_is_refused(tmp_path, fraction):
+    deep_files(tmp_path)
+    for path in sorted(tmp_path.iterdir()):
+        data = path.read_bytes()
+        path.write_bytes(data[: int(len(data) * fraction)])
+        assert any(word in refusal(path) for word in ("damaged", "is not", "16-bit")), path
+
+
+def test_writing_is_all_or_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "x.png"
+    path.write_bytes(b"old")
+
+    def full(number: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="No space left"):
+        write(path, b"new")
+    assert [p.name for p in tmp_path.iterdir()] == ["x.png"] and path.read_bytes() == b"old"
+    monkeypatch.undo()
+    write(path, b"new")
+    assert [p.name for p in tmp_path.iterdir()] == ["x.png"] and path.read_bytes() == b"new"
+    with pytest.raises(UserError, match="cannot be written"):
+        write(tmp_path / "absent" / "x.png", b"new")
+
+
+def test_a_format_s_limit_is_a_sentence(tmp_path):
+    wide = Picture(np.zeros((1, 20_000, 3), np.uint8))
+    with pytest.raises(UserError, match="another format"):
+        encode(wide, tmp_path / "x.webp")
+    with pytest.raises(UserError, match="no known image format"):
+        encode(wide, tmp_path / "x.gif")
+    assert Image.open(io.BytesIO(encode(wide, tmp_path / "x.png"))).size == (20_000, 1)

@@ -1,0 +1,53 @@
+"""Files that were written once open for ever: the same symbols exactly, the same picture within one grey level.
+
+`tests/golden/make.py` wrote them. Each checksum in them is of the symbols, so that opening a file is the proof that
+its symbols are right; pictures may differ by one level of their depth, because the synthesis is floating point.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jdcsuite import compression
+from jdcsuite.data.files import read, to_grey
+from jdcsuite.entropy.container import unpack
+
+GOLDEN = Path(__file__).parent / "golden"
+sys.path.insert(0, str(GOLDEN))
+LISTED = json.loads((GOLDEN / "golden.json").read_text()) if (GOLDEN / "golden.json").is_file() else {"files": {}}
+
+pytestmark = pytest.mark.skipif(not LISTED["files"], reason="no golden files yet: python tests/golden/make.py")
+
+
+def test_the_weights_are_who_they_were() -> None:
+    assert compression.load(GOLDEN / "weights.safetensors").model_id.hex() == LISTED["model_id"]
+
+
+@pytest.mark.parametrize("name", LISTED["files"])
+def test_a_file_opens_as_it_did(name: str) -> None:
+    data = (GOLDEN / f"{name}.jdc").read_bytes()
+    contents = unpack(data)
+    said = LISTED["files"][name]
+    assert len(data) == said["bytes"] and [tile.checksum for tile in contents.tiles] == said["checksums"]
+    decoded = compression.decompress(data, GOLDEN / "weights.safetensors")
+    expected = read(GOLDEN / f"{name}.png")
+    assert decoded.dtype == expected.pixels.dtype and expected.grey == bool(contents.colour)
+    decoded = np.stack([to_grey(decoded)] * 3, -1) if contents.colour else decoded
+    # one level of 8 bits is 257 of 16
+    level = 1 if contents.bit_depth == 8 else 257
+    assert np.abs(decoded.astype(np.int64) - expected.pixels).max() <= level
+
+
+@pytest.mark.parametrize("name", LISTED["files"])
+def test_a_picture_still_codes_to_as_many_bytes(name: str) -> None:
+    """The analysis is floating point too, so a symbol may be another on another machine; the rate may not."""
+    from make import pictures
+
+    pixels, options = pictures()[name]
+    data = compression.compress(pixels, GOLDEN / "weights.safetensors", **options)
+    assert len(data) == pytest.approx(LISTED["files"][name]["bytes"], rel=0.02, abs=8)
