@@ -156,7 +156,6 @@ def test_a_file_of_other_weights_names_both(run, tmp_path):
     assert unpack(data).model_id.hex() in str(error.value) and other.model_id.hex() in str(error.value)
 
 
-@pytest.mark.xfail(strict=True, reason="the model id is of tensors alone, and latent_gain is none")
 def test_weights_that_differ_in_a_setting_alone_are_other_weights(run, tmp_path):
     saved(tmp_path, latent_gain=8.0)
     with pytest.raises(CorruptFile):

@@ -10,16 +10,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from jdcsuite import interim
 from jdcsuite.entropy.container import GREY, MAX_METADATA, METADATA, RGB, CorruptFile, unpack
-from jdcsuite.models.codec import Codec
+from jdcsuite.models.codec import TILE, Codec
 from jdcsuite.types import UserError
 from jdcsuite.weights import load as load_model
 from jdcsuite.weights import path_of
 
 __all__ = ["TILE", "CorruptFile", "NoCodec", "compress", "decompress", "load", "psnr"]
 
-TILE = 1024  # pixels: large enough that tiles cost little, small enough that their latents fit in a laptop's memory
 _KEPT = 8  # models held at a time: a ladder
 _models: OrderedDict[tuple[str, int, int, str], Codec] = OrderedDict()
 _lock = threading.Lock()
@@ -58,7 +56,7 @@ def compress(
         raise UserError(f"metadata is {' and '.join(METADATA)}, {MAX_METADATA >> 20} MiB together: leave the rest out")
     codec = load(weights, device=device)
     colour = GREY if grey else RGB
-    return interim.compress(codec, picture, sigma=sigma, tile=tile, metadata=metadata, colour=colour)
+    return codec.compress(picture, sigma=sigma, tile=tile, metadata=metadata, colour=colour)
 
 
 def decompress(
@@ -72,7 +70,7 @@ def decompress(
         raise UserError(f"a .jdc file is bytes, not {type(data).__name__}: give Path(file).read_bytes()")
     data = bytes(data)
     unpack(data)  # what is no file at all is told before weights are loaded
-    return interim.decompress_array(load(weights, device=device), data)
+    return load(weights, device=device).decompress_array(data)
 
 
 def load(weights: str | Path | nn.Module, *, device: str = "cpu") -> Codec:

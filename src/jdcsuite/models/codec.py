@@ -87,6 +87,10 @@ class Codec(nn.Module, ABC):
     ) -> tuple[Float[Tensor, "1 c hy wy"], Int[Tensor, "n"]]:
         """Segments -> decoded latents and symbols. ``height`` and ``width`` of the padded tile, in pixels."""
 
+    def settings(self) -> dict[str, object]:
+        """What decoding depends on beside weights and tables; the model id speaks of it too."""
+        return {}
+
     def guide_bpp(self, x: Float[Tensor, "1 3 h w"], *, sigma: float | None) -> float:
         """The entropy guide of a picture in bits per pixel; 0 for a codec that is not guided."""
         return 0.0
@@ -115,14 +119,14 @@ class Codec(nn.Module, ABC):
 
     @property
     def model_id(self) -> bytes:
-        """First 8 bytes of the SHA-256 of weights and tables: a file names the weights that open it. Computed once
+        """First 8 bytes of the SHA-256 of weights, tables and settings: a file names the weights that open it. Computed once
         for tables that stand: hashing large weights takes longer than coding a small picture."""
         if self._model_id is None:
             self._model_id = self._hash()
         return self._model_id
 
     def _hash(self) -> bytes:
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(f"{type(self).__name__} {sorted(self.settings().items())}".encode())
         for name, tensor in sorted({**self.state_dict(), **self.table_state()}.items()):
             digest.update(name.encode() + str(tensor.dtype).encode() + str(tuple(tensor.shape)).encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())

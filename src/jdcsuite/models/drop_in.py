@@ -41,6 +41,7 @@ class DropIn(Codec):
         super().__init__()
         if architecture not in ARCHITECTURES:
             raise UserError(f"model.architecture={architecture} is unknown: choose one of {', '.join(ARCHITECTURES)}")
+        self.architecture = architecture
         self.has_means = architecture == "MeanScaleHyperprior"
         self.net: CompressionModel = getattr(compressai.models, architecture)(num_channels, num_latents)
         make_exact(self.net.h_s)
@@ -71,6 +72,9 @@ class DropIn(Codec):
             name: Tables(m._quantized_cdf.cpu(), m._cdf_length.cpu(), m._offset.cpu())
             for name, m in self._priors().items()
         }
+
+    def settings(self) -> dict[str, object]:
+        return {"architecture": self.architecture}
 
     def analyse(self, x: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "1 m hy wy"]:
         return self.net.g_a(x)

@@ -65,9 +65,7 @@ class FLLIC(Codec):
         super().__init__()
         c2, c4, c8 = widths
         m, n = num_latents, prior_width
-        self.num_latents, self.adaptive_steps = m, adaptive_steps
-        # a tensor, so that the model id tells two gains apart
-        self.register_buffer("latent_gain", torch.tensor(latent_gain))
+        self.num_latents, self.adaptive_steps, self.latent_gain = m, adaptive_steps, latent_gain
         self.g_a = nn.Sequential(
             ResidualDown(3, c2), DepthConv(c2, c2),
             ResidualDown(c2, c4), DepthConv(c4, c4),
@@ -209,6 +207,9 @@ class FLLIC(Codec):
 
     def make_tables(self) -> dict[str, Tables]:
         return {"y": self.prior_y.tables(), "z": self.prior_z.tables()}
+
+    def settings(self) -> dict[str, object]:
+        return {"latent_gain": float(self.latent_gain), "adaptive_steps": self.adaptive_steps}
 
     def guide_bpp(self, x: Float[Tensor, "1 3 h w"], *, sigma: float | None) -> float:
         return 0.0 if self.guide is None else float(self.guide.estimate(x, sigma=sigma))
