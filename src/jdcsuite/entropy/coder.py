@@ -49,7 +49,7 @@ class Tables:
         return tables
 
     def _check(self) -> None:
-        rows = self.cdf.shape[0] if self.cdf.dim() == 2 else -1
+        rows = self.cdf.shape[0] if self.cdf.dim() == 2 and self.cdf.shape[1] else -1
         if any(t.dtype != torch.int32 for t in (self.cdf, self.length, self.offset)) or not (
             self.length.shape == self.offset.shape == (rows,)
         ):
@@ -61,7 +61,7 @@ class Tables:
         lengths_fit = bool(((self.length >= 2) & (self.length <= self.cdf.shape[1])).all())
         if not (lengths_fit and (self.cdf[:, 0] == 0).all() and (end == UNITS).all() and rises.all()):
             raise ValueError("a probability table does not rise from 0 to 65536")
-        if (self.offset.abs() > rans.LARGEST).any():
+        if ((self.offset > rans.LARGEST) | (self.offset < -rans.LARGEST)).any():
             raise ValueError("a probability table stands too far from 0")
 
     @cached_property
@@ -151,8 +151,8 @@ class Decoder:
 
 def _places(indexes: Tensor, shifts: Tensor | None, tables: Tables) -> tuple[np.ndarray, np.ndarray]:
     """Table indexes (int32) and shifts (uint8, empty for none); ValueError for a table that is not there."""
-    rows = indexes.cpu().numpy().astype(np.int32, copy=False)
+    rows = indexes.cpu().numpy()
     if rows.size and not (0 <= rows.min() and rows.max() < len(tables.length)):
-        raise ValueError(f"there are {len(tables.length)} tables; one of index {rows.max()} was asked for")
+        raise ValueError(f"there are {len(tables.length)} tables; {rows.min()} to {rows.max()} were asked for")
     low_bits = np.empty(0, np.uint8) if shifts is None or not shifts.any() else shifts.cpu().numpy().astype(np.uint8)
-    return rows, low_bits
+    return rows.astype(np.int32, copy=False), low_bits

@@ -106,15 +106,14 @@ class MonotoneCDF(nn.Module):
     def tables(self) -> Tables:
         """Integer tables over the integers whose tail exceeds 2**-17, bracketed by doubling; float64, CPU."""
         reach = 8
-        while reach < 2**14 and self._tail(reach) > TAIL:
+        while reach < 2**13 and self._tail(reach) > TAIL:
             reach *= 2
         grid = torch.arange(-reach, reach + 2, dtype=torch.float64) - 0.5
         cdf = torch.sigmoid(self.logits(grid.expand(self.h.shape[1], -1)))
         pmfs, offsets = [], []
         for row in cdf:
-            inside = ((row > TAIL) & (row < 1 - TAIL)).nonzero().flatten()
-            first, last = (int(inside[0]) - 1, int(inside[-1]) + 1) if len(inside) else (0, len(row) - 1)
-            first, last = max(first, 0), min(last, len(row) - 1)
+            first = max(int((row <= TAIL).sum()) - 1, 0)
+            last = min(int((row < 1 - TAIL).sum()), len(row) - 1)
             pmfs.append(row[first : last + 1].diff())
             offsets.append(first - reach)
         return Tables.from_pmfs(pmfs, offsets=offsets)
