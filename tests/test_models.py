@@ -14,6 +14,7 @@ from torch import Tensor
 from jdcsuite.data.noise import GaussianNoise, estimate_sigma, to_bytes
 from jdcsuite.entropy.container import CorruptFile, header_bytes, pack, unpack
 from jdcsuite.entropy.lossless import Lossless
+from jdcsuite.entropy.quantize import compand
 from jdcsuite.models import haar
 from jdcsuite.models.clean_entropy import CleanEntropy, analytic_entropy
 from jdcsuite.models.fllic import FLLIC
@@ -54,6 +55,10 @@ def mse(x_hat: Tensor, x: Tensor) -> Tensor:
     return ((x_hat - x) ** 2).mean()
 
 
+def psnr(x_hat: Tensor, x: Tensor) -> float:
+    return -10 * math.log10(mse(x_hat, x).item())
+
+
 @pytest.fixture(scope="module")
 def trained() -> FLLIC:
     """A few steps: enough that its estimate speaks of symbols that are in the tables."""
@@ -73,15 +78,25 @@ def trained() -> FLLIC:
 # -- coding ----------------------------------------------------------------------------------------------------
 
 
+def assert_forward_s_picture(decoded: Tensor, x_hat: Tensor) -> None:
+    """Forward computes the entropy parameters in float32 with the weights as they are, coding in float64 with weights
+    and activations rounded (`models/exact`): steps and means differ by some 1e-4, and here and there a latent that
+    lies in the middle of two integers falls to the other one, which moves its block of pixels by a fraction of its
+    step. So the bound is on the mean, and one on the worst pixel that no wrong step, mean or order of symbols keeps."""
+    error = (decoded - x_hat.clamp(0, 1)).abs() * 255
+    assert decoded.shape == x_hat.shape
+    assert error.mean() < 0.05 and error.max() < 2
+
+
 @pytest.mark.parametrize("size", SIZES)
-def test_the_decoded_picture_is_forward_s_picture_bit_for_bit(trained, size):
+def test_the_decoded_picture_is_forward_s_picture_but_for_exact_entropy_parameters(trained, size):
     x = picture(*size, seed=7)
     data = trained.compress(x)
     decoded = trained.decompress(data)
     with torch.no_grad():
         expected = trained(x).x_hat
-    assert decoded.shape == x.shape
-    assert torch.equal(decoded, expected.clamp(0, 1))
+    assert_forward_s_picture(decoded, expected)
+    assert abs(psnr(decoded, x) - psnr(expected.clamp(0, 1), x)) < 0.02 or size == (1, 1)
     assert decoded.std() > 0 or size == (1, 1)
     assert trained.compress(x) == data
     assert (unpack(data).height, unpack(data).width, unpack(data).h) == (*size, 0)
@@ -113,12 +128,17 @@ def test_latents_far_outside_their_tables_are_coded_exactly(log2_scale, gain):
     ready(net)
     x = picture(70, 64)
     data = net.compress(x)
-    assert torch.equal(net.decompress(data), net(x).x_hat.clamp(0, 1))
-    raw_bits = 8 * len(unpack(data).tiles[0].segments[2])
-    # half of the latents at least have the scale 2^9, 4 bits above the widest table
-    assert raw_bits >= 4 * 32 * 8 * 4 / 2 if log2_scale else raw_bits == 0
     with torch.no_grad():
-        assert net._analyse(net.pad(x)).abs().max() > (1000 if gain > 16 else 4)
+        assert_forward_s_picture(net.decompress(data), net(x).x_hat)
+        y = net.analyse(net.pad(x))
+        segments, written = net.encode_tile(y, h=0)
+        y_hat, read = net.decode_tile(segments, height=128, width=64, h=0)
+    assert unpack(data).tiles[0].segments == segments and torch.equal(read, written)
+    assert y.abs().max() > (1000 if gain > 16 else 4)
+    # a latent is decoded to within half a step of what it was, whether or not its table holds it
+    assert (y_hat - y).abs().max() < 0.51
+    # half of the latents at least have the scale 2^9, 4 bits above the widest table
+    assert not log2_scale or 8 * len(segments[1]) >= (9 + 1) * 32 * 8 * 4 / 2
 
 
 def test_the_decoded_picture_is_clamped_and_forward_s_is_not():
@@ -128,7 +148,8 @@ def test_the_decoded_picture_is_clamped_and_forward_s_is_not():
         x = picture(64, 64)
         x_hat = ready(net)(x).x_hat
     decoded = net.decompress(net.compress(x))
-    assert torch.equal(decoded, x_hat.clamp(0, 1))
+    assert_forward_s_picture(decoded, x_hat)
+    assert decoded.min() == 0 and decoded.max() == 1
     assert x_hat[:, 0].max() > 1 and x_hat[:, 2].min() < 0
 
 
@@ -151,7 +172,7 @@ def test_the_model_id_speaks_of_every_weight_and_table():
     assert net.model_id != twin.model_id
     before, tables = twin.model_id, twin.table_state()
     tables["tables.z.cdf"] = tables["tables.z.cdf"].clone()
-    tables["tables.z.cdf"][0, 1] += 1
+    tables["tables.z.cdf"][0, 1 + int(tables["tables.z.cdf"][0].diff().argmax())] -= 1
     twin.load_table_state(tables)
     assert twin.model_id != before
 
@@ -184,8 +205,48 @@ def test_every_damaged_byte_of_a_coded_picture_is_a_corrupt_file(trained):
 
 def test_a_file_with_another_number_of_segments_is_refused(trained):
     contents = unpack(trained.compress(picture(8, 8)))
-    with pytest.raises(CorruptFile, match="2 segments"):
-        trained.decompress(pack(replace(contents, tiles=[replace(contents.tiles[0], segments=[b"abc", b""])])))
+    z, y = contents.tiles[0].segments
+    for segments in ([z], [z, y, b""]):
+        with pytest.raises(CorruptFile, match=f"{len(segments)} segments"):
+            trained.decompress(pack(replace(contents, tiles=[replace(contents.tiles[0], segments=segments)])))
+
+
+def test_segments_that_no_encoder_wrote_are_refused_whatever_their_checksums_say(trained):
+    """What a checksum over the file does not see: somebody computed a new one."""
+    contents = unpack(trained.compress(picture(64, 64)))
+    (tile,) = contents.tiles
+    z, y = tile.segments
+    for segments in ([z, y[:-4]], [z, y + b"\0" * 4], [z[:-4], y], [y, z], [z, b""], [b"", y], [z, y[:7]], [z, z]):
+        with pytest.raises(CorruptFile):
+            trained.decompress(pack(replace(contents, tiles=[replace(tile, segments=segments)])))
+    with pytest.raises(CorruptFile, match="not those that were written"):
+        trained.decompress(pack(replace(contents, tiles=[replace(tile, checksum=tile.checksum ^ 1)])))
+    for changes in ({"height": 65}, {"height": 128, "width": 128}, {"h": 4000}):
+        with pytest.raises(CorruptFile):
+            trained.decompress(pack(replace(contents, **changes)))
+
+
+def test_every_changed_bit_of_the_symbols_is_noticed_without_the_file_s_checksum(trained):
+    contents = unpack(trained.compress(picture(8, 8)))
+    (tile,) = contents.tiles
+    for i, segment in enumerate(tile.segments):
+        for place in range(len(segment)):
+            damaged = bytearray(segment)
+            damaged[place] ^= 1 << place % 8
+            segments = [bytes(damaged) if j == i else s for j, s in enumerate(tile.segments)]
+            with pytest.raises(CorruptFile):
+                trained.decompress(pack(replace(contents, tiles=[replace(tile, segments=segments)])))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_picture_of_no_numbers_is_refused_or_opens_again(trained, value):
+    x = picture(64, 64)
+    x[..., 5, 5] = value
+    try:
+        data = trained.compress(x)
+    except ValueError:
+        return
+    assert trained.decompress(data).shape == x.shape
 
 
 def test_coding_before_update_or_in_training_mode_is_refused(trained):
@@ -258,7 +319,7 @@ def test_each_rate_trains_the_transforms_that_shape_its_latent():
 def test_wide_numbers_stay_in_float32_under_autocast():
     net, x = tiny(latent_gain=2000.0).eval(), picture(64, 64)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        y, output = net._analyse(x), net(x)
+        y, output = net.analyse(x), net(x)
     for tensor in (y, output.x_hat, *output.likelihoods.values()):
         assert tensor.dtype == torch.float32
     assert y.abs().max() > 256 and not torch.equal(y, y.bfloat16().float())
@@ -291,9 +352,9 @@ def relaxed_mse(net: FLLIC, x: Tensor, factor: Tensor) -> float:
     """
     channel = torch.exp2(net.log2_channel_step)
     y = net.latent_gain * net.g_a(x - 0.5)
-    z = torch.round(net.h_a(torch.asinh(y / channel)))
+    z = torch.round(net.h_a(compand(y / channel)))
     plane = torch.zeros(len(x), 1, 4, 4)
-    log2_local = net.fusion(torch.cat([net.h_s(torch.asinh(z)), plane], 1))[:, :32]
+    log2_local = net.fusion(torch.cat([net.h_s(compand(z)), plane], 1))[:, :32]
     width = channel * torch.exp2(log2_local) * factor.view(1, -1, 1, 1)
     u = torch.rand(y.shape, generator=torch.Generator().manual_seed(5)) - 0.5
     return sum(mse(net.g_s((y + s * u * width) / net.latent_gain) + 0.5, x).item() for s in (1, -1)) / 2
@@ -324,7 +385,7 @@ def test_step_gradient_of_each_channel_against_the_closed_form(stepped, monkeypa
     step = 2 ** np.linspace(0, 1.5, 48) / net.latent_gain
     expected = math.log(2) / 6 * step**2 / (3 * 16 * 16)
     np.testing.assert_allclose(gradient, expected, rtol=0.3)  # 768 latents a channel: 3 % of standard deviation each
-    assert gradient.sum() == pytest.approx(expected.sum(), rel=0.02)
+    assert float(gradient.sum()) == pytest.approx(float(expected.sum()), rel=0.02)
 
 
 def test_rate_asks_for_wider_steps_and_can_lift_them_off_their_bound():
@@ -347,11 +408,11 @@ def test_steps_never_fall_below_a_half():
     with torch.no_grad():
         net.log2_channel_step.fill_(-3.0)
         net.fusion[-1].module.bias[:32] = -3.0
-        step, scales, _ = net._entropy_parameters(torch.zeros(1, 8, 1, 1), torch.zeros(1))
-        assert (net._channel_step() == 0.5).all() and (step == 0.5).all()
+        log2_step, log2_scales, _ = net._entropy_parameters(torch.zeros(1, 8, 1, 1), torch.zeros(1))
+        assert (net._channel_step() == 0.5).all() and (log2_step == -1).all()
         net.fusion[-1].module.bias[32:64] = -30.0
-        assert (net._entropy_parameters(torch.zeros(1, 8, 1, 1), torch.zeros(1))[1] == net.bound_scale.bound).all()
-        assert scales.min() > 0.5
+        assert (net._entropy_parameters(torch.zeros(1, 8, 1, 1), torch.zeros(1))[1] == -3.25).all()
+        assert log2_scales.min() > -1
         assert torch.isfinite(net(x).x_hat).all()
 
 
@@ -360,14 +421,15 @@ def test_fllic_u_has_steps_of_exactly_one_and_none_to_train():
     with torch.no_grad():
         net.log2_channel_step.fill_(2.0)
         net.fusion[-1].module.bias[:32] = 2.0
-    step, _, _ = net._entropy_parameters(torch.randn(2, 8, 1, 1).round() * 9, torch.zeros(2))
-    assert torch.equal(step, torch.ones(2, 32, 4, 4))
+    log2_step, _, _ = net._entropy_parameters(torch.randn(2, 8, 1, 1).round() * 9, torch.zeros(2))
+    assert torch.equal(log2_step, torch.zeros(2, 32, 4, 4))
     with torch.no_grad():
-        assert torch.equal(net._analyse(x), 16 * net.g_a(x - 0.5))
+        assert torch.equal(net.analyse(x), 16 * net.g_a(x - 0.5))
     trained_names = {name for name, p in net.named_parameters() if p.requires_grad}
     assert {name for name, _ in net.named_parameters()} - trained_names == {"log2_channel_step"}
     assert "log2_channel_step" in {n for n, p in tiny().named_parameters() if p.requires_grad}
-    assert torch.equal(ready(net).decompress(net.compress(x)), net(x).x_hat.clamp(0, 1))
+    with torch.no_grad():
+        assert_forward_s_picture(ready(net).decompress(net.compress(x)), net(x).x_hat)
 
 
 def test_wider_steps_cost_fewer_bits_and_more_distortion():
@@ -543,13 +605,14 @@ def test_the_guide_is_sent_and_the_decoder_never_computes_it(guided, size, monke
 
     for owner, name in ((CleanEntropy, "forward"), (CleanEntropy, "estimate"), (Lossless, "encode")):
         monkeypatch.setattr(owner, name, never)
-    assert torch.equal(guided.decompress(data), expected.x_hat.clamp(0, 1))
+    assert_forward_s_picture(guided.decompress(data), expected.x_hat)
 
 
 def test_sigma_is_estimated_where_it_is_not_given(guided):
     x = picture(96, 96)
-    assert guided.guide_value(x, sigma=None) == guided.guide_value(x, sigma=estimate_sigma(x[0]))
-    assert guided.guide_value(x, sigma=None) != guided.guide_value(x, sigma=60.0)
+    with torch.no_grad():
+        assert guided.guide_bpp(x, sigma=None) == guided.guide_bpp(x, sigma=estimate_sigma(x[0]))
+        assert guided.guide_bpp(x, sigma=None) != guided.guide_bpp(x, sigma=60.0)
 
 
 def test_the_guide_reaches_scales_means_and_steps(guided):
