@@ -53,7 +53,8 @@ class ExactConv2d(_Exact, nn.Conv2d):
         if x.dtype != torch.float64:
             return super().forward(x)
         a, (w, bias) = self._integers(x), self._dyadic()
-        if self.groups == self.in_channels and self.stride == (1, 1) and self.groups > 1:
+        plain = self.stride == self.dilation == (1, 1) and self.padding_mode == "zeros"
+        if plain and 1 < self.groups == self.in_channels == self.out_channels:
             return self._depthwise(a, w, bias)
         if self.kernel_size == (1, 1) and self.stride == (1, 1) and self.groups == 1:
             out = w.flatten(1) @ a.flatten(2)
