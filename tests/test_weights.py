@@ -234,6 +234,26 @@ def test_a_configuration_that_builds_no_model_is_one_sentence(path, config):
         weights.load(path)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"cdf": torch.zeros(2, 0, dtype=torch.int32)}, {"cdf": torch.zeros(0, dtype=torch.int32)},
+        {"cdf": torch.zeros(4, 9, dtype=torch.int32)}, {"cdf": torch.full((4, 9), 2**16, dtype=torch.int32)},
+        {"length": torch.full((4,), 99_999_999, dtype=torch.int32)}, {"length": torch.zeros(4, dtype=torch.int32)},
+        {"offset": torch.full((4,), -(2**31), dtype=torch.int32)}, {"offset": torch.zeros(4)}, {"length": None},
+    ],
+)  # fmt: skip
+def test_tables_outside_which_a_decoder_would_search_are_refused(path, change):
+    net = fllic()
+    tensors = {**net.state_dict(), **net.table_state()}
+    assert tensors["tables.z.length"].shape == (4,)
+    tensors |= {f"tables.z.{name}": value for name, value in change.items()}
+    tensors = {name: value for name, value in tensors.items() if value is not None}
+    save_file(tensors, path, metadata={"format": weights.FORMAT, "model": json.dumps(PLAIN_CONFIG), "about": "{}"})
+    with pytest.raises(UserError, match="damaged"):
+        weights.load(path)
+
+
 def test_a_file_of_another_program_is_refused(path):
     tensors = fllic().state_dict()
     for metadata in (None, {"format": "pt"}, {"format": "jdcsuite-2", "model": "{}", "about": "{}"}):

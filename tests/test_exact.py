@@ -1,0 +1,428 @@
+"""What lies between bits and symbols: sums against integers, and the same bits whatever machine, threads or batch."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from jdcsuite.entropy.container import unpack
+from jdcsuite.models.codec import Codec
+from jdcsuite.models.drop_in import DropIn
+from jdcsuite.models.exact import (
+    INPUT,
+    LARGEST,
+    REACH,
+    WEIGHT,
+    ExactConv2d,
+    ExactConvTranspose2d,
+    is_exact,
+    make_exact,
+)  # fmt: skip
+from jdcsuite.models.fllic import FLLIC
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+DEVICES = ["cpu", pytest.param("cuda", marks=needs_gpu)]
+
+# -- one convolution against integers --------------------------------------------------------------------------
+
+
+def integers(x: Tensor, unit: float) -> np.ndarray:
+    return np.rint(x.detach().cpu().double().numpy() * unit).astype(np.int64)
+
+
+def reference(conv: nn.Module, x: Tensor) -> np.ndarray:
+    """Sums of products of integers, in int64, tap by tap; units of 2**-26."""
+    a = np.rint(np.clip(x.detach().cpu().numpy(), -REACH, REACH) * INPUT).astype(np.int64)
+    w = integers(conv.weight, WEIGHT)
+    b, inputs, height, width = a.shape
+    (kh, kw), (sh, sw), (ph, pw), (dh, dw) = conv.kernel_size, conv.stride, conv.padding, conv.dilation
+    a = a.reshape(b, conv.groups, inputs // conv.groups, height, width)
+    taps = itertools.product(range(kh), range(kw))
+    if isinstance(conv, nn.ConvTranspose2d):
+        w = w.reshape(conv.groups, inputs // conv.groups, -1, kh, kw)
+        full = [(n - 1) * s + (k - 1) * d + 1 for n, s, k, d in ((height, sh, kh, dh), (width, sw, kw, dw))]
+        more = [max(0, extra - p) for extra, p in zip(conv.output_padding, conv.padding, strict=True)]
+        out = np.zeros((b, conv.groups, w.shape[2], full[0] + more[0], full[1] + more[1]), dtype=np.int64)
+        for i, j in taps:
+            rows, columns = (
+                slice(i * dh, i * dh + (height - 1) * sh + 1, sh),
+                slice(j * dw, j * dw + (width - 1) * sw + 1, sw),
+            )
+            out[..., rows, columns] += np.einsum("gco,bgchw->bgohw", w[..., i, j], a)
+        ends = [f - p + extra for f, p, extra in zip(full, conv.padding, conv.output_padding, strict=True)]
+        out = out[..., ph : ends[0], pw : ends[1]]
+    else:
+        w = w.reshape(conv.groups, -1, inputs // conv.groups, kh, kw)
+        a = np.pad(a, ((0, 0), (0, 0), (0, 0), (ph, ph), (pw, pw)))
+        size = [(n - (k - 1) * d - 1) // s + 1 for n, k, d, s in ((a.shape[3], kh, dh, sh), (a.shape[4], kw, dw, sw))]
+        out = np.zeros((b, conv.groups, w.shape[1], *size), dtype=np.int64)
+        for i, j in taps:
+            seen = a[..., i * dh : i * dh + size[0] * sh : sh, j * dw : j * dw + size[1] * sw : sw]
+            out += np.einsum("goc,bgchw->bgohw", w[..., i, j], seen[..., : size[0], : size[1]])
+    out = out.reshape(b, -1, *out.shape[3:])
+    return out if conv.bias is None else out + integers(conv.bias, INPUT * WEIGHT)[:, None, None]
+
+
+CONVOLUTIONS = {
+    "1x1": lambda: ExactConv2d(96, 40, 1),
+    "1x1 without bias": lambda: ExactConv2d(7, 5, 1, bias=False),
+    "1x1 strided": lambda: ExactConv2d(6, 5, 1, stride=2),
+    "3x3": lambda: ExactConv2d(12, 9, 3, padding=1),
+    "5x5 strided": lambda: ExactConv2d(12, 9, 5, stride=2, padding=2),
+    "depthwise": lambda: ExactConv2d(24, 24, 3, padding=1, groups=24),
+    "depthwise oblong": lambda: ExactConv2d(6, 6, (1, 5), padding=(0, 2), groups=6, bias=False),
+    "depthwise strided": lambda: ExactConv2d(8, 8, 3, stride=2, padding=1, groups=8),
+    "depthwise of twice the outputs": lambda: ExactConv2d(8, 16, 3, padding=1, groups=8),
+    "depthwise dilated": lambda: ExactConv2d(8, 8, 3, padding=2, dilation=2, groups=8),
+    "grouped": lambda: ExactConv2d(12, 8, 3, padding=1, groups=4),
+    "transposed": lambda: ExactConvTranspose2d(12, 9, 5, stride=2, padding=2, output_padding=1),
+    "transposed grouped": lambda: ExactConvTranspose2d(12, 8, 3, stride=2, padding=1, groups=4, bias=False),
+    "transposed unstrided": lambda: ExactConvTranspose2d(5, 3, 3, padding=1),
+}
+
+
+def example(name: str, *, gain: float = 1.0, seed: int = 0, batch: int = 2) -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(seed)
+    conv = CONVOLUTIONS[name]()
+    with torch.no_grad():
+        conv.weight.normal_(0, gain)
+        if conv.bias is not None:
+            conv.bias.normal_(0, 30)
+    x = torch.randn(batch, conv.in_channels, 11, 14, dtype=torch.float64) * 40
+    x[0, :, :2] *= 100  # beyond the reach
+    return conv, x
+
+
+def in_units(out: Tensor) -> np.ndarray:
+    assert out.dtype == torch.float64
+    units = out.detach().cpu().numpy() * (INPUT * WEIGHT)
+    assert (units == np.rint(units)).all() and np.abs(units).max() < 2**53
+    return units.astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What may differ between two machines that must agree."""
+
+    threads: int = 1
+    precision: str = "highest"
+    mkldnn: bool = True
+    autocast: bool = False
+    device: str = "cpu"
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        before = torch.get_num_threads(), torch.get_float32_matmul_precision()
+        torch.set_num_threads(self.threads)
+        torch.set_float32_matmul_precision(self.precision)
+        try:
+            with ExitStack() as stack:
+                stack.enter_context(torch.no_grad())
+                stack.enter_context(torch.backends.mkldnn.flags(enabled=self.mkldnn))
+                if self.autocast:
+                    stack.enter_context(torch.autocast(self.device, dtype=torch.bfloat16))
+                yield
+        finally:
+            torch.set_num_threads(before[0])
+            torch.set_float32_matmul_precision(before[1])
+
+
+FIRST = Condition()
+CONDITIONS = [
+    FIRST, Condition(threads=2), Condition(precision="high"), Condition(precision="medium", threads=2),
+    Condition(mkldnn=False), Condition(mkldnn=False, threads=2), Condition(autocast=True),
+    pytest.param(Condition(device="cuda"), marks=needs_gpu),
+    pytest.param(Condition(device="cuda", precision="medium", autocast=True), marks=needs_gpu),
+]  # fmt: skip
+HERE = [c for c in CONDITIONS if isinstance(c, Condition)] + [
+    c.values[0] for c in CONDITIONS if not isinstance(c, Condition) and torch.cuda.is_available()
+]
+
+
+@pytest.mark.parametrize("condition", CONDITIONS, ids=str)
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_a_convolution_is_the_sum_of_integers(name, condition):
+    conv, x = example(name)
+    expected = reference(conv, x)
+    conv, x = conv.to(condition.device), x.to(condition.device)
+    with condition():
+        for same in (x, x.contiguous(memory_format=torch.channels_last), x.flip(3).flip(3)):
+            np.testing.assert_array_equal(in_units(conv(same)), expected)
+        conv = conv.to(memory_format=torch.channels_last)
+        np.testing.assert_array_equal(in_units(conv(x)), expected)
+        for i in range(len(x)):
+            np.testing.assert_array_equal(in_units(conv(x[i : i + 1])), expected[i : i + 1])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_sums_at_the_very_bound_are_exact(name, device):
+    """Weights as large as `is_exact` lets pass, every product of one sign, and odd so that no low bit may get lost."""
+    conv, x = example(name)
+    with torch.no_grad():
+        conv.weight.abs_()
+        if conv.bias is not None:
+            conv.bias.fill_(3 / (INPUT * WEIGHT))
+        conv.weight.mul_(0.999 * LARGEST / conv.largest())
+        conv.weight.copy_((torch.round(conv.weight.double() * WEIGHT / 2) * 2 + 1) / WEIGHT)
+    assert is_exact(conv) and conv.largest() > 0.99 * LARGEST
+    x = torch.full_like(x, REACH) - (torch.arange(x.numel()).view(x.shape) % 3) / INPUT
+    expected = reference(conv, x)
+    assert name.startswith("transposed") or expected.max() > 0.95 * 2**53
+    np.testing.assert_array_equal(in_units(conv.to(device)(x.to(device))), expected)
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_the_bound_is_reached_and_never_passed(name):
+    conv, x = example(name)
+    worst = 0.0
+    for o in range(conv.out_channels):
+        signs = torch.zeros_like(x[:1, :, :5, :5]) if o % 5 else torch.full_like(x[:1, :, :5, :5], 2 * REACH)
+        single = torch.autograd.functional.jacobian(lambda s: F_conv(conv, s)[0, o].sum(), signs)  # noqa: B023
+        worst = max(worst, F_conv(conv, torch.sign(single) * REACH).abs().max().item())
+    assert worst <= conv.largest()
+
+
+def F_conv(conv: nn.Module, x: Tensor) -> Tensor:
+    """The same convolution by PyTorch alone, in float64."""
+    bias = None if conv.bias is None else conv.bias.double()
+    if isinstance(conv, nn.ConvTranspose2d):
+        where = (conv.stride, conv.padding, conv.output_padding, conv.groups, conv.dilation)
+        return F.conv_transpose2d(x, conv.weight.double(), bias, *where)
+    return F.conv2d(x, conv.weight.double(), bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_rounding_moves_a_sum_by_half_a_unit_of_each_factor_at_most(name):
+    conv, x = example(name)
+    x = x.clamp(-REACH, REACH)
+    with torch.no_grad():
+        moved = (conv(x) - F_conv(conv, x)).abs().max().item()
+    taps = conv.weight[0].numel() * (conv.in_channels if isinstance(conv, nn.ConvTranspose2d) else 1)
+    largest = conv.weight.abs().max().item()
+    assert 0 < moved <= taps * (largest / INPUT + REACH / WEIGHT) / 2 + 1e-6
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_training_sees_the_ordinary_convolution(name):
+    conv, x = example(name)
+    plain = (nn.ConvTranspose2d if isinstance(conv, nn.ConvTranspose2d) else nn.Conv2d)(
+        conv.in_channels, conv.out_channels, conv.kernel_size, stride=conv.stride, padding=conv.padding,
+        groups=conv.groups, dilation=conv.dilation, bias=conv.bias is not None,
+        **({"output_padding": conv.output_padding} if isinstance(conv, nn.ConvTranspose2d) else {}),
+    )  # fmt: skip
+    plain.load_state_dict(conv.state_dict())
+    x32 = x.float()
+    assert torch.equal(conv(x32), plain(x32)) and conv(x32).dtype == torch.float32
+    before = conv.weight.clone()
+    made = make_exact(nn.Sequential(plain))
+    assert torch.equal(made(x), conv(x)) and list(made.state_dict()) == [f"0.{n}" for n in conv.state_dict()]
+    assert torch.equal(conv.weight, before)
+
+
+@pytest.mark.parametrize("name", ["1x1", "depthwise", "5x5 strided", "transposed"])
+@pytest.mark.parametrize("value", [1e9, float("inf"), float("nan")])
+def test_weights_for_which_no_bound_holds_are_not_exact(name, value):
+    conv, _ = example(name)
+    net = nn.Sequential(nn.ReLU(), conv)
+    assert is_exact(net)
+    for weight in conv.parameters():
+        kept = weight.detach().clone()
+        with torch.no_grad():
+            weight.view(-1)[-1] = value
+        assert not is_exact(net)
+        weight.data.copy_(kept)
+    assert is_exact(net)
+
+
+# -- whole codecs ----------------------------------------------------------------------------------------------
+
+
+class Said(nn.Module):
+    """Stands for h_a: float32 on the encoder's side alone, free to differ between machines."""
+
+    def __init__(self, z: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("z", z)
+
+    def forward(self, y: Tensor) -> Tensor:
+        return self.z
+
+
+def latents(channels: int, side: int, *, spread: float, seed: int = 1) -> Tensor:
+    """Heavy-tailed: most within a few units, some thousands away."""
+    random = np.random.default_rng(seed)
+    drawn = (
+        random.standard_normal((1, channels, side, side)) * spread * np.exp(random.exponential(1, (1, channels, 1, 1)))
+    )
+    return torch.from_numpy(drawn).float()
+
+
+def fllic() -> tuple[FLLIC, Tensor, Tensor]:
+    torch.manual_seed(2)
+    net = FLLIC(widths=[4, 4, 8], num_latents=40, prior_width=24, start="random")
+    with torch.no_grad():
+        for p in (p for part in (net.h_s, net.fusion, net.spatial_prior) for p in part.parameters()):
+            p.mul_(1.8)  # features of tens and steps, scales and means of all sizes
+    z = latents(24, 3, spread=2.0)
+    z.view(-1)[5], z.view(-1)[77] = 2.0**28, -3e5
+    net.h_a = Said(z)
+    return net, latents(40, 12, spread=6.0), torch.round(z).double()
+
+
+def drop_in(architecture: str) -> tuple[DropIn, Tensor, Tensor]:
+    torch.manual_seed(3)
+    net = DropIn(architecture=architecture, num_channels=16, num_latents=24)
+    with torch.no_grad():
+        for p in net.net.h_s.parameters():
+            p.mul_(2.5)
+        net.net.entropy_bottleneck.quantiles[:, 0, 1].uniform_(-0.5, 0.5)
+    z = latents(16, 3, spread=3.0)
+    z.view(-1)[5] = 3e5
+    net.net.h_a = Said(z)
+    return net, latents(24, 12, spread=6.0), torch.round(z - net._medians()).long()
+
+
+BUILDERS = {
+    "FLLIC": fllic,
+    "ScaleHyperprior": lambda: drop_in("ScaleHyperprior"),
+    "MeanScaleHyperprior": lambda: drop_in("MeanScaleHyperprior"),
+}
+H = 700
+
+
+@pytest.fixture(scope="module", params=BUILDERS)
+def built(request: pytest.FixtureRequest) -> tuple[Codec, Tensor, Tensor]:
+    net, y, z = BUILDERS[request.param]()
+    net.eval().update()
+    assert net.exact
+    return net, y, z
+
+
+def parameters(net: Codec, z: Tensor) -> list[Tensor]:
+    """What stands between bits and symbols; for FLLIC those of its second half too, given a first one from z alone."""
+    if isinstance(net, DropIn):
+        made = net.net.h_s(z + net._medians().double())
+        indexes = net.net.gaussian_conditional.build_indexes(made[:, :24])
+        if len(z) == 1:
+            single, means = net._entropy_parameters(z)
+            assert torch.equal(single, indexes.flatten())
+            assert not net.has_means or torch.equal(means, made[:, 24:])
+        return [made.cpu(), indexes.cpu()]
+    first = net._entropy_parameters(z, torch.full_like(z[:, 0, 0, 0], H / 256))
+    symbols = torch.arange(first[0].numel() // len(z), device=z.device).view(1, *first[0].shape[1:]) % 23 - 11.0
+    second = net._dual_prior(*first, lambda means, log2_scales, mask: symbols.double() + means)
+    return [part.cpu() for part in (*first, *second)]
+
+
+@pytest.mark.parametrize("condition", CONDITIONS, ids=str)
+def test_entropy_parameters_are_the_same_bits_under_every_condition(built, condition):
+    net, _, z = built
+    with FIRST():
+        expected = parameters(net, z)
+    assert all(e.double().std() > 0.3 and torch.isfinite(e.double()).all() for e in expected)
+    try:
+        net.to(condition.device)
+        z = z.to(condition.device)
+        four = torch.cat([z, -z, z.flip(3), z])
+        with condition():
+            for made in (parameters(net, z), parameters(net, z.contiguous(memory_format=torch.channels_last))):
+                assert all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(made, expected, strict=True))
+            for together in (four, four.contiguous(memory_format=torch.channels_last)):
+                made = parameters(net, together)
+                for i in (0, 3):
+                    assert all(torch.equal(a[i : i + 1], b) for a, b in zip(made, expected, strict=True))
+    finally:
+        net.to("cpu")
+
+
+def test_a_file_has_the_same_bytes_and_symbols_under_every_pair_of_conditions(built):
+    net, y, _ = built
+    coded = {}
+    try:
+        for condition in HERE:
+            net.to(condition.device)
+            with condition():
+                coded[condition] = net.encode_tile(y.to(condition.device), h=H)
+        segments, symbols = coded[FIRST]
+        assert all(made[0] == segments and torch.equal(made[1].cpu(), symbols) for made in coded.values())
+        assert len(segments[1]) > 1000 and symbols.unique().numel() > 30
+        for condition in HERE:
+            net.to(condition.device)
+            with condition():
+                y_hat, read = net.decode_tile(segments, height=192, width=192, h=H)
+            assert torch.equal(read.cpu(), symbols)
+            step = 1.0 if isinstance(net, DropIn) else 2.0**14
+            assert y_hat.shape == y.shape and (y_hat.cpu() - y).abs().max() <= 0.501 * step
+    finally:
+        net.to("cpu")
+
+
+def test_coding_in_float32_would_not_do(built):
+    """The test of the tests: the same networks in float32 do not agree with themselves in a batch or on 2 threads."""
+    net, _, z = built
+    if isinstance(net, DropIn):
+        pytest.skip("its input is made float64 by the codec")
+    with FIRST():
+        expected = parameters(net, z)
+        made = parameters(net, z.float())
+    assert any(not torch.equal(a.double(), b.double()) for a, b in zip(made, expected, strict=True))
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_a_codec_whose_sums_have_no_bound_marks_its_files(name):
+    net, _, _ = BUILDERS[name]()
+    net.eval().update()
+    x = torch.rand(1, 3, 192, 192, generator=torch.Generator().manual_seed(0))
+    assert net.exact and not unpack(net.compress(x)).same_machine
+    inside = net.h_s if isinstance(net, FLLIC) else net.net.h_s
+    convolution = next(m for m in inside.modules() if isinstance(m, ExactConv2d | ExactConvTranspose2d))
+    state = net.state_dict()
+    (prefix,) = (n for n, m in net.named_modules() if m is convolution)
+    state[f"{prefix}.weight"] = state[f"{prefix}.weight"] * 1e7
+    net.load_state_dict(state)
+    net.update()
+    assert not net.exact and unpack(net.compress(x)).same_machine
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_every_convolution_between_bits_and_symbols_has_its_exact_form(name):
+    net, _, _ = BUILDERS[name]()
+    between = [net.h_s, net.fusion, net.spatial_prior] if isinstance(net, FLLIC) else [net.net.h_s]
+    seen = [m for part in between for m in part.modules() if not list(m.children()) and list(m.parameters())]
+    assert seen and all(isinstance(m, ExactConv2d | ExactConvTranspose2d) for m in seen)
+    # what else stands there works on single elements
+    others = {type(m) for part in between for m in part.modules() if not list(m.children())} - {type(m) for m in seen}
+    assert others <= {nn.LeakyReLU, nn.ReLU, nn.PixelShuffle, nn.Identity}
+
+
+@pytest.mark.parametrize("name", ["ScaleHyperprior", "MeanScaleHyperprior"])
+def test_a_drop_in_codes_a_picture_to_what_compressai_s_own_forward_shows(name):
+    torch.manual_seed(0)
+    net = DropIn(architecture=name, num_channels=8, num_latents=12).eval()
+    net.update()
+    x = torch.rand(1, 3, 70, 130, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        output = net(x)
+    data = net.compress(x)
+    error = (net.decompress(data) - output.x_hat.clamp(0, 1)).abs() * 255
+    assert error.median() < 0.01 and error.max() < 8
+    bits = sum(-torch.log2(p).sum().item() for p in output.likelihoods.values())
+    payload = 8 * sum(map(len, unpack(data).tiles[0].segments))
+    assert payload == pytest.approx(bits, rel=0.02, abs=2 * 64)
+
+
+def test_the_reference_is_pytorch_s_convolution():
+    """So that two wrong integers do not agree."""
+    for name in CONVOLUTIONS:
+        conv, x = example(name)
+        x = x.clamp(-REACH, REACH)
+        np.testing.assert_allclose(reference(conv, x) / (INPUT * WEIGHT), F_conv(conv, x).detach().numpy(), atol=1.0)
