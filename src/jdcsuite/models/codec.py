@@ -26,7 +26,9 @@ from jaxtyping import Float, Int, UInt8, UInt16
 from torch import Tensor, nn
 
 from jdcsuite.entropy.coder import Tables
-from jdcsuite.entropy.container import H_UNIT, RGB, Contents, CorruptFile, Tile, boxes, pack, unpack
+from jdcsuite.entropy.container import (
+    H_UNIT, MAX_TILE, RGB, TILE_STEP, Contents, CorruptFile, Tile, boxes, pack, unpack,
+)  # fmt: skip
 from jdcsuite.models.exact import is_exact
 from jdcsuite.types import Output
 
@@ -160,6 +162,8 @@ class Codec(nn.Module, ABC):
         self._ready_to_code()
         height, width = _height(x), _width(x)
         tile = 0 if tile >= max(height, width) else tile
+        if tile % TILE_STEP or not 0 <= tile <= MAX_TILE:
+            raise ValueError(f"tiles of {tile} pixels: a tile's side is a multiple of {TILE_STEP} up to {MAX_TILE}")
         places = boxes(height, width, tile)
         h = self._guide(x, places, sigma=sigma)
         tiles = list(_side_by_side(lambda box: self._compress_tile(x, box, h=h), places))
@@ -250,14 +254,15 @@ class Codec(nn.Module, ABC):
         here = self._decode_row(rows[0], h=contents.h)
         for i, row in enumerate(rows):
             below = self._decode_row(rows[i + 1], h=contents.h) if i + 1 < len(rows) else []
-            latents = [above, here, below]
+            yield from self._synthesise_row([box for box, _ in row], [above, here, below])
+            # copies: a view would keep the whole of its latents
+            above, here = [y[..., -self._edge :, :].clone() for y in here], below
 
-            def made(job: tuple[int, Box], latents: list[list[Tensor]] = latents) -> Tensor:
-                return self._synthesise_tile(*job, latents)
-
-            places = [box for box, _ in row]
-            yield from zip(places, _side_by_side(made, list(enumerate(places))), strict=True)
-            above, here = [y[..., -self._edge :, :] for y in here], below
+    def _synthesise_row(
+        self, places: list[Box], latents: list[list[Tensor]]
+    ) -> Iterator[tuple[Box, Float[Tensor, "1 3 _ _"]]]:
+        made = _side_by_side(lambda job: self._synthesise_tile(*job, latents), list(enumerate(places)))
+        yield from zip(places, made, strict=True)
 
     @property
     def _edge(self) -> int:
