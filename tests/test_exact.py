@@ -367,7 +367,7 @@ def test_a_file_has_the_same_bytes_and_symbols_under_every_pair_of_conditions(bu
 
 
 def test_coding_in_float32_would_not_do(built):
-    """The test of the tests: the same networks in float32 do not agree with themselves in a batch or on 2 threads."""
+    """The test of the tests: what is compared there has bits that another arithmetic does not find."""
     net, _, z = built
     if isinstance(net, DropIn):
         pytest.skip("its input is made float64 by the codec")

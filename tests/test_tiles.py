@@ -1,0 +1,262 @@
+"""Pictures in tiles: what the transforms see does not depend on the tiles, and memory does not on the height."""
+
+from __future__ import annotations
+
+import math
+import threading
+import weakref
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from skimage.data import coffee
+from test_models import picture, psnr, tiny
+from torch import Tensor
+
+from jdcsuite.entropy.coder import Decoder, Encoder
+from jdcsuite.entropy.container import GREY, CorruptFile, boxes, pack, unpack
+from jdcsuite.models import haar
+from jdcsuite.models.drop_in import DropIn
+from jdcsuite.models.fllic import FLLIC
+
+FINE = 1024  # units a latent
+
+
+class Plain(FLLIC):
+    """FLLIC's transforms with latents that are coded one by one, finely: what is left of tiling is the transforms'."""
+
+    def encode_tile(self, y, *, h):
+        symbols = torch.round(y * FINE).flatten().long()
+        coder, empty = Encoder(), Encoder()
+        coder.put(symbols, torch.zeros_like(symbols), self.tables["y"])
+        return [empty.segment(), coder.segment()], symbols
+
+    def decode_tile(self, segments, *, height, width, h):
+        shape = (1, self.num_latents, height // 16, width // 16)
+        symbols = Decoder(segments[1]).get(torch.zeros(math.prod(shape)).int(), self.tables["y"])
+        return symbols.view(shape).float() / FINE, symbols
+
+
+def plain(*, start: str = "random", **changes) -> Plain:
+    torch.manual_seed(4)
+    parts = {"widths": [8, 8, 16], "num_latents": 24, "prior_width": 8, "latent_gain": 16.0}
+    net = Plain(**parts | changes, start=start).eval()
+    net.update()
+    return net
+
+
+@pytest.fixture(scope="module")
+def trained() -> FLLIC:
+    """A few steps: symbols that are in the tables."""
+    net = tiny(latent_gain=64.0)
+    optimizer = torch.optim.Adam(net.parameters(), 5e-3)
+    x = torch.cat([picture(128, 128, seed=s) for s in range(4)])
+    for _ in range(40):
+        output = net(x)
+        loss = sum(r.mean() for r in output.bpp(128 * 128).values()) + 8000 * ((output.x_hat - x) ** 2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+    net.eval().update()
+    return net
+
+
+# -- the transforms --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("start", ["random", "haar"])
+@pytest.mark.parametrize(("size", "tile"), [((200, 330), 64), ((256, 256), 128), ((65, 130), 64), ((1, 200), 64)])
+def test_tiles_change_neither_latents_nor_given_them_a_pixel(start, size, tile):
+    net, x = plain(start=start), picture(*size, seed=1)
+    whole, parts = net.compress(x, tile=0), net.compress(x, tile=tile)
+    assert len(unpack(parts).tiles) == len(boxes(*size, tile)) > len(unpack(whole).tiles) == 1
+    with torch.no_grad():
+        expected = net.synthesise(net.analyse(net.pad(x)))[..., : size[0], : size[1]].clamp(0, 1)
+    for data in (whole, parts):
+        # what is left: a latent that float32 puts on the other side of a rounding, by 1/1024
+        error = (net.decompress(data) - expected).abs() * 255
+        assert error.max() < 0.02
+
+
+def test_one_latent_less_of_margin_would_show():
+    """The test of the test above."""
+    net, x = plain(), picture(192, 192, seed=1)
+    with torch.no_grad():
+        for p in net.g_s.parameters():
+            p.mul_(1.5)  # random kernels fade towards the ends of what a transform sees
+    net.update()
+    whole = net.decompress(net.compress(x, tile=0))
+    enough = (net.decompress(net.compress(x, tile=64)) - whole).abs().max()
+    net.margin = 32
+    assert (net.decompress(net.compress(x, tile=64)) - whole).abs().max() > 5 * enough
+
+
+@pytest.mark.parametrize("codec", ["FLLIC", "DropIn"])
+def test_a_transform_sees_no_pixel_beyond_the_margin(codec):
+    """By gradients: which pixels a tile's latents depend on, and which latents a tile's pixels do."""
+    torch.manual_seed(0)
+    if codec == "FLLIC":
+        net = FLLIC(widths=[4, 4, 4], num_latents=4, prior_width=4, start="random")
+    else:
+        net = DropIn(architecture="MeanScaleHyperprior", num_channels=4, num_latents=4)
+    net = net.double().eval()
+    x = torch.rand(1, 3, 320, 320, dtype=torch.float64, requires_grad=True)
+    (seen,) = torch.autograd.grad(net.analyse(x)[..., 8:12, 8:12].abs().sum(), x)
+    rows = seen.abs().sum((0, 1, 3)).nonzero().flatten()
+    assert 128 - net.margin <= rows.min() < 128 - 16 and 192 + 8 < rows.max() < 192 + net.margin
+    y = torch.randn(1, 4, 20, 20, dtype=torch.float64, requires_grad=True)
+    (seen,) = torch.autograd.grad(net.synthesise(y)[..., 128:192, 128:192].abs().sum(), y)
+    rows = seen.abs().sum((0, 1, 3)).nonzero().flatten()
+    edge = net.margin // net.latent_stride
+    assert 8 - edge <= rows.min() < 8 and 12 <= rows.max() < 12 + edge
+
+
+# -- whole codecs ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sharp() -> FLLIC:
+    """A Haar start whose steps and means depend strongly on what the entropy model sees around them."""
+    torch.manual_seed(0)
+    net = FLLIC(widths=[12, 48, 96], num_latents=192, prior_width=16)
+    with torch.no_grad():
+        for head in (net.fusion[-1].module, net.spatial_prior[-1].module):
+            head.weight.div_(haar.SMALL)
+    net.eval().update()
+    return net
+
+
+@pytest.fixture(scope="module")
+def photograph() -> Tensor:
+    return torch.from_numpy(coffee()[:384, :512].copy()).permute(2, 0, 1)[None].float() / 255
+
+
+def test_a_tiled_picture_is_as_good_as_a_whole_one_and_its_seams_as_the_rest(sharp, photograph):
+    x = photograph
+    whole, parts = (sharp.decompress(sharp.compress(x, tile=t)) for t in (0, 128))
+    assert psnr(whole, x) > 29
+    assert abs(psnr(parts, x) - psnr(whole, x)) < 0.05
+    near = torch.zeros(x.shape[-2:], dtype=torch.bool)
+    for seam in range(128, 512, 128):
+        near[:, seam - 4 : seam + 4] = True
+        if seam < 384:
+            near[seam - 4 : seam + 4] = True
+    # pictures differ from place to place: what the seams lose is counted against the same pixels of the whole one
+    lost = [psnr(whole[..., m], x[..., m]) - psnr(parts[..., m], x[..., m]) for m in (near, ~near)]
+    assert abs(lost[0]) < 0.05 and abs(lost[0] - lost[1]) < 0.05
+    assert 0.5 < (parts - whole).abs().mean() * 255 < 2  # other means: latents are rounded on another grid
+
+
+SIZES = [(1, 1), (65, 130), (64, 129), (193, 65), (128, 128), (1, 65), (130, 1)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("kind", ["tensor", np.uint8, np.uint16])
+def test_tiles_of_any_size_and_picture_of_either_depth(trained, size, kind):
+    x = picture(*size, seed=2)
+    if kind != "tensor":
+        x = np.rint(x[0].permute(1, 2, 0).numpy() * np.iinfo(kind).max).astype(kind)
+    data = trained.compress(x, tile=64)
+    contents = unpack(data)
+    assert (contents.height, contents.width) == size and contents.bit_depth == (16 if kind is np.uint16 else 8)
+    assert contents.tile == (64 if max(size) > 64 else 0) and len(contents.tiles) == len(boxes(*size, 64))
+    x_hat, array = trained.decompress(data), trained.decompress_array(data)
+    assert x_hat.shape == (1, 3, *size) and array.shape == (*size, 3)
+    assert array.dtype == (np.uint16 if kind is np.uint16 else np.uint8)
+    levels = np.rint(x_hat[0].permute(1, 2, 0).numpy() * np.iinfo(array.dtype).max)
+    np.testing.assert_array_equal(array, levels)
+    assert psnr(x_hat, picture(*size, seed=2)) > 26
+    assert trained.compress(x, tile=64) == data
+    if kind is np.uint8:
+        tensor = torch.from_numpy(x).permute(2, 0, 1)[None].float() / 255
+        assert trained.compress(tensor, tile=64) == data
+
+
+def test_sixteen_bits_do_not_pass_through_eight(monkeypatch):
+    monkeypatch.setattr(haar, "SMALL", 0.0)
+    net = plain(start="haar", widths=[12, 48, 192], num_latents=768, latent_gain=64.0)
+    x = np.random.default_rng(0).integers(30_000, 30_500, (80, 130, 3)).astype(np.uint16)
+    x[0, 0], x[-1, -1] = 0, 65535
+    array = net.decompress_array(net.compress(x, tile=64))
+    assert np.abs(array.astype(int) - x).max() < 40  # a step of 8 bits is 257
+
+
+def test_a_tile_as_large_as_the_picture_is_no_tiling(trained):
+    x = picture(100, 128)
+    assert trained.compress(x, tile=128) == trained.compress(x, tile=0) == trained.compress(x)
+    assert trained.compress(x, tile=64) != trained.compress(x)
+
+
+@pytest.mark.parametrize("tile", [-64, 1, 63, 100])
+def test_tiles_outside_the_format_are_a_value_error(trained, tile):
+    with pytest.raises(ValueError, match="tile"):
+        trained.compress(picture(130, 130), tile=tile)
+
+
+def test_metadata_and_colour_travel(trained):
+    metadata = {"icc": b"profile", "exif": b"\0made"}
+    contents = unpack(trained.compress(picture(70, 70), tile=64, metadata=metadata, colour=GREY))
+    assert contents.metadata == metadata and contents.colour == GREY
+
+
+def test_a_damaged_tile_is_a_corrupt_file_wherever_it_stands(trained):
+    contents = unpack(trained.compress(picture(150, 150), tile=64))
+    for i, tile in enumerate(contents.tiles):
+        z, y = tile.segments
+        for other in (replace(tile, checksum=tile.checksum ^ 1), replace(tile, segments=[z, y[:-4]])):
+            tiles = [other if j == i else t for j, t in enumerate(contents.tiles)]
+            before = threading.active_count()
+            with pytest.raises(CorruptFile):
+                trained.decompress_array(pack(replace(contents, tiles=tiles)))
+            assert threading.active_count() == before  # no thread is left at work
+
+
+# -- memory ----------------------------------------------------------------------------------------------------
+
+
+class Counting(FLLIC):
+    """Knows how many tiles' latents are in memory: their storage, whatever views of it there are."""
+
+    def __init__(self, **parts) -> None:
+        super().__init__(**parts)
+        self.lock, self.alive, self.most, self.bytes = threading.Lock(), weakref.WeakSet(), 0, []
+
+    def decode_tile(self, segments, *, height, width, h):
+        y_hat, symbols = super().decode_tile(segments, height=height, width=width, h=h)
+        storage = Latents(y_hat.shape)
+        storage[:] = y_hat.numpy()
+        with self.lock:
+            self.alive.add(storage.owner)
+            self.most = max(self.most, len(self.alive))
+        return torch.from_numpy(storage), symbols
+
+    def synthesise(self, y_hat):
+        with self.lock:
+            self.most = max(self.most, len(self.alive))
+        return super().synthesise(y_hat)
+
+
+class Owner:
+    pass
+
+
+class Latents(np.ndarray):
+    """An array that something can be seen to die with; a set of arrays would compare their elements."""
+
+    def __new__(cls, shape):
+        array = super().__new__(cls, tuple(shape), dtype=np.float32)
+        array.owner = Owner()
+        return array
+
+
+@pytest.mark.parametrize("way", ["decompress", "decompress_array"])
+def test_decoding_holds_the_latents_of_three_rows_of_tiles_at_most(way):
+    torch.manual_seed(0)
+    net = Counting(widths=[4, 4, 4], num_latents=4, prior_width=4).eval()
+    net.update()
+    data = net.compress(picture(64 * 7, 64 * 3), tile=64)
+    getattr(net, way)(data)
+    assert 3 < net.most <= 3 * 3
+    assert len(net.alive) == 0
