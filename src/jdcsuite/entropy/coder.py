@@ -152,7 +152,7 @@ class Decoder:
 def _places(indexes: Tensor, shifts: Tensor | None, tables: Tables) -> tuple[np.ndarray, np.ndarray]:
     """Table indexes (int32) and shifts (uint8, empty for none); ValueError for a table that is not there."""
     rows = indexes.cpu().numpy()
-    if rows.size and not (0 <= rows.min() and rows.max() < len(tables.length)):
+    if rows.size and (rows.min() < 0 or rows.max() >= len(tables.length)):
         raise ValueError(f"there are {len(tables.length)} tables; {rows.min()} to {rows.max()} were asked for")
     low_bits = np.empty(0, np.uint8) if shifts is None or not shifts.any() else shifts.cpu().numpy().astype(np.uint8)
     return rows.astype(np.int32, copy=False), low_bits

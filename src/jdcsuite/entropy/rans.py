@@ -11,6 +11,8 @@ bounds of everything it reads, and at the end that the stream was used up and th
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numba import njit
 
@@ -26,7 +28,12 @@ _MASK16, _MASK32 = np.uint64(0xFFFF), np.uint64(0xFFFFFFFF)
 _LIMIT = np.uint64((START >> PRECISION) << 32)  # times a frequency: from this state on a word is written first
 
 
-_compiled = njit(cache=True, nogil=True, error_model="numpy")
+def _compiled(function: Callable) -> Callable:
+    options = {"nogil": True, "error_model": "numpy"}
+    try:
+        return njit(cache=True, **options)(function)
+    except RuntimeError:  # neither this folder nor the user's cache can be written to, as in a read-only container
+        return njit(**options)(function)
 
 
 @_compiled
