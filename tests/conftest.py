@@ -17,7 +17,8 @@ from jaxtyping import install_import_hook
 
 # Every module but the one that numba compiles: a checked function it cannot. Packages would stand for all in them.
 SOURCE = Path(__file__).parents[1] / "src"
-paths = [path.relative_to(SOURCE) for path in (SOURCE / "jdcsuite").rglob("*.py") if path.stem not in ("__init__", "rans")]
+modules = (path for path in (SOURCE / "jdcsuite").rglob("*.py") if path.stem not in ("__init__", "rans"))
+paths = [path.relative_to(SOURCE) for path in modules]
 install_import_hook([".".join(path.with_suffix("").parts) for path in paths], "typecheck.checked")
 
 

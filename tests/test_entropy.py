@@ -290,6 +290,26 @@ def test_as_many_words_are_written_as_there_is_room_for_at_most():
     assert len(segment) / 4 < 3 * n  # room is made for 8 words a symbol
 
 
+def test_the_coder_starts_where_no_folder_can_be_written_to(monkeypatch):
+    """numba refuses to compile what it is told to keep and cannot."""
+    import importlib.util
+
+    from numba.core import caching
+
+    def refuse(self):
+        raise OSError("read-only")
+
+    for locator in vars(caching).values():
+        if isinstance(locator, type) and issubclass(locator, caching._CacheLocator):
+            monkeypatch.setattr(locator, "ensure_cache_path", refuse)
+    spec = importlib.util.spec_from_file_location("rans_elsewhere", rans.__file__)
+    elsewhere = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(elsewhere)
+    words = np.empty(8, dtype=np.uint32)
+    arguments = (np.uint64(2**62), words, 0, np.int64(5), 3)
+    assert elsewhere._push_bits(*arguments) == rans._push_bits(*arguments)
+
+
 # -- hostile streams -------------------------------------------------------------------------------------------
 
 

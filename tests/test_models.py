@@ -85,7 +85,7 @@ def assert_forward_s_picture(decoded: Tensor, x_hat: Tensor) -> None:
     So most pixels are bound tightly, and the worst by what one latent can do."""
     error = (decoded - x_hat.clamp(0, 1)).abs() * 255
     assert decoded.shape == x_hat.shape
-    assert error.median() < 0.01 and error.mean() < 0.03 and error.max() < 8
+    assert error.median() < 0.01 and error.mean() < 0.2 and error.max() < 8
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -96,7 +96,7 @@ def test_the_decoded_picture_is_forward_s_picture_but_for_exact_entropy_paramete
     with torch.no_grad():
         expected = trained(x).x_hat
     assert_forward_s_picture(decoded, expected)
-    assert abs(psnr(decoded, x) - psnr(expected.clamp(0, 1), x)) < 0.02 or size == (1, 1)
+    assert abs(psnr(decoded, x) - psnr(expected.clamp(0, 1), x)) < 0.05 or size == (1, 1)
     assert decoded.std() > 0 or size == (1, 1)
     assert trained.compress(x) == data
     assert (unpack(data).height, unpack(data).width, unpack(data).h) == (*size, 0)
