@@ -27,8 +27,17 @@ from torch import Tensor, nn
 
 from jdcsuite.entropy.coder import Tables
 from jdcsuite.entropy.container import (
-    H_UNIT, MAX_TILE, RGB, TILE_STEP, Contents, CorruptFile, Tile, boxes, pack, unpack,
-)  # fmt: skip
+    H_UNIT,
+    MAX_TILE,
+    RGB,
+    TILE_STEP,
+    Contents,
+    CorruptFile,
+    Tile,
+    boxes,
+    pack,
+    unpack,
+)
 from jdcsuite.models.exact import is_exact
 from jdcsuite.types import Output
 
