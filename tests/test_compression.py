@@ -77,9 +77,10 @@ def test_sixteen_bits_are_finer_than_eight(run):
 
 
 def test_metadata_colour_and_tile_are_in_the_file(run):
-    data = jdcsuite.compress(photo(20, 20), run, metadata={"icc": b"profile"}, grey=True, tile=64)
-    contents = unpack(data)
-    assert (contents.metadata, contents.colour, contents.tile) == ({"icc": b"profile"}, 1, 64)
+    for width, tile in ((65, 64), (64, 0)):  # what fits in one tile is one
+        data = jdcsuite.compress(photo(20, width), run, metadata={"icc": b"profile"}, grey=True, tile=64)
+        contents = unpack(data)
+        assert (contents.metadata, contents.colour, contents.tile) == ({"icc": b"profile"}, 1, tile)
 
 
 @pytest.mark.parametrize(

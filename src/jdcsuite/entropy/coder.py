@@ -14,6 +14,7 @@ from torch import Tensor
 
 from jdcsuite.entropy import rans
 from jdcsuite.entropy.container import CorruptFile
+from jdcsuite.entropy.rans import LARGEST
 
 UNITS = 1 << rans.PRECISION
 
@@ -61,7 +62,7 @@ class Tables:
         lengths_fit = bool(((self.length >= 2) & (self.length <= self.cdf.shape[1])).all())
         if not (lengths_fit and (self.cdf[:, 0] == 0).all() and (end == UNITS).all() and rises.all()):
             raise ValueError("a probability table does not rise from 0 to 65536")
-        if ((self.offset > rans.LARGEST) | (self.offset < -rans.LARGEST)).any():
+        if ((self.offset > LARGEST) | (self.offset < -LARGEST)).any():
             raise ValueError("a probability table stands too far from 0")
 
     @cached_property
@@ -104,7 +105,7 @@ class Encoder:
         """``symbols``, the ``indexes`` of their tables and, where a symbol is too wide for any table, the number
         ``shifts`` (0..16) of low bits to send as they are: integers, one dimension, equal length."""
         values = symbols.cpu().numpy()
-        if values.size and not (-rans.LARGEST < values.min() and values.max() < rans.LARGEST):
+        if values.size and not (-LARGEST < values.min() and values.max() < LARGEST):
             raise ValueError(f"symbols of {values.min()} to {values.max()} are outside the coder's range")
         self._puts.append((values.astype(np.int32, copy=False), *_places(indexes, shifts, tables), tables))
 

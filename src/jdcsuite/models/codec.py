@@ -16,6 +16,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import wraps
 from itertools import groupby
 from typing import TypeVar
 
@@ -44,19 +45,35 @@ from jdcsuite.types import Output
 T = TypeVar("T")
 Box = tuple[int, int, int, int]  # top, left, height, width
 Array = UInt8[np.ndarray, "h w 3"] | UInt16[np.ndarray, "h w 3"]
+M = TypeVar("M", bound=Callable)
 TILE = 1024  # pixels: larger ones save little rate, smaller ones compute more margin than picture
 AT_ONCE = 2  # tiles: while one is in the networks, another is in the coder
+
+
+def _coding(method: M) -> M:
+    """``method`` without gradients and in float32: worker threads inherit neither from their caller."""
+
+    @wraps(method)
+    def coding(self: Codec, *args: object, **kwargs: object) -> object:
+        device = next(self.parameters()).device
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            return method(self, *args, **kwargs)
+
+    return coding
 
 
 class Codec(nn.Module, ABC):
     """Base of the learned codecs. ``stride``: a tile's height and width are padded to its multiples.
     ``latent_stride``: pixels a latent. ``margin``: pixels beyond a tile that a transform looks at, a multiple of
-    ``latent_stride``. ``segment_names``: the coded tensor that each segment of a tile holds."""
+    ``latent_stride``. ``segment_names``: the coded tensor that each segment of a tile holds; its tables bear its
+    name. ``between``: names of the networks that stand between bits and symbols, which decide whether files are
+    exact."""
 
     stride: int
     latent_stride: int = 16
     margin: int = 48
     segment_names: tuple[str, ...]
+    between: tuple[str, ...]
 
     def __init__(self) -> None:
         super().__init__()
@@ -126,6 +143,8 @@ class Codec(nn.Module, ABC):
     def load_table_state(self, state: dict[str, Tensor]) -> None:
         self._model_id = None
         names = {key.split(".")[1] for key in state}
+        if not names >= set(self.segment_names):
+            raise ValueError(f"it has no probability tables of {', '.join(sorted(set(self.segment_names) - names))}")
         self.tables = {name: Tables.from_state(state, f"tables.{name}") for name in sorted(names)}
 
     @property
@@ -147,7 +166,7 @@ class Codec(nn.Module, ABC):
     def exact(self) -> bool:
         """Whether the symbols of a file are the same on every machine (`models/exact`); else it is marked."""
         if self._exact is None:
-            self._exact = is_exact(self)
+            self._exact = all(is_exact(self.get_submodule(name)) for name in self.between)
         return self._exact
 
     # -- picture -> bytes --------------------------------------------------------------------------------------
@@ -182,7 +201,7 @@ class Codec(nn.Module, ABC):
         )
         return pack(contents)
 
-    @torch.no_grad()
+    @_coding
     def _guide(self, x: Tensor | Array, places: list[Box], *, sigma: float | None) -> int:
         """The picture's entropy guide in the file's units: the mean over its tiles, weighted by their area."""
         total = sum(
@@ -190,14 +209,14 @@ class Codec(nn.Module, ABC):
         )
         return int(min(max(round(total / sum(h * w for _, _, h, w in places) * H_UNIT), 0), 2**16 - 1))
 
-    @torch.no_grad()
+    @_coding
     def _compress_tile(self, x: Tensor | Array, box: Box, *, h: int) -> Tile:
         (top, left), (height, width) = box[:2], self._padded(*box[2:])
         rows, columns = self._seen(top, height, _height(x)), self._seen(left, width, _width(x))
         y = self.analyse(self._window(x, rows, columns))
         y = y[..., self._latents(rows, top, height), self._latents(columns, left, width)]
         segments, symbols = self.encode_tile(y, h=h)
-        return Tile(_checksum(symbols), segments)
+        return Tile(_checksum(symbols, box, h), segments)
 
     def _seen(self, start: int, length: int, side: int) -> tuple[int, int]:
         """First and last pixel that a transform looks at for a tile, in a picture padded to the stride."""
@@ -281,17 +300,17 @@ class Codec(nn.Module, ABC):
     def _decode_row(self, row: list[tuple[Box, Tile]], *, h: int) -> list[Tensor]:
         return list(_side_by_side(lambda job: self._decode_tile(*job, h=h), row))
 
-    @torch.no_grad()
+    @_coding
     def _decode_tile(self, box: Box, tile: Tile, *, h: int) -> Float[Tensor, "1 c hy wy"]:
         if len(tile.segments) != len(self.segment_names):
             raise CorruptFile(f"{len(tile.segments)} segments a tile where this codec writes {len(self.segment_names)}")
         height, width = self._padded(*box[2:])
         y_hat, symbols = self.decode_tile(tile.segments, height=height, width=width, h=h)
-        if _checksum(symbols) != tile.checksum:
+        if _checksum(symbols, box, h) != tile.checksum:
             raise CorruptFile("the decoded symbols are not those that were written")
         return y_hat
 
-    @torch.no_grad()
+    @_coding
     def _synthesise_tile(self, i: int, box: Box, latents: list[list[Tensor]]) -> Float[Tensor, "1 3 _ _"]:
         """Tile ``i`` of a row. ``latents``: of the tiles in the row above, this row and the row below."""
         edge, (above, here, below) = self._edge, latents
@@ -328,8 +347,10 @@ def _side_by_side(work: Callable[[T], object], jobs: list[T]) -> Iterator:
         yield from pool.map(work, jobs)
 
 
-def _checksum(symbols: Tensor) -> int:
-    return zlib.crc32(symbols.to("cpu", torch.int32).numpy().astype("<i4").tobytes())
+def _checksum(symbols: Tensor, box: Box, h: int) -> int:
+    """CRC-32 of a tile's place, size, entropy guide and symbols: a file whose size was changed is no file."""
+    place = zlib.crc32(np.array([*box, h], dtype="<u4").tobytes())
+    return zlib.crc32(symbols.to("cpu", torch.int32).numpy().astype("<i4", copy=False), place)
 
 
 def _height(x: Tensor | np.ndarray) -> int:

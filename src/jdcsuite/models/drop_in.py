@@ -36,6 +36,7 @@ class DropIn(Codec):
 
     stride = 64
     segment_names = ("z", "y")
+    between = ("net.h_s",)
 
     def __init__(self, *, architecture: str, num_channels: int, num_latents: int) -> None:
         super().__init__()

@@ -94,5 +94,7 @@ def make_exact(net: nn.Module) -> nn.Module:
 
 
 def is_exact(net: nn.Module) -> bool:
-    """Whether no sum of the network's convolutions can leave what float64 holds exactly, with these weights."""
-    return all(m.largest() < LARGEST for m in net.modules() if isinstance(m, _Exact))
+    """Whether all that the network weighs and sums is summed exactly: every module with parameters of its own is an
+    exact convolution, none of whose sums can leave what float64 holds exactly with these weights."""
+    weighing = [m for m in net.modules() if any(True for _ in m.parameters(recurse=False))]
+    return all(isinstance(m, _Exact) and m.largest() < LARGEST for m in weighing)

@@ -50,6 +50,7 @@ class FLLIC(Codec):
 
     stride = 64
     segment_names = ("z", "y")
+    between = ("h_s", "fusion", "spatial_prior")
 
     def __init__(
         self,
