@@ -98,8 +98,19 @@ class Task(L.LightningModule):
     def trainable(self) -> Iterable[nn.Parameter]:
         return [p for p in self.parameters() if p.requires_grad]
 
+    def parameter_groups(self) -> list[dict[str, object]]:
+        """One group for each ``lr_scale``: a module that has this attribute has its own parameters (not those of the
+        modules inside it) learn so many times faster than the rest."""
+        groups: dict[float, list[nn.Parameter]] = {}
+        for module in self.modules():
+            for parameter in module.parameters(recurse=False):
+                if parameter.requires_grad:
+                    groups.setdefault(float(getattr(module, "lr_scale", 1.0)), []).append(parameter)
+        lr = self.optimizer.keywords["lr"]
+        return [{"params": parameters, "lr": scale * lr} for scale, parameters in groups.items()]
+
     def configure_optimizers(self) -> dict[str, object]:
-        optimizer = self.optimizer(self.trainable())
+        optimizer = self.optimizer(self.parameter_groups())
         scheduler = LambdaLR(optimizer, self.schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
