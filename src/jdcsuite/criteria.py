@@ -37,6 +37,13 @@ class Supervised(nn.Module):
         return pair
 
 
+class CleanInput(nn.Module):
+    """The clean picture is input and target: plain compression; the noisy one is not looked at."""
+
+    def forward(self, pair: Pair) -> Pair:
+        return replace(pair, noisy=pair.clean, sigma=torch.zeros_like(pair.sigma))
+
+
 class NoisyTarget(nn.Module):
     """The noisy picture is input and target; the clean one is not looked at."""
 

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from jdcsuite.data.catalog import folder
 from jdcsuite.data.images import ImageCache, embedded, files
-from jdcsuite.data.noise import GaussianNoise, to_bytes, to_tensor
+from jdcsuite.data.noise import Noise, Recorded, to_bytes, to_tensor
 from jdcsuite.entropy.lossless import Lossless
 from jdcsuite.types import Pair, UserError
 
@@ -33,9 +33,7 @@ Sample = dict[str, Tensor]
 class Crops(Dataset[Sample]):
     """Sample number -> crop, drawn from all crop positions of all pictures alike."""
 
-    def __init__(
-        self, cache: ImageCache, *, crop: int, seed: int, noise: GaussianNoise, lossless: Lossless | None
-    ) -> None:
+    def __init__(self, cache: ImageCache, *, crop: int, seed: int, noise: Noise, lossless: Lossless | None) -> None:
         cache.require(crop)
         shapes = [cache.shape(i)[:2] for i in range(len(cache))]
         positions = np.array([(h - crop + 1) * (w - crop + 1) for h, w in shapes], dtype=np.float64)
@@ -89,7 +87,7 @@ class Pictures(Dataset[tuple[str, Pair]]):
         self,
         cache: ImageCache,
         *,
-        noise: GaussianNoise,
+        noise: Noise,
         noise_seed: int,
         lossless: Lossless | None,
         side: int | None = None,
@@ -127,7 +125,7 @@ class Photographs(L.LightningDataModule):
         root: str | None,
         train: str | None,
         test: list[str] | str | None,
-        noise: GaussianNoise,
+        noise: Noise | Recorded,
         noise_seed: int,
         crop: int,
         val_crop: int,
@@ -155,6 +153,7 @@ class Photographs(L.LightningDataModule):
         self.crop, self.val_crop, self.batch, self.workers = crop, val_crop, batch, workers
         self.seed, self.steps, self.limit, self.cache_dir = seed, steps, limit, cache
         self._caches: dict[str, ImageCache] = {}
+        self.facts: dict[str, object] = {}  # columns of every row, that only the data can say
         self._flip = (RandomHorizontalFlip(p=1.0), RandomVerticalFlip(p=1.0))
 
     @property
@@ -202,12 +201,15 @@ class Photographs(L.LightningDataModule):
             start=trainer.global_step,
         )  # fmt: skip
         crops = Crops(self._caches["train"], crop=self.crop, seed=self.seed, noise=self.noise, lossless=self.lossless)
+        return self._loader(crops, steps)
+
+    def _loader(self, samples: Dataset[Sample], steps: Steps) -> DataLoader:
         return DataLoader(
-            crops,
+            samples,
             batch_sampler=steps,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
-            pin_memory=trainer.strategy.root_device.type == "cuda",
+            pin_memory=self.trainer.strategy.root_device.type == "cuda",
         )
 
     def pictures(self, test_set: str) -> Pictures:
