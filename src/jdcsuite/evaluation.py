@@ -10,10 +10,11 @@ from pathlib import Path
 from hydra.utils import instantiate
 from rich.console import Console
 from rich.progress import track
+from torch.utils.data import Dataset
 
 from jdcsuite import runs, weights
 from jdcsuite.baselines.standards import LADDERS, Standard
-from jdcsuite.data.datamodule import Photographs, Pictures
+from jdcsuite.data.datamodule import Named, Photographs, Pictures
 from jdcsuite.data.images import ImageCache, files
 from jdcsuite.data.noise import GaussianNoise
 from jdcsuite.entropy.lossless import Lossless
@@ -24,7 +25,7 @@ from jdcsuite.types import Compressor, UserError
 
 def rows_of(
     codec: Compressor,
-    pictures: Pictures,
+    pictures: Dataset[Named],
     *,
     dataset: str,
     about: dict[str, object],

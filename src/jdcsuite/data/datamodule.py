@@ -28,6 +28,7 @@ from jdcsuite.types import Pair, UserError
 
 EMBEDDED = "embedded"
 Sample = dict[str, Tensor]
+Named = tuple[str, Pair]  # a whole picture and its name
 
 
 class Crops(Dataset[Sample]):
@@ -80,7 +81,7 @@ class Steps(Sampler[list[int]]):
         return self.steps
 
 
-class Pictures(Dataset[tuple[str, Pair]]):
+class Pictures(Dataset[Named]):
     """Whole pictures with their fixed noise; ``side``: only their central square of that side, in pixels."""
 
     def __init__(
@@ -212,7 +213,7 @@ class Photographs(L.LightningDataModule):
             pin_memory=self.trainer.strategy.root_device.type == "cuda",
         )
 
-    def pictures(self, test_set: str) -> Pictures:
+    def pictures(self, test_set: str) -> Dataset[Named]:
         """The pictures of a test set with their fixed noise."""
         return self._pictures(test_set, limit=self.limit)
 
@@ -222,13 +223,13 @@ class Photographs(L.LightningDataModule):
     def test_dataloader(self) -> list[DataLoader]:
         return [self._whole(self.pictures(name)) for name in self.test_sets]
 
-    def _pictures(self, name: str, *, side: int | None = None, limit: int | None = None) -> Pictures:
+    def _pictures(self, name: str, *, side: int | None = None, limit: int | None = None) -> Dataset[Named]:
         return Pictures(
             self._caches[name], noise=self.noise, noise_seed=self.noise_seed, lossless=self.lossless,
             side=side, limit=limit,
         )  # fmt: skip
 
-    def _whole(self, pictures: Pictures) -> DataLoader:
+    def _whole(self, pictures: Dataset[Named]) -> DataLoader:
         # Each rank takes its own; none is repeated to even the ranks out, as a padded sampler would. Where there are
         # more ranks than pictures every rank takes all: Lightning's loop refuses a rank that has none.
         world = self.trainer.world_size if len(pictures) >= self.trainer.world_size else 1

@@ -8,6 +8,7 @@ level standing for an ISO; everything after that is the same.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache as once
 from math import nan
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from jdcsuite.data import quality
 from jdcsuite.data.catalog import folder, images
-from jdcsuite.data.datamodule import Photographs, Sample, Steps, _hold_out
+from jdcsuite.data.datamodule import Named, Photographs, Sample, Steps, _hold_out
 from jdcsuite.data.images import ImageCache, embedded
 from jdcsuite.data.noise import PoissonGaussian, Recorded, to_bytes, to_tensor
 from jdcsuite.data.pairs import Shot, Source, refuse_shared_scenes, shots
@@ -89,7 +90,7 @@ class PairCrops(Dataset[Sample]):
         return image, image
 
 
-class PairPictures(Dataset[tuple[str, Pair]]):
+class PairPictures(Dataset[Named]):
     """Whole pairs as they are; ``side``: only their central square of that side, in pixels."""
 
     def __init__(
@@ -218,9 +219,7 @@ class PairFolders(Photographs):
         score = quality.scores(self._pairs["train"], at, side=self.cell)
         at = at[quality.above(self.min_ms_ssim, score)]
         self.facts["crops_kept"] = len(at)
-        Console().print(
-            f"MS-SSIM(noisy, clean) > {self.min_ms_ssim:g}: {len(at)} of {len(score)} crops kept", highlight=False
-        )
+        _tell(f"MS-SSIM(noisy, clean) > {self.min_ms_ssim:g}: {len(at)} of {len(score)} crops kept")
         return at
 
     def _found(self) -> tuple[dict, dict[str, PairCache]]:
@@ -317,6 +316,12 @@ class PairFolders(Photographs):
             bpp_noisy=_float(batch.get("bpp_noisy")),
             bpp_clean=_float(batch.get("bpp_clean")),
         )
+
+
+@once
+def _tell(said: str) -> None:
+    """Once a process, however many rungs share the crops."""
+    Console().print(said, highlight=False)
 
 
 def _float(x: Tensor | None) -> Tensor | None:
