@@ -14,7 +14,7 @@ from jdcsuite.entropy.container import CorruptFile, header_bytes, pack, unpack
 from jdcsuite.models.manypriors import ManyPriors
 from jdcsuite.types import UserError
 
-TINY = {"num_channels": 8, "num_latents": 12, "num_priors": 6}
+TINY = {"num_channels": 8, "num_latents": 12, "num_priors": 6, "latent_gain": 1.0}
 
 
 def tiny(*, seed: int = 0, **changes) -> ManyPriors:
