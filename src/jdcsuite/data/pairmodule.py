@@ -22,7 +22,7 @@ from jdcsuite.data import quality
 from jdcsuite.data.catalog import folder, images
 from jdcsuite.data.datamodule import Named, Photographs, Sample, Steps, _hold_out
 from jdcsuite.data.images import ImageCache, embedded
-from jdcsuite.data.noise import PoissonGaussian, Recorded, to_bytes, to_tensor
+from jdcsuite.data.noise import Noise, PoissonGaussian, Recorded, to_bytes, to_tensor
 from jdcsuite.data.pairs import Shot, Source, refuse_shared_scenes, shots
 from jdcsuite.data.quality import PairCache
 from jdcsuite.entropy.lossless import Lossless
@@ -75,7 +75,8 @@ class PairCrops(Dataset[Sample]):
             sample[kind] = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
             if self.lossless is not None:
                 sample[f"bpp_{kind}"] = torch.tensor(self.lossless.bpp(np.ascontiguousarray(image)))
-        return sample | {"sigma": torch.tensor(0.0 if is_clean else nan)}
+        sigma = torch.tensor(0.0 if is_clean else nan)
+        return sample | {"sigma": sigma, "noise_seed": torch.tensor(int(draw.integers(2**62)))}
 
     def _pair(self, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         shots_here = self.places[int(draw.integers(len(self.places)))]
@@ -132,7 +133,9 @@ class PairFolders(Photographs):
     is a set of clean pictures. ``clean``: folder of the clean pictures that are mixed in (None: the clean halves of
     the training pairs); ``clean_share``: of every batch, rounded, at least one place where it is not 0.
     ``min_ms_ssim``: only cells whose MS-SSIM(noisy, clean) exceeds it; ``cell``: their side in pixels. ``sampling``:
-    pair or scene. ``levels``: the noises that stand for ISOs without a root. The rest is `Photographs`'s.
+    pair or scene. ``levels``: the noises that stand for ISOs without a root. ``synthetic``: noise that training draws
+    on every clean crop in place of the recorded one, for methods that know no real noise; validation and test are
+    real. The rest is `Photographs`'s.
 
     differs from the paper: clean crops are not rescaled, so that they hold the same detail as the noisy ones; all
     variants sample alike, so that the threshold is not confounded (``sampling=scene`` is theirs).
@@ -146,6 +149,7 @@ class PairFolders(Photographs):
         clean: str | None,
         test: list[str | dict] | str | None,
         levels: list[PoissonGaussian],
+        synthetic: Noise | None = None,
         noise_seed: int,
         crop: int,
         val_crop: int,
@@ -176,7 +180,7 @@ class PairFolders(Photographs):
         self.whole = root is not None and (Path(root).expanduser() / "noisy").is_dir()
         self.train_sources = [Source.read(said) for said in _list(train)]
         self.test_sources = [Source.read(said) for said in _list(test)]
-        self.clean_name, self.levels = clean, levels
+        self.clean_name, self.levels, self.synthetic = clean, levels, synthetic
         self.cell, self.min_ms_ssim, self.sampling = max(cell, crop), min_ms_ssim, sampling
         self.clean_share, self.allow_unpaired = clean_share, allow_unpaired
         self._pairs: dict[str, PairCache] = {}
@@ -309,10 +313,14 @@ class PairFolders(Photographs):
 
     def pair(self, batch: Sample) -> Pair:
         """A training batch of samples, on its device -> Pair."""
+        clean, noisy, sigma = batch["clean"].float() / 255, batch["noisy"].float() / 255, batch["sigma"].float()
+        if self.synthetic is not None:
+            noisy = self.synthetic(clean, batch["noise_seed"].tolist())
+            sigma = torch.full_like(sigma, self.synthetic.sigma)
         return Pair(
-            noisy=batch["noisy"].float() / 255,
-            clean=batch["clean"].float() / 255,
-            sigma=batch["sigma"].float(),
+            noisy=noisy,
+            clean=clean,
+            sigma=sigma,
             bpp_noisy=_float(batch.get("bpp_noisy")),
             bpp_clean=_float(batch.get("bpp_clean")),
         )

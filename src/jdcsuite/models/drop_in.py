@@ -43,6 +43,9 @@ class DropIn(Codec):
         self.net: CompressionModel = getattr(compressai.models, architecture)(num_channels, num_latents)
         self.net.entropy_bottleneck.quantiles.requires_grad_(False)
         self.net.gaussian_conditional.scale_table = get_scale_table()
+        self._keep_tables_apart()
+
+    def _keep_tables_apart(self) -> None:
         for part in self._priors().values():
             # these change their shape when tables are built: they travel as tables, not as weights
             part._non_persistent_buffers_set.update(TABLES)
