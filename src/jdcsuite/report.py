@@ -346,7 +346,7 @@ def _write(rows: pd.DataFrame, path: Path) -> None:
 
 
 def _noise(sigma: float) -> str:
-    return "real noise" if np.isnan(sigma) else f"sigma {sigma:g}"
+    return "noise of its own" if np.isnan(sigma) else f"sigma {sigma:g}"
 
 
 def _rung(lmbda: float, quality: str) -> str:
