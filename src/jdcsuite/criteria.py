@@ -28,6 +28,15 @@ def mse(x_hat: Tensor, pair: Pair) -> Tensor:
     return (error * pair.weight).flatten(1).sum(1) / pair.weight.flatten(1).sum(1).clamp(min=1)
 
 
+def ms_ssim(x_hat: Tensor, clean: Tensor) -> Tensor:
+    """MS-SSIM of each picture (sides of 176 pixels or more), in float32: bf16 loses the variances it divides by."""
+    with torch.autocast(x_hat.device.type, enabled=False):
+        values = multiscale_structural_similarity_index_measure(
+            x_hat.float(), clean.float(), data_range=1.0, reduction="none"
+        )
+    return values.reshape(-1)
+
+
 # -- what supervises: Pair -> Pair whose `noisy` is the input and whose `clean` is the target -------------------
 
 
@@ -95,10 +104,7 @@ class Taught(nn.Module):
         target = self.teacher(pair.noisy, sigma=pair.sigma, bpp_noisy=pair.bpp_noisy).x_hat.float().clamp(0, 1)
         if min(target.shape[-2:]) < 176:
             return replace(pair, clean=target)
-        score = multiscale_structural_similarity_index_measure(
-            target, pair.noisy, data_range=1.0, reduction="none"
-        ).reshape(-1)
-        kept = score > self.min_ms_ssim
+        kept = ms_ssim(target, pair.noisy) > self.min_ms_ssim
         # stable: the kept ones first, in their order; a batch without any keeps all
         order = torch.argsort(~kept, stable=True)
         count = torch.where(kept.any(), kept.sum(), len(kept))
@@ -235,7 +241,7 @@ class Denoising(nn.Module):
         if self.distance == "ms_ssim":
             if min(x_hat.shape[-2:]) < 176:
                 raise UserError("criterion.distance=ms_ssim needs crops of 176 pixels or more: set data.crop")
-            loss = 1 - multiscale_structural_similarity_index_measure(x_hat, pair.clean, data_range=1.0)
+            loss = 1 - ms_ssim(x_hat, pair.clean).mean()
         else:
             loss = error if self.distance == "mse" else F.l1_loss(x_hat, pair.clean)
         return {"loss": loss, "mse": error.detach()}

@@ -27,7 +27,7 @@ from jdcsuite import report, runs, tracker, training, weights
 from jdcsuite.types import UserError
 
 # A need is composed from the words that were given for the job, but for those about the job's own method.
-OWN = ("+experiment", "+sweep", "init_from", "rerun", "rate_scale", "min_ms_ssim", "needs", "card", "task")
+OWN = ("+experiment", "+sweep", "+start", "init_from", "rerun", "rate_scale", "min_ms_ssim", "needs", "card", "task")
 OWN_SECTIONS = ("model", "+model", "criterion", "+criterion", "needs.", "report.", "task=")
 
 _failures: list[str] = []

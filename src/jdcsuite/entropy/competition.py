@@ -128,7 +128,8 @@ class Competition(MonotoneCDF):
 
     @torch.no_grad()
     def _count(self, index: Int[Tensor, "n"]) -> None:
-        chosen = torch.bincount(index, minlength=self.num_priors)
+        # bincount, written so that a GPU is not waited for
+        chosen = torch.zeros_like(self.idle).scatter_add_(0, index, torch.ones_like(index))
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(chosen)  # a prior that one rank uses is in use
         self.idle.add_(1).mul_(chosen == 0)
