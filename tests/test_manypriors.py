@@ -137,12 +137,23 @@ def test_a_prior_s_number_that_counts_is_learned_and_changes_the_choice(prior: C
     rows = y.permute(0, 2, 3, 1).flatten(0, 2)
     for _ in range(600):
         prior(y)
-    index, _ = prior.search(rows)
-    share = torch.bincount(index, minlength=5) / len(index)
-    assert torch.allclose(prior.usage.double(), share.double(), atol=0.02)
-    assert float(prior.index_frequency().sum()) == pytest.approx(1)
-    bits = naive_bits(prior, y).view(64, 5) - torch.log2(prior.index_frequency())
-    assert torch.equal(index, bits.argmin(1)) and not torch.equal(index, naive_bits(prior, y).view(64, 5).argmin(1))
+    numbers = prior.search(rows)[0].view(8, 8).tolist()
+    counts = torch.zeros(6, 5, dtype=torch.float64)
+    for i in range(8):
+        for j in range(8):
+            counts[numbers[i - 1][j] if i else 5, numbers[i][j]] += 1
+    assert torch.allclose(prior.seen, 100 * counts, rtol=0.02, atol=1.0), "a hundred steps are remembered"
+    shares = (100 * counts).sum(0) / (100 * counts).sum()
+    bits = naive_bits(prior, y).view(64, 5) - torch.log2(prior._frequencies())
+    assert prior._frequencies().tolist() == pytest.approx(shares.tolist(), abs=0.01)
+    assert torch.equal(torch.tensor(numbers).flatten(), bits.argmin(1))
+    assert not torch.equal(bits.argmin(1), naive_bits(prior, y).view(64, 5).argmin(1))
+    table, charged = prior.index_probabilities(), prior.eval()(y)["index"]
+    assert torch.allclose(table.sum(1), torch.ones(6, dtype=torch.float64)) and (table > 0).all()
+    expected = counts / counts.sum(1, keepdim=True).clamp(min=1)
+    often = counts.sum(1) > 5
+    assert torch.allclose(table[often], expected[often], atol=0.05)
+    assert charged.shape == (1, 8, 8)
 
 
 # -- revival ---------------------------------------------------------------------------------------------------
@@ -210,7 +221,7 @@ def test_the_decoded_picture_is_forward_s_picture_bit_for_bit(size: tuple[int, i
 def test_the_bytes_are_those_that_the_estimate_promised(index_cost: str) -> None:
     net, x = tiny(index_cost=index_cost).train(), picture(320, 256)
     for _ in range(100):
-        net(x)  # how often each prior is used
+        net(x)  # how often each prior is used, and after which
     ready(net)
     contents = unpack(net.compress(x))
     with torch.no_grad():
@@ -256,9 +267,9 @@ def test_other_weights_and_other_segments_are_refused() -> None:
 def test_a_number_of_no_prior_is_refused() -> None:
     net = ready(tiny())
     y = torch.zeros(1, 12, 1, 1)
-    net.tables["index"] = replace(net.tables["index"], offset=torch.tensor([3], dtype=torch.int32))
+    net.tables["index"] = replace(net.tables["index"], offset=torch.full((7,), 3, dtype=torch.int32))
     segments = [net.encode_tile(y, h=0)[0]]
-    net.tables["index"] = replace(net.tables["index"], offset=torch.tensor([9], dtype=torch.int32))
+    net.tables["index"] = replace(net.tables["index"], offset=torch.full((7,), 9, dtype=torch.int32))
     with pytest.raises(CorruptFile, match="beyond the 6"):
         net.decode_tile(segments[0], height=1, width=1, h=0)
 

@@ -22,7 +22,8 @@ SPREAD = math.log(2.0) ** -4
 # Symbols beyond +-REACH cost alike under every prior when one is chosen: all of them send it by the escape.
 REACH = 128
 REVIVE_AFTER, REVIVE_SHARE = 50, 0.1
-INDEX_DECAY, INDEX_FLOOR = 0.99, 0.01
+# Counts of chosen priors: what is left of them a step later, and how many more each context has, spread as all are.
+INDEX_DECAY, INDEX_PRIOR = 0.99, 16.0
 
 
 class Competition(MonotoneCDF):
@@ -30,8 +31,8 @@ class Competition(MonotoneCDF):
     channel c under prior p.
 
     ``index_cost``: what the number of a prior costs. ``fixed``: log2 of ``num_priors`` bits, as published.
-    ``adaptive``: the code length under how often each prior was chosen lately, a static table of the model when
-    coding; it counts when the cheapest is chosen.
+    ``adaptive``: its code length given the number above it, under how often each followed which in training: static
+    tables of the model. The search charges the length without that context, for the one above is not chosen yet.
     ``lr_scale``: these scalars learn so many times faster than the transforms (the reference's training: 10).
     ``elements``: values that a search holds at once; it bounds the memory, not the result. None: what suits the
     device.
@@ -53,7 +54,8 @@ class Competition(MonotoneCDF):
         self.num_priors, self.num_latents = num_priors, num_latents
         self.index_cost, self.lr_scale, self.elements = index_cost, lr_scale, elements
         self.register_buffer("idle", torch.zeros(num_priors, dtype=torch.int64))
-        self.register_buffer("usage", torch.full((num_priors,), 1 / num_priors))
+        # [number above (the last row: none), number], decayed counts
+        self.register_buffer("seen", torch.zeros(num_priors + 1, num_priors))
 
     # -- likelihoods -------------------------------------------------------------------------------------------
 
@@ -65,14 +67,13 @@ class Competition(MonotoneCDF):
         """
         rows = y.permute(0, 2, 3, 1).flatten(0, 2)
         index, cost = self.search(rows.detach())
+        grid = (y.shape[0], *y.shape[2:])
         if self.training:
-            self._count(index)
+            self._count(index.view(grid))
             index = self._revive(index, cost)
-        p = self.likelihood(rows, index)
-        return {
-            "y": p.view(y.shape[0], *y.shape[2:], -1),
-            "index": self.index_frequency().to(p)[index].view(y.shape[0], *y.shape[2:]),
-        }
+        numbers = index.view(grid)
+        p_index = self.index_probabilities()[self.above(numbers), numbers]
+        return {"y": self.likelihood(rows, index).view(*grid, -1), "index": p_index}
 
     def likelihood(self, rows: Float[Tensor, "n c"], index: Int[Tensor, "n"]) -> Float[Tensor, "n c"]:
         """Probability of the unit bin around each latent, each place under its own prior; with gradient."""
@@ -88,7 +89,7 @@ class Competition(MonotoneCDF):
     def search(self, rows: Float[Tensor, "n c"]) -> tuple[Int[Tensor, "n"], Float[Tensor, "n"]]:
         """(number of the cheapest prior, what it costs in bits) of each place."""
         costs = self._costs(rows) if self.training else self._costs_of_integers(rows)
-        cost, index = (costs - torch.log2(self.index_frequency())).min(1)
+        cost, index = (costs - torch.log2(self._frequencies())).min(1)
         return index, cost
 
     def _costs(self, rows: Float[Tensor, "n c"]) -> Float[Tensor, "n p"]:
@@ -120,20 +121,33 @@ class Competition(MonotoneCDF):
 
     # -- which priors are used ---------------------------------------------------------------------------------
 
-    def index_frequency(self) -> Float[Tensor, "p"]:
-        """Probability that is charged for each prior's number."""
+    def _frequencies(self) -> Float[Tensor, "p"]:
+        """Probability of each prior's number without context."""
         if self.index_cost == "fixed":
-            return torch.full_like(self.usage, 1 / self.num_priors)
-        return (1 - INDEX_FLOOR) * self.usage + INDEX_FLOOR / self.num_priors
+            return torch.full_like(self.seen[0], 1 / self.num_priors)
+        counts = self.seen.sum(0) + 1
+        return counts / counts.sum()
+
+    def index_probabilities(self) -> Float[Tensor, "above p"]:
+        """Probability of each prior's number, given the number above it; the last row: where there is none."""
+        prior = INDEX_PRIOR * self._frequencies()
+        counts = prior + (0 if self.index_cost == "fixed" else self.seen)
+        return counts.expand_as(self.seen) / counts.sum(-1, keepdim=True)
+
+    def above(self, numbers: Int[Tensor, "b hy wy"]) -> Int[Tensor, "b hy wy"]:
+        """The number above each, ``num_priors`` in the first row."""
+        return F.pad(numbers[:, :-1], (0, 0, 1, 0), value=self.num_priors)
 
     @torch.no_grad()
-    def _count(self, index: Int[Tensor, "n"]) -> None:
+    def _count(self, numbers: Int[Tensor, "b hy wy"]) -> None:
         # bincount, written so that a GPU is not waited for
-        chosen = torch.zeros_like(self.idle).scatter_add_(0, index, torch.ones_like(index))
+        at = (self.above(numbers) * self.num_priors + numbers).flatten()
+        counts = torch.zeros_like(self.seen).flatten().scatter_add_(0, at, torch.ones_like(at, dtype=self.seen.dtype))
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(chosen)  # a prior that one rank uses is in use
-        self.idle.add_(1).mul_(chosen == 0)
-        self.usage.lerp_((chosen / chosen.sum()).to(self.usage), 1 - INDEX_DECAY)
+            torch.distributed.all_reduce(counts)  # a prior that one rank uses is in use
+        counts = counts.view_as(self.seen)
+        self.idle.add_(1).mul_(counts.sum(0) == 0)
+        self.seen.mul_(INDEX_DECAY).add_(counts)
 
     @torch.no_grad()
     def _revive(self, index: Int[Tensor, "n"], cost: Float[Tensor, "n"]) -> Int[Tensor, "n"]:
@@ -142,7 +156,7 @@ class Competition(MonotoneCDF):
         dead = self.idle > REVIVE_AFTER
         count = min(self.num_priors, int(REVIVE_SHARE * len(index)))
         # the dead ones first, in random order; written without a branch, so that the device is not waited for
-        drawn = (torch.rand_like(self.usage) + dead).argsort(descending=True)[:count]
+        drawn = (torch.rand_like(self.seen[0]) + dead).argsort(descending=True)[:count]
         hardest = cost.topk(count).indices
         self.idle[drawn] *= ~dead[drawn]
         return index.scatter(0, hardest, torch.where(dead[drawn], drawn, index[hardest]))
@@ -166,4 +180,5 @@ class Competition(MonotoneCDF):
         )
 
     def index_tables(self) -> Tables:
-        return Tables.from_pmfs([self.index_frequency().double().cpu()], offsets=[0])
+        pmfs = self.index_probabilities().double().cpu()
+        return Tables.from_pmfs(list(pmfs), offsets=[0] * len(pmfs))

@@ -115,7 +115,8 @@ class ManyPriors(Codec):
         index = self.prior_y.search(symbols)[0].cpu().int()
         symbols = symbols.cpu().int()
         index_coder, y_coder = Encoder(), Encoder()
-        index_coder.put(index, torch.zeros_like(index), self.tables["index"])
+        above = self.prior_y.above(index.view(1, *y.shape[2:]))
+        index_coder.put(index, above.flatten(), self.tables["index"])
         y_coder.put(symbols.flatten(), self._rows(index), self.tables["y"])
         return [index_coder.segments()[0], y_coder.segments()[0]], torch.cat([index, symbols.flatten()])
 
@@ -125,13 +126,21 @@ class ManyPriors(Codec):
         """Inverse of `encode_tile`; ``height`` and ``width`` are those of the latents."""
         if len(segments) != 2:
             raise CorruptFile(f"{len(segments)} segments where the many-priors codec writes 2")
-        places = torch.zeros(height * width, dtype=torch.int32)
-        index = Decoder([segments[0], b""]).get(places, self.tables["index"]).int()
-        if index.min() < 0 or index.max() >= self.prior_y.num_priors:
-            raise CorruptFile(f"a prior beyond the {self.prior_y.num_priors} of these weights is asked for")
+        index = self._read_index(segments[0], height, width)
         symbols = Decoder([segments[1], b""]).get(self._rows(index), self.tables["y"]).int()
         y_hat = symbols.view(1, height, width, self.num_latents).permute(0, 3, 1, 2).contiguous()
         return y_hat.to(self.prior_y.h.device, torch.float32), torch.cat([index, symbols])
+
+    def _read_index(self, segment: bytes, height: int, width: int) -> Int[Tensor, "n"]:
+        """Row by row: the table of a number is named by the one above it."""
+        coder, last = Decoder([segment, b""]), self.prior_y.num_priors
+        rows = [torch.full((width,), last, dtype=torch.int32)]
+        for _ in range(height):
+            row = coder.get(rows[-1], self.tables["index"])
+            if row.min() < 0 or row.max() >= last:
+                raise CorruptFile(f"a prior beyond the {last} of these weights is asked for")
+            rows.append(row.int())
+        return torch.cat(rows[1:])
 
     def _rows(self, index: Int[Tensor, "n"]) -> Int[Tensor, "k"]:
         """Prior of each place -> table of each symbol, place by place."""
