@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from jdcsuite import weights
 from jdcsuite.entropy import competition
 from jdcsuite.entropy.competition import Competition
 from jdcsuite.entropy.container import CorruptFile, header_bytes, pack, unpack
@@ -131,24 +133,27 @@ def test_search_and_winner_see_one_draw(monkeypatch: pytest.MonkeyPatch) -> None
     assert not torch.equal(seen[0], seen[0].round())
 
 
-def test_a_prior_s_number_that_counts_is_learned_and_changes_the_choice(prior: Competition) -> None:
+def test_what_a_prior_s_number_costs_is_learned_and_changes_the_encoder_s_choice(prior: Competition) -> None:
     prior.index_cost = "adaptive"
     y = torch.randn(1, 4, 8, 8, dtype=torch.float64)
     rows = y.permute(0, 2, 3, 1).flatten(0, 2)
     for _ in range(600):
         prior(y)
-    numbers = prior.search(rows)[0].view(8, 8).tolist()
+    index, _ = prior.search(rows)
+    assert torch.equal(index, naive_bits(prior, y).view(64, 5).argmin(1)), "training is not charged"
+    numbers = index.view(8, 8).tolist()
     counts = torch.zeros(6, 5, dtype=torch.float64)
     for i in range(8):
         for j in range(8):
             counts[numbers[i - 1][j] if i else 5, numbers[i][j]] += 1
     assert torch.allclose(prior.seen, 100 * counts, rtol=0.02, atol=1.0), "a hundred steps are remembered"
     shares = (100 * counts).sum(0) / (100 * counts).sum()
-    bits = naive_bits(prior, y).view(64, 5) - torch.log2(prior._frequencies())
     assert prior._frequencies().tolist() == pytest.approx(shares.tolist(), abs=0.01)
-    assert torch.equal(torch.tensor(numbers).flatten(), bits.argmin(1))
-    assert not torch.equal(bits.argmin(1), naive_bits(prior, y).view(64, 5).argmin(1))
-    table, charged = prior.index_probabilities(), prior.eval()(y)["index"]
+    y, rows = y.round(), rows.round()
+    bits = naive_bits(prior.eval(), y).view(64, 5)
+    assert torch.equal(prior.search(rows)[0], (bits - torch.log2(prior._frequencies())).argmin(1))
+    assert not torch.equal(prior.search(rows)[0], bits.argmin(1))
+    table, charged = prior.index_probabilities(), prior(y)["index"]
     assert torch.allclose(table.sum(1), torch.ones(6, dtype=torch.float64)) and (table > 0).all()
     expected = counts / counts.sum(1, keepdim=True).clamp(min=1)
     often = counts.sum(1) > 5
@@ -277,3 +282,19 @@ def test_a_number_of_no_prior_is_refused() -> None:
 def test_wrong_index_cost_is_refused() -> None:
     with pytest.raises(UserError, match="fixed or adaptive"):
         ManyPriors(**TINY, index_cost="free")
+
+
+def test_weights_that_were_saved_write_and_read_the_same_files(tmp_path: Path) -> None:
+    net, x = tiny(index_cost="adaptive").train(), picture(40, 40)
+    for _ in range(3):
+        net(x)
+    ready(net)
+    config = {"_target_": "jdcsuite.models.manypriors.ManyPriors", **TINY, "index_cost": "adaptive"}
+    weights.save(net, config, tmp_path / "weights.safetensors", about={})
+    back = weights.load(tmp_path)
+    data = net.compress(x)
+    assert back.model_id == net.model_id and back.compress(x) == data
+    assert torch.equal(back.decompress(data), net.decompress(data))
+    pupil = tiny(seed=1, index_cost="adaptive")
+    weights.load_into(pupil, tmp_path)
+    assert torch.equal(pupil.prior_y.h, net.prior_y.h)
