@@ -106,8 +106,9 @@ class Task(L.LightningModule):
             for parameter in module.parameters(recurse=False):
                 if parameter.requires_grad:
                     groups.setdefault(float(getattr(module, "lr_scale", 1.0)), []).append(parameter)
-        lr = self.optimizer.keywords["lr"]
-        return [{"params": parameters, "lr": scale * lr} for scale, parameters in groups.items()]
+        lr = self.optimizer.keywords.get("lr")  # an optimiser that sets its own rate has nothing to scale
+        rates = {scale: {} if lr is None else {"lr": scale * lr} for scale in groups}
+        return [{"params": parameters, **rates[scale]} for scale, parameters in groups.items()]
 
     def configure_optimizers(self) -> dict[str, object]:
         optimizer = self.optimizer(self.parameter_groups())
