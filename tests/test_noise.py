@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from jdcsuite.data.noise import GaussianNoise, estimate_sigma, to_bytes, to_tensor
+from jdcsuite.data.noise import GaussianNoise, PoissonGaussian, estimate_sigma, to_bytes, to_tensor
 from jdcsuite.types import UserError
 
 
@@ -193,3 +193,39 @@ def test_blind_estimate_of_a_tiny_picture_is_zero():
     for shape in ((3, 1, 1), (3, 3, 200), (3, 200, 3)):
         assert estimate_sigma(torch.rand(shape)) == 0.0
     assert estimate_sigma(torch.rand(3, 4, 4)) > 0
+
+
+# -- signal-dependent noise ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["training", "test"])
+@pytest.mark.parametrize("grey", [0.25, 0.5])
+def test_poisson_gaussian_has_the_variance_of_its_formula(how: str, grey: float) -> None:
+    noise = PoissonGaussian(a=0.002, b=0.03, protocol="float")
+    value = round(grey * 255) / 255
+    if how == "training":
+        noisy = noise(torch.full((2, 3, 128, 128), value), [1, 2])
+    else:
+        noisy = noise.fixed(np.full((128, 128, 3), round(grey * 255), np.uint8), seed=0)
+    assert float(noisy.mean()) == pytest.approx(value, abs=0.001)
+    assert float(noisy.var()) == pytest.approx(0.002 * value + 0.03**2, rel=0.03)
+
+
+def test_poisson_gaussian_is_a_function_of_the_seed_and_of_the_pixels() -> None:
+    noise, clean = PoissonGaussian(a=[0.001, 0.1], b=[0.001, 0.1]), torch.rand(2, 3, 32, 32)
+    assert torch.equal(noise(clean, [5, 6])[1], noise(clean[1:], [6])[0])
+    assert not torch.equal(noise(clean, [5, 6])[0], noise(clean, [7, 6])[0])
+    image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    assert torch.equal(noise.fixed(image, seed=1), noise.fixed(image.copy(), seed=1))
+    assert not torch.equal(noise.fixed(image, seed=1), noise.fixed(image, seed=2))
+    levels = [float((noise(clean[:1], [seed]) - clean[:1]).std()) for seed in range(30)]
+    assert max(levels) > 4 * min(levels), "each image has its own level"
+    assert np.isnan(noise.sigma) and noise.protocol == "poisson-gaussian clip8"
+    for made in (noise(clean, [0, 1]), noise.fixed(image, seed=0)):
+        assert made.min() >= 0 and made.max() <= 1 and torch.allclose(made * 255, (made * 255).round(), atol=1e-4)
+
+
+@pytest.mark.parametrize("wrong", [{"a": 0.0}, {"b": [0.1, 0.01]}, {"protocol": "raw"}])
+def test_poisson_gaussian_refuses_what_is_no_level(wrong: dict) -> None:
+    with pytest.raises(UserError):
+        PoissonGaussian(**wrong)

@@ -252,7 +252,7 @@ def test_figure_has_a_panel_for_each_dataset_and_none_for_empty_ms_ssim(tmp_path
     run_folder(tmp_path / "b", "fllic", 512.0, ms_ssim="", dataset="sidd", sigma="")
     fig = report.figure(report.curves(report.read([tmp_path])), tmp_path / "rd.png")
     titles = [ax.get_title(loc="left").split("\n")[0] for ax in fig.axes]
-    assert titles == ["kodak24, sigma 10 clip8", "sidd, real noise clip8"]
+    assert titles == ["kodak24, sigma 10 clip8", "sidd, noise of its own clip8"]
 
 
 def test_strip_holds_the_pixels_of_its_pictures(tmp_path: Path) -> None:

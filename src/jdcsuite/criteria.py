@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
 from jdcsuite.models.codec import Codec
 from jdcsuite.types import Output, Pair, UserError
@@ -27,6 +28,15 @@ def mse(x_hat: Tensor, pair: Pair) -> Tensor:
     return (error * pair.weight).flatten(1).sum(1) / pair.weight.flatten(1).sum(1).clamp(min=1)
 
 
+def ms_ssim(x_hat: Tensor, clean: Tensor) -> Tensor:
+    """MS-SSIM of each picture (sides of 176 pixels or more), in float32: bf16 loses the variances it divides by."""
+    with torch.autocast(x_hat.device.type, enabled=False):
+        values = multiscale_structural_similarity_index_measure(
+            x_hat.float(), clean.float(), data_range=1.0, reduction="none"
+        )
+    return values.reshape(-1)
+
+
 # -- what supervises: Pair -> Pair whose `noisy` is the input and whose `clean` is the target -------------------
 
 
@@ -35,6 +45,13 @@ class Supervised(nn.Module):
 
     def forward(self, pair: Pair) -> Pair:
         return pair
+
+
+class CleanInput(nn.Module):
+    """The clean picture is input and target: plain compression; the noisy one is not looked at."""
+
+    def forward(self, pair: Pair) -> Pair:
+        return replace(pair, noisy=pair.clean, sigma=torch.zeros_like(pair.sigma))
 
 
 class NoisyTarget(nn.Module):
@@ -61,6 +78,39 @@ class Recorrupted(nn.Module):
         trusted = ((pair.noisy > 0) & (pair.noisy < 1)).to(pair.noisy)
         noisier, target = pair.noisy + self.alpha * extra, pair.noisy - extra / self.alpha
         return replace(pair, noisy=noisier, clean=target, weight=trusted)
+
+
+class Taught(nn.Module):
+    """The frozen ``teacher``'s picture is the target; the clean one is not looked at.
+
+    JDC-UD (Brummer and De Vleeschouwer, arXiv 2307.06233): kept where MS-SSIM(target, input) exceeds ``min_ms_ssim``.
+    The place of a crop that is not kept is given to one of the same batch that is; without any, all are kept.
+
+    differs from the paper: the teacher sees the crop, not the whole picture, because its output need not be stored
+    then; crops under 176 pixels, where MS-SSIM is undefined, are all kept.
+    """
+
+    def __init__(self, *, teacher: nn.Module | None = None, min_ms_ssim: float = 0.8) -> None:
+        super().__init__()
+        self.teacher, self.min_ms_ssim = teacher, min_ms_ssim
+        if teacher is not None:
+            teacher.requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, pair: Pair) -> Pair:
+        if self.teacher is None:
+            raise UserError("a taught codec needs a teacher: use +experiment=jdc_ud, which trains one")
+        self.teacher.eval()  # Lightning puts all of a task into training mode
+        target = self.teacher(pair.noisy, sigma=pair.sigma, bpp_noisy=pair.bpp_noisy).x_hat.float().clamp(0, 1)
+        if min(target.shape[-2:]) < 176:
+            return replace(pair, clean=target)
+        kept = ms_ssim(target, pair.noisy) > self.min_ms_ssim
+        # stable: the kept ones first, in their order; a batch without any keeps all
+        order = torch.argsort(~kept, stable=True)
+        count = torch.where(kept.any(), kept.sum(), len(kept))
+        place = torch.arange(len(kept), device=kept.device)
+        chosen = torch.where(kept | ~kept.any(), place, order[place % count])
+        return replace(pair, noisy=pair.noisy[chosen], clean=target[chosen], sigma=pair.sigma[chosen])
 
 
 # -- what is minimised -----------------------------------------------------------------------------------------
@@ -170,6 +220,31 @@ class EntropyGuided(nn.Module):
             mean /= torch.distributed.get_world_size()
         if torch.isfinite(mean):
             self.log_mu += self.dual_rate * mean.clamp(-2, 2)
+
+
+class Denoising(nn.Module):
+    """Distance of a denoiser's picture to the clean one. ``distance``: mse, l1 or ms_ssim (1 - MS-SSIM, on crops of
+    176 pixels or more), of the unclamped picture."""
+
+    def __init__(self, *, distance: str = "mse") -> None:
+        super().__init__()
+        if distance not in ("mse", "l1", "ms_ssim"):
+            raise UserError(f"criterion.distance={distance} is unknown: choose mse, l1 or ms_ssim")
+        self.distance = distance
+
+    def prepare(self, pair: Pair) -> Pair:
+        return pair
+
+    def forward(self, output: Output, pair: Pair) -> Parts:
+        x_hat = output.x_hat.float()
+        error = mse(x_hat, pair).mean()
+        if self.distance == "ms_ssim":
+            if min(x_hat.shape[-2:]) < 176:
+                raise UserError("criterion.distance=ms_ssim needs crops of 176 pixels or more: set data.crop")
+            loss = 1 - ms_ssim(x_hat, pair.clean).mean()
+        else:
+            loss = error if self.distance == "mse" else F.l1_loss(x_hat, pair.clean)
+        return {"loss": loss, "mse": error.detach()}
 
 
 class EntropyRegression(nn.Module):

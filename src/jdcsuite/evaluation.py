@@ -10,11 +10,12 @@ from pathlib import Path
 from hydra.utils import instantiate
 from rich.console import Console
 from rich.progress import track
+from torch.utils.data import Dataset
 
 from jdcsuite import runs, weights
 from jdcsuite.baselines.standards import LADDERS, Standard
 from jdcsuite.data.cache import ImageCache
-from jdcsuite.data.datamodule import Photographs, Pictures
+from jdcsuite.data.datamodule import Named, Photographs, Pictures
 from jdcsuite.data.images import files
 from jdcsuite.data.noise import GaussianNoise
 from jdcsuite.entropy.lossless import Lossless
@@ -25,7 +26,7 @@ from jdcsuite.types import Compressor, UserError
 
 def rows_of(
     codec: Compressor,
-    pictures: Pictures,
+    pictures: Dataset[Named],
     *,
     dataset: str,
     about: dict[str, object],
@@ -60,17 +61,20 @@ def standards_rows(config: dict, console: Console) -> list[Path]:
         "noise_seed": data.noise_seed,
         "code_version": runs.code_version(),
     }
+    sigma = "" if config["sigma"] is None else f"-s{config['sigma']:g}"
     made = []
     for name, qualities in config["report"]["standards"].items():
         if not qualities:
             continue
         codecs = [Standard(codec=name, quality=float(q)) for q in qualities]
         said = {
-            k: v for k, v in config["data"].items() if k in ("root", "train", "test", "noise", "noise_seed", "limit")
+            k: v
+            for k, v in config["data"].items()
+            if k in ("root", "train", "test", "noise", "levels", "noise_seed", "limit")
         }
         said |= {"codec": name, "qualities": list(qualities), "version": codecs[0].version}
         key = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:8]
-        path = Path(config["runs"]) / config["name"] / "standards" / f"{name}-s{config['sigma']:g}-{key}.csv"
+        path = Path(config["runs"]) / config["name"] / "standards" / f"{name}{sigma}-{key}.csv"
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             rows = []

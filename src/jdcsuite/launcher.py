@@ -27,7 +27,7 @@ from jdcsuite import report, runs, tracker, training, weights
 from jdcsuite.types import UserError
 
 # A need is composed from the words that were given for the job, but for those about the job's own method.
-OWN = ("+experiment", "+sweep", "init_from", "rerun", "rate_scale", "min_ms_ssim", "needs", "card", "task")
+OWN = ("+experiment", "+sweep", "+start", "init_from", "rerun", "rate_scale", "min_ms_ssim", "needs", "card", "task")
 OWN_SECTIONS = ("model", "+model", "criterion", "+criterion", "needs.", "report.", "task=")
 
 _failures: list[str] = []
@@ -75,7 +75,7 @@ def plan(overrides: list[str], *, config_name: str = "config") -> Job:
 def check(config: DictConfig, overrides: list[str]) -> None:
     if not config.get("method"):
         raise UserError("no experiment was named: say +experiment=fllic (or another in conf/experiment)")
-    if not _number(config.sigma) or not config.sigma >= 0:
+    if config.sigma is not None and not (_number(config.sigma) and config.sigma >= 0):
         raise UserError(f"sigma={config.sigma} is not a noise level: give grey levels of 0 or more, as in sigma=10")
     if config.lmbda is not None and not (_number(config.lmbda) and config.lmbda > 0):
         raise UserError(f"lmbda={config.lmbda} is not usable: give a number above 0")

@@ -285,7 +285,7 @@ def _pictures(rows: pd.DataFrame) -> list[tuple[str, np.ndarray]]:
     Runs leave them in their folders as ``pictures/<dataset>_<image>_{noisy,decoded,clean}.png``.
     """
     stems = rows["dataset"] + "_" + rows["image"].map(lambda image: Path(image).stem)
-    rows = rows.assign(file=rows["folder"] + "/pictures/" + stems, which=stems + rows["sigma"].astype(str))
+    rows = rows.assign(file=rows["folder"] + "/pictures/" + stems, which=stems + rows["sigma"].map(_noise))
     rows = rows[rows["file"].map(lambda file: Path(f"{file}_decoded.png").exists())].dropna(subset=["bpp", "psnr"])
     if rows.empty:
         return []
@@ -346,7 +346,7 @@ def _write(rows: pd.DataFrame, path: Path) -> None:
 
 
 def _noise(sigma: float) -> str:
-    return "real noise" if np.isnan(sigma) else f"sigma {sigma:g}"
+    return "noise of its own" if np.isnan(sigma) else f"sigma {sigma:g}"
 
 
 def _rung(lmbda: float, quality: str) -> str:

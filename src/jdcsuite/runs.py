@@ -62,7 +62,8 @@ def key(config: dict, needs: dict[str, str]) -> str:
 
 def folder(config: dict, key: str) -> Path:
     lmbda = f"-l{config['lmbda']:g}" if config["lmbda"] is not None else ""
-    return Path(config["runs"]) / config["name"] / f"{config['method']}-s{config['sigma']:g}{lmbda}-{key}"
+    sigma = f"-s{config['sigma']:g}" if config["sigma"] is not None else ""
+    return Path(config["runs"]) / config["name"] / f"{config['method']}{sigma}{lmbda}-{key}"
 
 
 def curve(config: dict, overrides: list[str]) -> str:

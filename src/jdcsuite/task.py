@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
-from jdcsuite.metrics import Quality, eight_bit, judge
+from jdcsuite.metrics import Quality, eight_bit, judge, quality, timed
 from jdcsuite.models.clean_entropy import analytic_entropy
 from jdcsuite.types import Output, Pair
 
@@ -98,8 +98,20 @@ class Task(L.LightningModule):
     def trainable(self) -> Iterable[nn.Parameter]:
         return [p for p in self.parameters() if p.requires_grad]
 
+    def parameter_groups(self) -> list[dict[str, object]]:
+        """One group for each ``lr_scale``: a module that has this attribute has its own parameters (not those of the
+        modules inside it) learn so many times faster than the rest."""
+        groups: dict[float, list[nn.Parameter]] = {}
+        for module in self.modules():
+            for parameter in module.parameters(recurse=False):
+                if parameter.requires_grad:
+                    groups.setdefault(float(getattr(module, "lr_scale", 1.0)), []).append(parameter)
+        lr = self.optimizer.keywords.get("lr")  # an optimiser that sets its own rate has nothing to scale
+        rates = {scale: {} if lr is None else {"lr": scale * lr} for scale in groups}
+        return [{"params": parameters, **rates[scale]} for scale, parameters in groups.items()]
+
     def configure_optimizers(self) -> dict[str, object]:
-        optimizer = self.optimizer(self.trainable())
+        optimizer = self.optimizer(self.parameter_groups())
         scheduler = LambdaLR(optimizer, self.schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -163,6 +175,36 @@ class CodecTask(Task):
                 f"test/{dataset}/{metric}", row[metric], batch_size=1, on_epoch=True, on_step=False,
                 add_dataloader_idx=False, sync_dist=True,
             )  # fmt: skip
+
+
+class DenoiserTask(Task):
+    """A denoiser: its rows have quality and time, and no rate."""
+
+    def build(self) -> None:
+        self.val_quality = Quality(ms_ssim=False)
+
+    def validation_step(self, batch: tuple[str, Pair], index: int) -> None:
+        super().validation_step(batch, index)
+        _, pair = batch
+        self.val_quality.update(eight_bit(self.predict(pair).x_hat.float()), pair.clean)
+
+    def on_validation_epoch_end(self) -> None:
+        super().on_validation_epoch_end()
+        self.log("val/psnr", self.val_quality.compute()["psnr"], prog_bar=True)
+        self.val_quality.reset()
+
+    def test_step(self, batch: tuple[str, Pair], index: int, dataloader_idx: int = 0) -> None:
+        name, pair = batch
+        dataset = self.test_set(dataloader_idx)
+        with torch.autocast(self.device.type, enabled=False):
+            output, milliseconds = timed(lambda: self.predict(pair), pair.noisy)
+        x_hat, noisy = eight_bit(output.x_hat), quality(pair.noisy, pair.clean)
+        row = {"sigma": float(pair.sigma[0]), "height": x_hat.shape[-2], "width": x_hat.shape[-1]}
+        row |= {**quality(x_hat, pair.clean), "psnr_noisy": noisy["psnr"], "ms_ssim_noisy": noisy["ms_ssim"]}
+        device = str(pair.noisy.device.type)
+        self.rows.append({"dataset": dataset, "image": name, **row, "enc_ms": round(milliseconds, 3), "device": device})
+        if index == 0:
+            self.pictures[dataset, name] = {"noisy": pair.noisy, "decoded": x_hat, "clean": pair.clean}
 
 
 class EstimatorTask(Task):

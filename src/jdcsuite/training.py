@@ -125,9 +125,10 @@ def _trainer(config: dict, folder: Path, loggers: list) -> L.Trainer:
 
 def _loggers(config: dict, folder: Path) -> list:
     said = config["logger"]
+    noise = "real noise" if config["sigma"] is None else f"sigma {config['sigma']:g}"
     wandb = tracker.tracker(
         folder=folder, project=said["project"], group=config["name"], job_type=config["method"], name=folder.name,
-        id=folder.name, tags=[config["method"], f"sigma {config['sigma']:g}", config["budget"]], mode=said["mode"],
+        id=folder.name, tags=[config["method"], noise, config["budget"]], mode=said["mode"],
         config=config,
     )  # fmt: skip
     return tracker.loggers(folder=folder, tracker=wandb)
@@ -169,6 +170,7 @@ def _write_results(config: dict, task: Task, data: Photographs, trainer: L.Train
         "entropy_coder": f"rANS compressai {version('compressai')}",
         "lossless_coder": data.lossless.version if data.lossless else None,
         "code_version": runs.code_version(),
+        **data.facts,
     }
     if trainer.is_global_zero:
         runs.write_rows(

@@ -23,20 +23,19 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.catalog import folder
 from jdcsuite.data.images import embedded, files
-from jdcsuite.data.noise import GaussianNoise, to_bytes, to_tensor
+from jdcsuite.data.noise import Noise, Recorded, to_bytes, to_tensor
 from jdcsuite.entropy.lossless import Lossless
 from jdcsuite.types import Pair, UserError
 
 EMBEDDED = "embedded"
 Sample = dict[str, Tensor]
+Named = tuple[str, Pair]  # a whole picture and its name
 
 
 class Crops(Dataset[Sample]):
     """Sample number -> crop, drawn from all crop positions of all pictures alike."""
 
-    def __init__(
-        self, cache: ImageCache, *, crop: int, seed: int, noise: GaussianNoise, lossless: Lossless | None
-    ) -> None:
+    def __init__(self, cache: ImageCache, *, crop: int, seed: int, noise: Noise, lossless: Lossless | None) -> None:
         cache.require(crop)
         shapes = [cache.shape(i)[:2] for i in range(len(cache))]
         positions = np.array([(h - crop + 1) * (w - crop + 1) for h, w in shapes], dtype=np.float64)
@@ -83,14 +82,14 @@ class Steps(Sampler[list[int]]):
         return self.steps
 
 
-class Pictures(Dataset[tuple[str, Pair]]):
+class Pictures(Dataset[Named]):
     """Whole pictures with their fixed noise; ``side``: only their central square of that side, in pixels."""
 
     def __init__(
         self,
         cache: ImageCache,
         *,
-        noise: GaussianNoise,
+        noise: Noise,
         noise_seed: int,
         lossless: Lossless | None,
         side: int | None = None,
@@ -128,7 +127,7 @@ class Photographs(L.LightningDataModule):
         root: str | None,
         train: str | None,
         test: list[str] | str | None,
-        noise: GaussianNoise,
+        noise: Noise | Recorded,
         noise_seed: int,
         crop: int,
         val_crop: int,
@@ -156,6 +155,7 @@ class Photographs(L.LightningDataModule):
         self.crop, self.val_crop, self.batch, self.workers = crop, val_crop, batch, workers
         self.seed, self.steps, self.limit, self.cache_dir = seed, steps, limit, cache
         self._caches: dict[str, ImageCache] = {}
+        self.facts: dict[str, object] = {}  # columns of every row, that only the data can say
         self._flip = (RandomHorizontalFlip(p=1.0), RandomVerticalFlip(p=1.0))
 
     @property
@@ -203,15 +203,18 @@ class Photographs(L.LightningDataModule):
             start=trainer.global_step,
         )  # fmt: skip
         crops = Crops(self._caches["train"], crop=self.crop, seed=self.seed, noise=self.noise, lossless=self.lossless)
+        return self._loader(crops, steps)
+
+    def _loader(self, samples: Dataset[Sample], steps: Steps) -> DataLoader:
         return DataLoader(
-            crops,
+            samples,
             batch_sampler=steps,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
-            pin_memory=trainer.strategy.root_device.type == "cuda",
+            pin_memory=self.trainer.strategy.root_device.type == "cuda",
         )
 
-    def pictures(self, test_set: str) -> Pictures:
+    def pictures(self, test_set: str) -> Dataset[Named]:
         """The pictures of a test set with their fixed noise."""
         return self._pictures(test_set, limit=self.limit)
 
@@ -221,13 +224,13 @@ class Photographs(L.LightningDataModule):
     def test_dataloader(self) -> list[DataLoader]:
         return [self._whole(self.pictures(name)) for name in self.test_sets]
 
-    def _pictures(self, name: str, *, side: int | None = None, limit: int | None = None) -> Pictures:
+    def _pictures(self, name: str, *, side: int | None = None, limit: int | None = None) -> Dataset[Named]:
         return Pictures(
             self._caches[name], noise=self.noise, noise_seed=self.noise_seed, lossless=self.lossless,
             side=side, limit=limit,
         )  # fmt: skip
 
-    def _whole(self, pictures: Pictures) -> DataLoader:
+    def _whole(self, pictures: Dataset[Named]) -> DataLoader:
         # Each rank takes its own; none is repeated to even the ranks out, as a padded sampler would. Where there are
         # more ranks than pictures every rank takes all: Lightning's loop refuses a rank that has none.
         world = self.trainer.world_size if len(pictures) >= self.trainer.world_size else 1

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,6 +18,29 @@ from kornia.augmentation import RandomGaussianNoise
 from torch import Tensor
 
 from jdcsuite.types import UserError
+
+
+@runtime_checkable
+class Noise(Protocol):
+    """What a datamodule asks of a noise."""
+
+    sigma: float  # grey levels, nan where there is no one number
+
+    @property
+    def protocol(self) -> str: ...
+
+    def __call__(self, clean: Float[Tensor, "b 3 h w"], seeds: list[int]) -> Float[Tensor, "b 3 h w"]: ...
+
+    def fixed(self, clean: UInt8[np.ndarray, "h w 3"], *, seed: int) -> Float[Tensor, "3 h w"]: ...
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """Noise that came with the pictures, or was put into them once: nothing is drawn. ``protocol``: what the rows
+    say of it."""
+
+    protocol: str
+    sigma: float = math.nan
 
 
 class GaussianNoise:
@@ -55,6 +80,63 @@ class GaussianNoise:
 
     def protocolled(self, noisy: Tensor) -> Tensor:
         return (noisy * 255).round().clamp(0, 255) / 255 if self.protocol == "clip8" else noisy
+
+
+class PoissonGaussian:
+    """Signal-dependent noise of a sensor: clip(a Poisson(x / a) + N(0, b^2)) to [0, 1].
+
+    ``a``: variance for each unit of signal, ``b``: standard deviation of the read-out, pictures being in [0, 1]
+    (Testolina et al., SPIE 2021, as JDC describes it: a = b = .04). A range, as [.001, .1], is drawn from
+    log-uniformly, an image at a time. ``protocol``: as `GaussianNoise`'s.
+    ``sigma`` is nan: this noise has no one standard deviation.
+    """
+
+    sigma = math.nan
+
+    def __init__(
+        self, *, a: float | list[float] = 0.04, b: float | list[float] = 0.04, protocol: str = "clip8"
+    ) -> None:
+        if protocol not in ("clip8", "float"):
+            raise UserError(f"data.noise.protocol={protocol} is unknown: choose clip8 or float")
+        self.a, self.b = (_range(value, name) for name, value in {"a": a, "b": b}.items())
+        self.kind, self.rounds = protocol, protocol == "clip8"
+
+    @property
+    def protocol(self) -> str:
+        return f"poisson-gaussian {self.kind}"
+
+    def __call__(self, clean: Float[Tensor, "b 3 h w"], seeds: list[int]) -> Float[Tensor, "b 3 h w"]:
+        """Training noise, on the device of ``clean``: image i from its own generator, seeded by ``seeds[i]``."""
+        return torch.stack([self._one(x, seed) for x, seed in zip(clean, seeds, strict=True)])
+
+    def _one(self, clean: Tensor, seed: int) -> Tensor:
+        a, b = self._level(np.random.RandomState(seed % 2**32))
+        generator = torch.Generator(clean.device).manual_seed(seed)
+        signal = torch.poisson(clean / a, generator=generator) * a
+        return self._clipped(signal + b * torch.randn(clean.shape, generator=generator, device=clean.device))
+
+    def fixed(self, clean: UInt8[np.ndarray, "h w 3"], *, seed: int) -> Float[Tensor, "3 h w"]:
+        """Test noise = f(SHA-256 of the clean pixels and their shape, a, b, seed), through numpy's RandomState."""
+        digest = hashlib.sha256(np.ascontiguousarray(clean).tobytes())
+        digest.update(f"{clean.shape} {self.a} {self.b} {seed}".encode())
+        random = np.random.RandomState(np.frombuffer(digest.digest(), dtype="<u4"))
+        a, b = self._level(random)
+        noisy = a * random.poisson(clean / 255 / a) + b * random.standard_normal(clean.shape)
+        return self._clipped(to_tensor(noisy * 255))
+
+    def _level(self, random: np.random.RandomState) -> tuple[float, float]:
+        return tuple(low * (high / low) ** random.random_sample() for low, high in (self.a, self.b))
+
+    def _clipped(self, noisy: Tensor) -> Tensor:
+        noisy = noisy.clamp(0, 1)
+        return (noisy * 255).round() / 255 if self.rounds else noisy
+
+
+def _range(value: float | list[float], name: str) -> tuple[float, float]:
+    low, high = value if isinstance(value, list) else (value, value)
+    if not 0 < low <= high < math.inf:
+        raise UserError(f"data.noise.{name}={value} is no noise level: give a number above 0, or [low, high]")
+    return float(low), float(high)
 
 
 def to_tensor(image: np.ndarray) -> Float[Tensor, "3 h w"]:

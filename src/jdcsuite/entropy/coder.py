@@ -17,6 +17,7 @@ from jdcsuite.entropy.container import CorruptFile
 from jdcsuite.entropy.rans import LARGEST
 
 UNITS = 1 << rans.PRECISION
+FARTHEST = float(LARGEST // 2)  # what codecs clamp their symbols to
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,30 @@ class Tables:
         return cls(cdf, length, torch.tensor(offsets, dtype=torch.int32))
 
     def state(self, prefix: str) -> dict[str, Tensor]:
-        return {f"{prefix}.{name}": getattr(self, name) for name in ("cdf", "length", "offset")}
+        """Flat tensors: the used entries of all rows one after the other, but for the last of each, which is 2**16
+        and would not fit in 16 bits."""
+        used = torch.arange(self.cdf.shape[1])[None] < self.length[:, None] - 1
+        flat = self.cdf[used].to(torch.uint16)
+        return {f"{prefix}.cdf": flat, f"{prefix}.length": self.length, f"{prefix}.offset": self.offset}
 
     @classmethod
     def from_state(cls, state: dict[str, Tensor], prefix: str) -> Tables:
         """Raises ValueError for what are no tables: a decoder must not search outside a row."""
-        tables = cls(*(state[f"{prefix}.{name}"] for name in ("cdf", "length", "offset")))
+        flat, length, offset = (state[f"{prefix}.{name}"] for name in ("cdf", "length", "offset"))
+        if flat.dtype != torch.uint16 or length.dtype != torch.int32 or offset.dtype != torch.int32:
+            raise ValueError("probability tables are of 16 unsigned bits, their lengths and offsets of 32")
+        if flat.dim() != 1 or length.dim() != 1 or length.shape != offset.shape or not len(length):
+            raise ValueError("probability tables are flat, with a length and an offset for each")
+        if (length < 2).any() or (length > UNITS + 1).any() or int((length.long() - 1).sum()) != len(flat):
+            raise ValueError("the probability tables do not have their lengths")
+        longest = int(length.max())
+        if len(length) * longest > LARGEST:
+            raise ValueError("the probability tables are too large")
+        place = torch.arange(longest)[None]
+        cdf = torch.zeros(len(length), longest, dtype=torch.int32)
+        cdf[place < length[:, None] - 1] = flat.to(torch.int32)
+        cdf[place == length[:, None] - 1] = UNITS
+        tables = cls(cdf, length, offset)
         tables._check()
         return tables
 

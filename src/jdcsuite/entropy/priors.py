@@ -68,6 +68,21 @@ class Gaussian(nn.Module):
         return Tables.from_pmfs(pmfs, offsets=(-reach).tolist())
 
 
+def monotone_logits(x: Tensor, slopes: Tensor, offsets: Tensor, bends: Tensor) -> Tensor:
+    """The chain of `MonotoneCDF` at ``x``; each stage of the scalars is anything that broadcasts with it."""
+    for stage in range(3):
+        x = slopes[stage] * x + offsets[stage]
+        x = x + bends[stage] * torch.tanh(x)
+    return slopes[3] * x + offsets[3]
+
+
+def between(lower: Tensor, upper: Tensor) -> Tensor:
+    """Probability between two points of a cumulative, given their logits: the difference of two sigmoids, taken on
+    the side where neither is close to one."""
+    sign = torch.where(lower + upper > 0, -1.0, 1.0).to(lower)
+    return torch.abs(torch.sigmoid(sign * upper) - torch.sigmoid(sign * lower))
+
+
 class MonotoneCDF(nn.Module):
     """Independent learned densities: a monotone scalar chain for each of ``num_distributions``.
 
@@ -86,27 +101,26 @@ class MonotoneCDF(nn.Module):
 
     def logits(self, x: Tensor) -> Tensor:
         """Logit of the cumulative at ``x`` (d, anything): row i under distribution i."""
-        h, b, a = (p.to(x)[..., None] for p in (self.h, self.b, self.a))
-        h, a = F.softplus(h), torch.tanh(a)
-        for stage in range(3):
-            x = h[stage] * x + b[stage]
-            x = x + a[stage] * torch.tanh(x)
-        return h[3] * x + b[3]
+        return monotone_logits(x, *(p[..., None] for p in self.scalars(like=x)))
+
+    def scalars(self, *, like: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Slopes (4, d), offsets (4, d) and bends (3, d) of the chain, for `monotone_logits`; ``like``: in its
+        precision and on its device."""
+        h, b, a = ((p if like is None else p.to(like)) for p in (self.h, self.b, self.a))
+        return F.softplus(h), b, torch.tanh(a)
 
     def forward(self, z: Tensor) -> Tensor:
         """Probability of the unit bin around each element of z (b, d, hz, wz)."""
         x = z.transpose(0, 1).flatten(1)
-        lower, upper = self.logits(x - 0.5), self.logits(x + 0.5)
-        # The difference of two sigmoids, taken on the side where neither is close to one.
-        sign = torch.where(lower + upper > 0, -1.0, 1.0).to(lower)
-        p = torch.abs(torch.sigmoid(sign * upper) - torch.sigmoid(sign * lower))
+        p = between(self.logits(x - 0.5), self.logits(x + 0.5))
         return self.floor(p).unflatten(1, (z.shape[0], *z.shape[2:])).transpose(0, 1)
 
     @torch.no_grad()
-    def tables(self) -> Tables:
-        """Integer tables over the integers whose tail exceeds 2**-17, bracketed by doubling; float64, CPU."""
+    def tables(self, *, most: int = 2**13) -> Tables:
+        """Integer tables over the integers whose tail exceeds 2**-17, bracketed by doubling up to ``most``; float64,
+        CPU."""
         reach = 8
-        while reach < 2**13 and self._tail(reach) > TAIL:
+        while reach < most and self._tail(reach) > TAIL:
             reach *= 2
         grid = torch.arange(-reach, reach + 2, dtype=torch.float64) - 0.5
         cdf = torch.sigmoid(self.logits(grid.expand(self.h.shape[1], -1)))

@@ -14,7 +14,7 @@ from compressai.models.google import get_scale_table
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from jdcsuite.entropy.coder import Decoder, Encoder, Tables
+from jdcsuite.entropy.coder import FARTHEST, Decoder, Encoder, Tables
 from jdcsuite.models.codec import Codec
 from jdcsuite.models.exact import make_exact
 from jdcsuite.types import Output, UserError
@@ -23,7 +23,6 @@ from jdcsuite.types import Output, UserError
 # autoregressive context are not among them: their decoders visit one position at a time.
 ARCHITECTURES = ("ScaleHyperprior", "MeanScaleHyperprior")
 TABLES = ("_quantized_cdf", "_offset", "_cdf_length")
-FARTHEST = 2.0**28  # of a symbol: the coder's range
 
 
 class DropIn(Codec):
@@ -48,6 +47,9 @@ class DropIn(Codec):
         make_exact(self.net.h_s)
         self.net.entropy_bottleneck.quantiles.requires_grad_(False)
         self.net.gaussian_conditional.scale_table = get_scale_table()
+        self._keep_tables_apart()
+
+    def _keep_tables_apart(self) -> None:
         for part in self._priors().values():
             # these change their shape when tables are built: they travel as tables, not as weights
             part._non_persistent_buffers_set.update(TABLES)

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from jdcsuite.entropy.coder import Decoder, Encoder, Tables
+from jdcsuite.entropy.coder import FARTHEST, Decoder, Encoder, Tables
 from jdcsuite.entropy.container import H_UNIT
 from jdcsuite.entropy.priors import Gaussian, MonotoneCDF
 from jdcsuite.entropy.quantize import LowerBound, add_noise, compand, round_ste
@@ -28,7 +28,6 @@ from jdcsuite.models.layers import DepthConv, Float32, ResidualDown, ResidualUp,
 from jdcsuite.types import Output, UserError
 
 LOWEST_STEP, LOWEST_SCALE, HIGHEST_SCALE = -1.0, -3.25, 14.0  # log2
-FARTHEST = 2.0**28  # of a symbol: the coder's range
 
 # (means, log2 scales, mask) in step units -> y_hat in step units at the mask's places
 Coding = Callable[[Tensor, Tensor, Tensor], Tensor]

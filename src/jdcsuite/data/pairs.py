@@ -1,0 +1,138 @@
+"""A folder of real noise -> its shots: each a noisy picture, its clean one, and the scene that both show.
+
+Layouts, known by their names: ``noisy/`` and ``clean/`` with equal names (as SIDD-small, PolyU and CC lie here),
+SIDD's own folders, ``..._real`` with ``..._mean`` (PolyU, CC), and NIND, whose clean picture is a scene's lowest ISO.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from jdcsuite.data import catalog
+from jdcsuite.types import UserError
+
+SHOWN = 5  # names that a message lists
+
+# What a name says of the scene, so that no scene is in training and in test. The objects of PolyU come before
+# several cameras; a scene is one camera's view.
+_NAMES = (
+    ("sidd", re.compile(r"^\d{4}_(?P<scene>\d{3})_[A-Z0-9]{2}_(?P<iso>\d{5})_\d{5}_\d{4}_[NLH]")),
+    (
+        "polyu",
+        re.compile(r"^(?P<scene>(?:Canon|Nikon|Sony)\w*?)_[\d-]+_\d+_(?P<iso>\d+)_(?P<object>[a-z]+)_\d+$", re.I),
+    ),
+    ("cc", re.compile(r"^(?P<scene>(?:5dmark3|d600|d800)_iso(?P<iso>\d+)_\d+)$")),
+    ("nind", re.compile(r"^(?P<scene>.+)_ISO(?P<iso>H?\d+)", re.I)),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shot:
+    """``iso``: as the name says it, "" where it says none."""
+
+    noisy: Path
+    clean: Path
+    scene: str
+    iso: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A folder below the data root, and which of its pictures. ``only``, ``without``: patterns of file names, as
+    "Canon*". ``name``: what it is called in results."""
+
+    folder: str
+    only: Sequence[str] = ()
+    without: Sequence[str] = ()
+    name: str = ""
+
+    @classmethod
+    def read(cls, said: str | dict) -> Source:
+        """A folder's name, or a mapping of the fields above."""
+        if isinstance(said, str):
+            return cls(folder=said, name=said)
+        known = {f.name for f in fields(cls)}
+        if "folder" not in said or not set(said) <= known:
+            raise UserError(f"{said} names no pictures: give a folder, with {', '.join(sorted(known))} as you need")
+        made = cls(**said)
+        return made if made.name else cls(**{**said, "name": made.folder})
+
+    def takes(self, path: Path) -> bool:
+        def among(patterns: Sequence[str]) -> bool:
+            return any(fnmatch.fnmatchcase(path.name, pattern) for pattern in patterns)
+
+        return (not self.only or among(self.only)) and not among(self.without)
+
+
+def scene_and_iso(path: Path) -> tuple[str, str]:
+    """What the name (or its folder's) says; a name that says nothing is a scene of its own."""
+    for word in (path.stem, path.parent.name):
+        for layout, pattern in _NAMES:
+            if found := pattern.match(word):
+                parts = found.groupdict()
+                return "_".join(filter(None, (layout, parts["scene"], parts.get("object")))), parts["iso"]
+    return f"{path.parent.parent.name}/{path.stem}", ""
+
+
+def _noisy_and_clean(path: Path) -> Path | None:
+    return path.parent.parent / "clean" / path.name if path.parent.name == "noisy" else None
+
+
+def _real_and_mean(path: Path) -> Path | None:
+    word = re.search(r"_real$", path.stem, re.I)
+    return path.with_name(f"{path.stem[: word.start()]}_mean{path.suffix}") if word else None
+
+
+def _rule(folder: Path, name: str) -> Callable[[Path], Path | None]:
+    if (folder / "noisy").is_dir():
+        return _noisy_and_clean
+    known = catalog.CATALOG.get(catalog.ALIASES.get(name, name))
+    if known is not None and known.clean_of is not None:
+        return known.clean_of
+    own = [catalog.CATALOG[layout].clean_of for layout in ("sidd", "nind")]
+    rules = [rule for rule in (own[0], _real_and_mean, own[1]) if rule is not None]
+    pictures = catalog.images(folder)
+    return next((rule for rule in rules if any(rule(path) for path in pictures)), _noisy_and_clean)
+
+
+def shots(folder: Path, source: Source, *, allow_unpaired: bool = False) -> list[Shot]:
+    """The pairs of a folder that ``source`` takes, sorted; [] where it holds none, only plain pictures.
+
+    UserError lists pictures without a partner; with ``allow_unpaired`` they are left out.
+    """
+    clean_of = _rule(folder, source.folder)
+    found = [(path, clean) for path in catalog.images(folder) if (clean := clean_of(path)) and source.takes(path)]
+    alone = [path for path, clean in found if not clean.is_file()]
+    if clean_of is _noisy_and_clean and found:
+        partners = {clean for _, clean in found}
+        alone += [p for p in catalog.images(folder / "clean") if source.takes(p) and p not in partners]
+    if alone and not allow_unpaired:
+        raise UserError(
+            f"{len(alone)} pictures of {folder} have no partner of the same name: "
+            f"{listed([p.relative_to(folder).as_posix() for p in alone])}; "
+            "add the partners, or say data.allow_unpaired=true to leave them out"
+        )
+    made = []
+    for noisy, clean in found:
+        if clean.is_file():
+            scene, iso = scene_and_iso(noisy)
+            made.append(Shot(noisy=noisy, clean=clean, scene=scene, iso=iso))
+    return made
+
+
+def listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+
+
+def refuse_shared_scenes(train: Sequence[Shot], test: Sequence[Shot]) -> None:
+    """UserError when a scene is in both: the test would be on what was learned."""
+    shared = sorted({shot.scene for shot in train} & {shot.scene for shot in test})
+    if shared:
+        raise UserError(
+            f"{len(shared)} scenes are in data.train and in data.test ({listed(shared)}): leave them out of one, "
+            "as data.train=[{folder: NAME, without: [PATTERN]}]"
+        )

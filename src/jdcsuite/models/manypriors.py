@@ -1,0 +1,151 @@
+"""Noisy picture -> code of its clean one under competing priors: the codec of JDC.
+
+Brummer and De Vleeschouwer, "On the importance of denoising when learning to compress images" (WACV 2023, arXiv
+2307.06233), with the codec of "End-to-end optimized image compression with competition of prior distributions"
+(arXiv 2111.09172, 2021).
+
+    x -> g_a -> y -> [the cheapest of 64 priors at each place; its number is sent] -> y_hat -> g_s -> x_hat
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from compressai.layers import GDN
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from jdcsuite.entropy.coder import FARTHEST, Decoder, Encoder, Tables
+from jdcsuite.entropy.competition import Competition
+from jdcsuite.entropy.container import CorruptFile
+from jdcsuite.entropy.quantize import add_noise, round_ste
+from jdcsuite.models.codec import Codec
+from jdcsuite.models.layers import Float32
+from jdcsuite.types import Output, UserError
+
+
+def down(inputs: int, outputs: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 5, stride=2, padding=2)
+
+
+def up(inputs: int, outputs: int) -> nn.ConvTranspose2d:
+    return nn.ConvTranspose2d(inputs, outputs, 5, stride=2, padding=2, output_padding=1)
+
+
+class ManyPriors(Codec):
+    """``num_channels``, ``num_latents``: the papers' N and M. ``index_cost``: what the number of a place's prior
+    costs, ``fixed`` (as published, log2 of ``num_priors`` bits) or ``adaptive`` (see `entropy/competition`).
+    ``latent_gain``: latents per unit of the analysis, so that a step of 1 is fine enough from the start.
+
+    No hyperprior and no context: between the bytes and the probabilities there is no network, so the decoder reads
+    the same integers on every machine.
+
+    differs from the paper: rates are those of the file, prior numbers and all, coded into the same file; pictures are
+    centred at 0 and ``latent_gain`` is not 1, because runs here are short (lmbda 1024, 300 steps of a narrow net:
+    loss 5.4 instead of 9.2).
+    """
+
+    stride = 16
+    segment_names = ("index", "y")
+    between = ()
+
+    def __init__(
+        self,
+        *,
+        num_channels: int = 192,
+        num_latents: int = 256,
+        num_priors: int = 64,
+        index_cost: str = "fixed",
+        latent_gain: float = 8.0,
+    ) -> None:
+        super().__init__()
+        if index_cost not in ("fixed", "adaptive"):
+            raise UserError(f"model.index_cost={index_cost} is unknown: choose fixed or adaptive")
+        n, m = num_channels, num_latents
+        self.num_latents, self.latent_gain = m, latent_gain
+        # float32 where values are the code itself: bf16 spaces those above 256 by 2
+        self.g_a = nn.Sequential(
+            down(3, n), GDN(n), down(n, n), GDN(n), down(n, n), GDN(n), Float32(down(n, m)),
+        )  # fmt: skip
+        self.g_s = nn.Sequential(
+            Float32(up(m, n)), GDN(n, inverse=True), up(n, n), GDN(n, inverse=True), up(n, n), GDN(n, inverse=True),
+            Float32(up(n, 3)),
+        )  # fmt: skip
+        self.prior_y = Competition(num_priors=num_priors, num_latents=m, index_cost=index_cost)
+        self._start()
+
+    @torch.no_grad()
+    def _start(self) -> None:
+        # The papers' Xavier with a gain of sqrt(2), rescaled where the width changes: variance 2 / fan-in.
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.normal_(layer.weight, std=math.sqrt(2 / (25 * layer.in_channels)))
+                nn.init.constant_(layer.bias, 0.01)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b 3 h w"],
+        *,
+        sigma: Float[Tensor, "b"] | None = None,
+        bpp_noisy: Float[Tensor, "b"] | None = None,
+    ) -> Output:
+        height, width = x.shape[-2:]
+        y = self.analyse(self.pad(x))
+        with torch.autocast(x.device.type, enabled=False):
+            likelihoods = self.prior_y(add_noise(y) if self.training else torch.round(y))
+        return Output(x_hat=self.synthesise(round_ste(y))[..., :height, :width], likelihoods=likelihoods)
+
+    # -- coding ------------------------------------------------------------------------------------------------
+
+    def make_tables(self) -> dict[str, Tables]:
+        return {"y": self.prior_y.tables(), "index": self.prior_y.index_tables()}
+
+    def analyse(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c hy wy"]:
+        """Padded picture -> latents."""
+        return self.latent_gain * self.g_a(x - 0.5)
+
+    def synthesise(self, y_hat: Float[Tensor, "b c hy wy"]) -> Float[Tensor, "b 3 h w"]:
+        """Quantised latents -> padded picture."""
+        return self.g_s(y_hat / self.latent_gain) + 0.5
+
+    def encode_tile(self, y: Float[Tensor, "1 c hy wy"], *, h: int) -> tuple[list[bytes], Int[Tensor, "k"]]:
+        # only the choice of priors computes with floats here, and what it chose is sent
+        symbols = torch.round(y).clamp(-FARTHEST, FARTHEST)[0].permute(1, 2, 0).flatten(0, 1)
+        index = self.prior_y.search(symbols)[0].cpu().int()
+        symbols = symbols.cpu().int()
+        index_coder, y_coder = Encoder(), Encoder()
+        above = self.prior_y.above(index.view(1, *y.shape[2:]))
+        index_coder.put(index, above.flatten(), self.tables["index"])
+        y_coder.put(symbols.flatten(), self._rows(index), self.tables["y"])
+        return [index_coder.segment(), y_coder.segment()], torch.cat([index, symbols.flatten()])
+
+    def decode_tile(
+        self, segments: list[bytes], *, height: int, width: int, h: int
+    ) -> tuple[Float[Tensor, "1 c hy wy"], Int[Tensor, "k"]]:
+        height, width = height // self.latent_stride, width // self.latent_stride
+        index = self._read_index(segments[0], height, width)
+        y_coder = Decoder(segments[1])
+        symbols = y_coder.get(self._rows(index), self.tables["y"])
+        y_coder.finish()
+        y_hat = symbols.view(1, height, width, self.num_latents).permute(0, 3, 1, 2)
+        return y_hat.to(self.prior_y.h.device, torch.float32).contiguous(), torch.cat([index, symbols])
+
+    def _read_index(self, segment: bytes, height: int, width: int) -> Int[Tensor, "n"]:
+        """Row by row: the table of a number is named by the one above it."""
+        coder, last = Decoder(segment), self.prior_y.num_priors
+        rows = [torch.full((width,), last, dtype=torch.int32)]
+        for _ in range(height):
+            row = coder.get(rows[-1], self.tables["index"])
+            if row.min() < 0 or row.max() >= last:
+                raise CorruptFile(f"a prior beyond the {last} of these weights is asked for")
+            rows.append(row)
+        coder.finish()
+        return torch.cat(rows[1:])
+
+    def _rows(self, index: Int[Tensor, "n"]) -> Int[Tensor, "k"]:
+        """Prior of each place -> table of each symbol, place by place."""
+        return (index[:, None] * self.num_latents + torch.arange(self.num_latents, dtype=torch.int32)).flatten()
+
+    def settings(self) -> dict[str, object]:
+        return {"latent_gain": float(self.latent_gain)}

@@ -1,0 +1,300 @@
+"""The many-priors codec: its search against the naive form, its bytes against its estimate."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from jdcsuite import weights
+from jdcsuite.entropy import competition
+from jdcsuite.entropy.competition import Competition
+from jdcsuite.entropy.container import CorruptFile, header_bytes, pack, unpack
+from jdcsuite.models.manypriors import ManyPriors
+from jdcsuite.types import UserError
+
+TINY = {"num_channels": 8, "num_latents": 12, "num_priors": 6, "latent_gain": 1.0}
+
+
+def tiny(*, seed: int = 0, **changes) -> ManyPriors:
+    torch.manual_seed(seed)
+    net = ManyPriors(**{**TINY, **changes})
+    with torch.no_grad():  # latents of many sizes, priors that differ
+        net.g_a[-1].module.weight *= 6
+        net.prior_y.h += torch.randn_like(net.prior_y.h) * 0.5
+        net.prior_y.b += torch.randn_like(net.prior_y.b) * 0.5
+    return net
+
+
+def ready(net: ManyPriors) -> ManyPriors:
+    net.eval().update()
+    return net
+
+
+def picture(height: int, width: int, *, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(1, 3, height // 8 + 2, width // 8 + 2, generator=generator)
+    smooth = nn.functional.interpolate(coarse, size=(height, width), mode="bilinear")
+    return (smooth + 0.05 * torch.randn(1, 3, height, width, generator=generator)).clamp(0, 1)
+
+
+def naive_bits(prior: Competition, y: Tensor) -> Tensor:
+    """Bits (b, hy, wy, p) of each place under each prior: everything evaluated, from the formula."""
+    p, c = prior.num_priors, prior.num_latents
+    h, b, a = (s.view(-1, p, c, 1, 1) for s in (prior.h, prior.b, prior.a))
+
+    def cumulative(x: Tensor) -> Tensor:
+        for stage in range(3):
+            x = nn.functional.softplus(h[stage]) * x + b[stage]
+            x = x + torch.tanh(a[stage]) * torch.tanh(x)
+        return torch.sigmoid(nn.functional.softplus(h[3]) * x + b[3])
+
+    x = y[:, None]
+    return -torch.log2((cumulative(x + 0.5) - cumulative(x - 0.5)).clamp(min=1e-9)).sum(2).permute(0, 2, 3, 1)
+
+
+@pytest.fixture
+def prior() -> Competition:
+    torch.manual_seed(1)
+    prior = Competition(num_priors=5, num_latents=4).double()
+    with torch.no_grad():
+        for scalars in (prior.h, prior.b, prior.a):
+            scalars += torch.randn_like(scalars) * 0.7
+    return prior
+
+
+# -- size ------------------------------------------------------------------------------------------------------
+
+
+def test_the_full_size_is_the_paper_s() -> None:
+    """6.58 M parameters; 92.8 kMAC a pixel for the encoder: products, biases, and for each value that a GDN divides
+    its square, offset, root and division."""
+    net = ManyPriors()
+    parameters = [sum(p.numel() for p in part.parameters()) for part in (net.g_a, net.g_s, net.prior_y)]
+    assert parameters == [3_198_400, 3_198_147, 180_224] and sum(parameters) == 6_576_771
+    macs, side = 0.0, 1.0
+    for layer in net.g_a:
+        layer = getattr(layer, "module", layer)
+        convolution = isinstance(layer, nn.Conv2d)
+        side /= 2 if convolution else 1
+        macs += side**2 * (layer.weight.numel() + len(layer.bias) if convolution else 192 * 192 + 4 * 192)
+    assert macs / 1000 == pytest.approx(92.8, abs=0.05)
+
+
+def test_the_priors_start_as_the_paper_s() -> None:
+    prior = Competition(num_priors=64, num_latents=32)
+    for scalars in (prior.h, prior.b, prior.a):
+        assert abs(float(scalars.mean())) < 1e-3 and float(scalars.std()) == pytest.approx(0.01, rel=0.05)
+
+
+# -- the search ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_choice_likelihoods_and_gradients_are_those_of_the_naive_form(prior: Competition, mode: str) -> None:
+    prior.train(mode == "train")
+    y = torch.randn(2, 4, 3, 5, dtype=torch.float64) * 3
+    y = (y if mode == "train" else y.round()).requires_grad_()
+    weight = torch.rand(2, 3, 5, dtype=torch.float64)
+    cheapest, index = naive_bits(prior, y).min(3)
+    expected = torch.autograd.grad((cheapest * weight).sum(), [y, prior.h, prior.b, prior.a])
+
+    found, _ = prior.search(y.detach().permute(0, 2, 3, 1).flatten(0, 2))
+    assert torch.equal(found.view(2, 3, 5), index) and len(index.unique()) > 2
+    likelihoods = prior(y)
+    bits = -torch.log2(likelihoods["y"]).sum(3)
+    assert torch.allclose(bits, cheapest)
+    assert torch.allclose(likelihoods["index"], torch.full((2, 3, 5), 1 / 5, dtype=torch.float64))
+    gradients = torch.autograd.grad((bits * weight).sum(), [y, prior.h, prior.b, prior.a])
+    for mine, other in zip(gradients, expected, strict=True):
+        assert torch.allclose(mine, other, rtol=1e-6, atol=1e-9)
+
+
+def test_blocks_of_any_size_give_the_same_choice(prior: Competition) -> None:
+    rows = torch.randn(23, 4, dtype=torch.float64) * 3
+    results = []
+    for elements in (1, 5 * 4 * 7, 10**6):
+        prior.elements = elements
+        results.append(prior.search(rows))
+    for index, cost in results[1:]:
+        assert torch.equal(index, results[0][0]) and torch.allclose(cost, results[0][1])
+
+
+def test_search_and_winner_see_one_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x, seen = tiny().train(), picture(64, 64), []
+    search = Competition.search
+    monkeypatch.setattr(Competition, "search", lambda self, rows: seen.append(rows) or search(self, rows))
+    p = net(x).likelihoods["y"]
+    index, _ = search(net.prior_y, seen[0])
+    assert torch.allclose(net.prior_y.likelihood(seen[0], index).view_as(p), p)
+    assert not torch.equal(seen[0], seen[0].round())
+
+
+def test_what_a_prior_s_number_costs_is_learned_and_changes_the_encoder_s_choice(prior: Competition) -> None:
+    prior.index_cost = "adaptive"
+    y = torch.randn(1, 4, 8, 8, dtype=torch.float64)
+    rows = y.permute(0, 2, 3, 1).flatten(0, 2)
+    for _ in range(600):
+        prior(y)
+    index, _ = prior.search(rows)
+    assert torch.equal(index, naive_bits(prior, y).view(64, 5).argmin(1)), "training is not charged"
+    numbers = index.view(8, 8).tolist()
+    counts = torch.zeros(6, 5, dtype=torch.float64)
+    for i in range(8):
+        for j in range(8):
+            counts[numbers[i - 1][j] if i else 5, numbers[i][j]] += 1
+    assert torch.allclose(prior.seen, 100 * counts, rtol=0.02, atol=1.0), "a hundred steps are remembered"
+    shares = (100 * counts).sum(0) / (100 * counts).sum()
+    assert prior._frequencies().tolist() == pytest.approx(shares.tolist(), abs=0.01)
+    y, rows = y.round(), rows.round()
+    bits = naive_bits(prior.eval(), y).view(64, 5)
+    assert torch.equal(prior.search(rows)[0], (bits - torch.log2(prior._frequencies())).argmin(1))
+    assert not torch.equal(prior.search(rows)[0], bits.argmin(1))
+    table, charged = prior.index_probabilities(), prior(y)["index"]
+    assert torch.allclose(table.sum(1), torch.ones(6, dtype=torch.float64)) and (table > 0).all()
+    expected = counts / counts.sum(1, keepdim=True).clamp(min=1)
+    often = counts.sum(1) > 5
+    assert torch.allclose(table[often], expected[often], atol=0.05)
+    assert charged.shape == (1, 8, 8)
+
+
+# -- revival ---------------------------------------------------------------------------------------------------
+
+
+def test_a_prior_that_never_wins_is_given_a_hard_place_after_fifty_steps(prior: Competition) -> None:
+    with torch.no_grad():
+        prior.b[3].view(5, 4)[2] += 40  # a density far away from every latent
+    y = torch.randn(2, 4, 8, 8, dtype=torch.float64)
+    for step in range(competition.REVIVE_AFTER + 2):
+        (gradient,) = torch.autograd.grad(-torch.log(prior(y)["y"]).sum(), prior.h)
+        revived = bool(gradient.view(4, 5, 4)[:, 2].abs().max() > 0)
+        assert revived == (step == competition.REVIVE_AFTER), step
+    assert prior.idle[2] == 1, "counted anew"
+    prior.eval()
+    prior.idle[2] = 1000
+    expected = naive_bits(prior, y.round()).min(3).values
+    assert torch.allclose(-torch.log2(prior(y.round())["y"]).sum(3), expected) and prior.idle[2] == 1000
+
+
+def test_at_most_a_tenth_of_the_places_are_given_away_each_to_another_prior() -> None:
+    torch.manual_seed(0)
+    prior = Competition(num_priors=16, num_latents=2)
+    prior.idle.fill_(1000)
+    prior.idle[0] = 0
+    cost = torch.arange(50.0)
+    index = prior._revive(torch.zeros(50, dtype=torch.int64), cost)
+    given = index[index != 0]
+    assert len(given) == 5 == len(given.unique()) and (index[:45] == 0).all()
+    assert (prior.idle == 0).sum() == 6
+
+
+def test_the_priors_learn_ten_times_faster() -> None:
+    from functools import partial
+
+    from jdcsuite.criteria import RateDistortion, Supervised
+    from jdcsuite.task import Task
+
+    net = tiny()
+    task = Task(
+        model=net, criterion=RateDistortion(lmbda=1.0, supervision=Supervised()), schedule=lambda step: 1.0,
+        optimizer=partial(torch.optim.Adam, lr=1e-4), max_norm=0.0, seed=0,
+    )  # fmt: skip
+    made = task.configure_optimizers()["optimizer"].param_groups
+    groups = {round(group["lr"], 9): group["params"] for group in made}
+    assert set(groups) == {1e-4, 1e-3}
+    assert {id(p) for p in groups[1e-3]} == {id(p) for p in net.prior_y.parameters()}
+    assert sum(map(len, groups.values())) == len(list(net.parameters()))
+
+
+# -- coding ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("index_cost", ["fixed", "adaptive"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 50), (17, 33), (64, 48)])
+def test_the_decoded_picture_is_forward_s_picture_bit_for_bit(size: tuple[int, int], index_cost: str) -> None:
+    net, x = ready(tiny(index_cost=index_cost)), picture(*size)
+    data = net.compress(x)
+    with torch.no_grad():
+        assert torch.equal(net.decompress(data), net(x).x_hat.clamp(0, 1))
+    assert net.compress(x) == data and net.decompress(data).shape == x.shape
+
+
+@pytest.mark.parametrize("index_cost", ["fixed", "adaptive"])
+def test_the_bytes_are_those_that_the_estimate_promised(index_cost: str) -> None:
+    net, x = tiny(index_cost=index_cost).train(), picture(320, 256)
+    for _ in range(100):
+        net(x)  # how often each prior is used, and after which
+    ready(net)
+    contents = unpack(net.compress(x))
+    with torch.no_grad():
+        bits = {name: -torch.log2(p).sum().item() for name, p in net(x).likelihoods.items()}
+    assert bits["y"] > 2000
+    for name, segment in zip(net.segment_names, contents.segments, strict=True):
+        assert 8 * len(segment) - 48 == pytest.approx(bits[name], rel=0.006, abs=24), name
+    if index_cost == "fixed":
+        assert bits["index"] == pytest.approx(320 * 2.585, rel=1e-3)
+
+
+def test_latents_far_outside_their_tables_are_coded_exactly() -> None:
+    net, x = tiny(), picture(64, 64)
+    with torch.no_grad():
+        net.g_a[-1].module.weight *= 2000
+    ready(net)
+    with torch.no_grad():
+        assert net.analyse(x).abs().max() > 1000
+        assert torch.equal(net.decompress(net.compress(x)), net(x).x_hat.clamp(0, 1))
+
+
+def test_a_tile_s_integers_are_the_same_on_both_sides() -> None:
+    net = ready(tiny())
+    with torch.no_grad():
+        y = net.analyse(picture(32, 48))
+        segments, written = net.encode_tile(y, h=0)
+        y_hat, read = net.decode_tile(segments, height=2, width=3, h=0)
+    assert torch.equal(written, read) and written.dtype == torch.int32 and len(read) == 6 * 13
+    assert torch.equal(y_hat, y.round())
+
+
+def test_other_weights_and_other_segments_are_refused() -> None:
+    net, other = ready(tiny()), ready(tiny(seed=1))
+    data = net.compress(picture(20, 20))
+    with pytest.raises(CorruptFile, match="weights"):
+        other.decompress(data)
+    contents = unpack(data)
+    with pytest.raises(CorruptFile, match="1 segments"):
+        net.decompress(pack(replace(contents, segments=contents.segments[:1])))
+    assert header_bytes(2) < len(data)
+
+
+def test_a_number_of_no_prior_is_refused() -> None:
+    net = ready(tiny())
+    y = torch.zeros(1, 12, 1, 1)
+    net.tables["index"] = replace(net.tables["index"], offset=torch.full((7,), 3, dtype=torch.int32))
+    segments = [net.encode_tile(y, h=0)[0]]
+    net.tables["index"] = replace(net.tables["index"], offset=torch.full((7,), 9, dtype=torch.int32))
+    with pytest.raises(CorruptFile, match="beyond the 6"):
+        net.decode_tile(segments[0], height=1, width=1, h=0)
+
+
+def test_wrong_index_cost_is_refused() -> None:
+    with pytest.raises(UserError, match="fixed or adaptive"):
+        ManyPriors(**TINY, index_cost="free")
+
+
+def test_weights_that_were_saved_write_and_read_the_same_files(tmp_path: Path) -> None:
+    net, x = tiny(index_cost="adaptive").train(), picture(40, 40)
+    for _ in range(3):
+        net(x)
+    ready(net)
+    config = {"_target_": "jdcsuite.models.manypriors.ManyPriors", **TINY, "index_cost": "adaptive"}
+    weights.save(net, config, tmp_path / "weights.safetensors", about={})
+    back = weights.load(tmp_path)
+    data = net.compress(x)
+    assert back.model_id == net.model_id and back.compress(x) == data
+    assert torch.equal(back.decompress(data), net.decompress(data))
+    pupil = tiny(seed=1, index_cost="adaptive")
+    weights.load_into(pupil, tmp_path)
+    assert torch.equal(pupil.prior_y.h, net.prior_y.h)

@@ -1,0 +1,255 @@
+"""Real pairs: which pictures are whose partner, which scene is where, which crops are kept, what a batch holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from jdcsuite.data import quality
+from jdcsuite.data.noise import PoissonGaussian
+from jdcsuite.data.pairmodule import PairFolders
+from jdcsuite.data.pairs import Source, refuse_shared_scenes, scene_and_iso, shots
+from jdcsuite.data.quality import PairCache
+from jdcsuite.types import Pair, UserError
+
+SIDE = 180
+SIDD = "{:04d}_{}_S6_00{}_00100_5500_L.png"
+
+
+def photo(seed: int, *, height: int = SIDE, width: int = SIDE) -> np.ndarray:
+    coarse = np.random.default_rng(seed).integers(40, 216, (9, 9, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def save(path: Path, image: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path)
+
+
+def noised(image: np.ndarray, sigma: float, seed: int = 0) -> np.ndarray:
+    noise = np.random.default_rng(seed).normal(0, sigma, image.shape)
+    return (image + noise).round().clip(0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight scenes at two ISOs in ``real``, two other scenes in ``other``, clean pictures in ``plain``."""
+    root = tmp_path_factory.mktemp("pairs")
+    for folder, scenes in (("real", range(1, 9)), ("other", (20, 21))):
+        for scene in scenes:
+            for iso, sigma in (("100", 3 * scene), ("800", 90)):
+                name = SIDD.format(scene, f"{scene:03d}", iso)
+                clean = photo(scene, width=2 * SIDE)
+                save(root / folder / "clean" / name, clean)
+                save(root / folder / "noisy" / name, noised(clean, sigma))
+    for i in range(3):
+        save(root / "plain" / f"{i}.png", photo(100 + i))
+    return root
+
+
+def module(root: Path | None, *, rank: int = 0, world: int = 1, start: int = 0, **other: object) -> PairFolders:
+    said = {"root": root and str(root), "train": ["real"], "test": ["other", "plain"], "clean": None}
+    said |= {"levels": [PoissonGaussian(a=0.01, b=0.01)], "noise_seed": 0, "crop": 64, "val_crop": 64, "cell": 176}
+    made = PairFolders(**said | {"batch": 8, "workers": 0, "seed": 3, "steps": 5} | other)
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    made.trainer = SimpleNamespace(global_rank=rank, world_size=world, global_step=start, strategy=strategy)
+    made.prepare()
+    return made
+
+
+def batches(made: PairFolders) -> list[Pair]:
+    return [made.on_after_batch_transfer(batch, 0) for batch in made.train_dataloader()]
+
+
+# -- folders and names -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "scene", "iso"),
+    [
+        ("0129_006_GP_00100_00100_4400_N.png", "sidd_006", "00100"),
+        ("0001_001_S6_00100_00060_3200_L/0001_NOISY_SRGB_010.PNG", "sidd_001", "00100"),
+        ("Canon5D2_5_160_3200_chair_11.jpg", "polyu_Canon5D2_chair", "3200"),
+        ("Sony_3-5_200_1600_classroom_10.jpg", "polyu_Sony_classroom", "1600"),
+        ("5dmark3_iso3200_1.png", "cc_5dmark3_iso3200_1", "3200"),
+        ("NIND_ursulines-red_ISOH2.jpg", "nind_NIND_ursulines-red", "H2"),
+        ("here/noisy/a.png", "here/a", ""),
+    ],
+)
+def test_names_tell_the_scene_and_the_iso(name: str, scene: str, iso: str) -> None:
+    assert scene_and_iso(Path("somewhere") / name) == (scene, iso)
+
+
+def test_nind_s_lowest_iso_is_the_clean_picture(tmp_path: Path) -> None:
+    for scene in ("a-b", "c"):
+        for iso in ("200", "200-2", "6400", "H1"):
+            save(tmp_path / "nind" / scene / f"NIND_{scene}_ISO{iso}.png", photo(1, height=8, width=8))
+    found = shots(tmp_path / "nind", Source(folder="nind"))
+    assert [shot.noisy.stem for shot in found] == [f"NIND_{s}_ISO{i}" for s in ("a-b", "c") for i in ("6400", "H1")]
+    assert {shot.clean.stem for shot in found} == {"NIND_a-b_ISO200", "NIND_c_ISO200"}
+    assert shots(tmp_path / "nind", Source(folder="renamed")) == found, "the layout is known without its name"
+
+
+def test_real_and_mean_are_partners(tmp_path: Path) -> None:
+    for kind in ("real", "mean"):
+        save(tmp_path / f"d600_iso3200_1_{kind}.png", photo(1, height=8, width=8))
+    (shot,) = shots(tmp_path, Source(folder="x"))
+    assert shot.noisy.stem.endswith("real") and shot.clean.stem.endswith("mean")
+
+
+def test_pictures_without_a_partner_are_listed_and_refused(root: Path, tmp_path: Path) -> None:
+    for kind, names in {"noisy": "abcdefg", "clean": "az"}.items():
+        for name in names:
+            save(tmp_path / kind / f"{name}.png", photo(1, height=8, width=8))
+    with pytest.raises(UserError, match=r"7 pictures .*noisy/b\.png, .*\.\.\.; .*allow_unpaired"):
+        shots(tmp_path, Source(folder="x"))
+    assert [s.noisy.name for s in shots(tmp_path, Source(folder="x"), allow_unpaired=True)] == ["a.png"]
+
+
+def test_pairs_that_differ_in_size_are_listed_and_refused(tmp_path: Path) -> None:
+    for name, side in {"a": 40, "b": 48}.items():
+        save(tmp_path / "noisy" / f"{name}.png", photo(1, height=40, width=40))
+        save(tmp_path / "clean" / f"{name}.png", photo(1, height=40, width=side))
+    found = shots(tmp_path, Source(folder="x"))
+    with pytest.raises(UserError, match=r"1 of 2 pairs differ in size: b\.png \(40, 40\) and \(40, 48\)"):
+        PairCache.of_shots(found, cache_dir=None)
+    assert PairCache.of_shots(found, cache_dir=None, allow_unpaired=True).noisy.names == ["a.png"]
+
+
+def test_patterns_choose_pictures_and_a_scene_is_on_one_side_only(root: Path) -> None:
+    early = Source.read({"folder": "real", "only": ["*_00[1-4]_*"], "without": ["*_00800_*"]})
+    found = shots(root / "real", early)
+    assert [shot.scene for shot in found] == [f"sidd_00{i}" for i in range(1, 5)]
+    with pytest.raises(UserError, match=r"4 scenes .*sidd_001"):
+        refuse_shared_scenes(shots(root / "real", Source(folder="real")), found)
+    with pytest.raises(UserError, match="4 scenes"):
+        module(root, test=[{"folder": "real", "only": ["*_00[1-4]_*"], "name": "part"}])
+    with pytest.raises(UserError, match="names no pictures"):
+        Source.read({"folders": "real"})
+
+
+def test_training_validation_and_test_share_no_scene(root: Path) -> None:
+    made = module(root)
+    scenes = {name: set(pairs.scenes) for name, pairs in made._pairs.items()}
+    assert len(scenes["train"]) == 7 and len(scenes["val"]) == 1 and not scenes["train"] & scenes["val"]
+    whole = module(root / "real", train=None, test=None)
+    parts = [set(pairs.scenes) for pairs in whole._pairs.values()]
+    assert sum(map(len, parts)) == 8 == len(set.union(*parts)) and whole.test_sets == ["real-held-out"]
+
+
+# -- scores ----------------------------------------------------------------------------------------------------
+
+
+def test_cells_are_those_of_the_paper(root: Path) -> None:
+    pairs = module(root)._pairs["train"]
+    assert [c for c in quality.cells(pairs.noisy, side=176).tolist() if c[0] == 0] == [[0, 0, 0], [0, 0, 132]]
+
+
+def test_a_threshold_keeps_the_crops_above_it_and_scores_are_computed_once(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every, some = module(root), module(root, min_ms_ssim=0.9)
+    score = quality.scores(every._pairs["train"], every._at, side=176)
+    assert some._at.tolist() == every._at[score > 0.9].tolist()
+    assert 0 < len(some._at) < len(every._at) == some.facts["crops"] and some.facts["crops_kept"] == len(some._at)
+    monkeypatch.setattr(quality, "_measure", None)
+    assert len(module(root, min_ms_ssim=0.8)._at) >= len(some._at)
+    exact = float(score[score < 0.9].max())
+    assert len(quality.above(exact, score)) == (score > exact).sum(), "strictly"
+
+
+def test_a_threshold_that_leaves_nothing_says_what_there_was(root: Path) -> None:
+    with pytest.raises(UserError, match=r"min_ms_ssim=0\.9999 leaves none of 28 crops: the best has 0\.\d+ \(.*above"):
+        module(root, min_ms_ssim=0.9999)
+    with pytest.raises(UserError, match="176 pixels"):
+        module(root, min_ms_ssim=0.5, cell=64)
+
+
+# -- batches ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_the_union_is_the_same_for_any_number_of_ranks_and_after_a_resume(root: Path, world: int) -> None:
+    one = batches(module(root))
+    many = [batches(module(root, rank=rank, world=world, start=2)) for rank in range(world)]
+    for step, whole in enumerate(one[2:]):
+        for place in range(8):
+            part = many[place % world][step]
+            assert torch.equal(part.clean[place // world], whole.clean[place])
+            assert torch.equal(part.noisy[place // world], whole.noisy[place])
+    assert not torch.equal(one[0].noisy, one[1].noisy)
+
+
+@pytest.mark.parametrize(("share", "cleans"), [(0.2, 2), (0.0, 0), (0.01, 1)])
+def test_every_batch_holds_its_share_of_clean_pictures(root: Path, share: float, cleans: int) -> None:
+    for pair in batches(module(root, clean_share=share, clean="plain", test=["other"])):
+        same = [torch.equal(n, c) for n, c in zip(pair.noisy, pair.clean, strict=True)]
+        assert same == [False] * (8 - cleans) + [True] * cleans
+        assert pair.sigma.isnan().tolist() == [not s for s in same]
+
+
+def test_noisy_and_clean_are_turned_alike(root: Path) -> None:
+    made = module(root, train=[{"folder": "real", "without": ["*_00800_*"]}], clean_share=0.0)
+    crops = made.crops()
+    for n in range(20):
+        sample = crops[n]
+        error = (sample["noisy"].float() - sample["clean"].float()).std()
+        assert 2 < error < 30, "noise alone, no shift"
+    assert sample["noisy"].shape == (3, 64, 64)
+
+
+def test_pairs_are_drawn_alike_or_by_scene(root: Path) -> None:
+    at = np.array([[0, 0, 0], [1, 0, 0], [1, 0, 132]])  # two ISOs of one place, and another place at one of them
+    seen = {}
+    for sampling in ("pair", "scene"):
+        made = module(root, clean_share=0.0, sampling=sampling)
+        made._pairs["train"].partner[1] = made._pairs["train"].partner[0]
+        made._at = at
+        crops = made.crops()
+        crops.pairs = SimpleNamespace(crop=lambda i, top, left, size: (np.full((9, 9, 3), i + left),) * 2)
+        crops.crop = 176
+        drawn = [(int(v) % 132, int(v) // 132) for v in (crops[n]["clean"].max() for n in range(600))]
+        seen[sampling] = [drawn.count(place) / 600 for place in ((0, 0), (1, 0), (1, 1))]
+    assert seen["pair"] == pytest.approx([1 / 3] * 3, abs=0.06)
+    assert seen["scene"] == pytest.approx([1 / 4, 1 / 4, 1 / 2], abs=0.06)
+
+
+def test_test_sets_are_whole_pairs_and_clean_folders_stand_for_themselves(root: Path) -> None:
+    made = module(root, limit=3)
+    assert made.test_sets == ["other", "plain"] and made.train_set == "real"
+    real, plain = made.pictures("other"), made.pictures("plain")
+    assert len(real) == 3 and len(plain) == 3
+    name, pair = real[0]
+    assert name.endswith(".png") and pair.noisy.shape == (1, 3, SIDE, 2 * SIDE) and pair.sigma.isnan()
+    assert not torch.equal(pair.noisy, pair.clean)
+    _, pair = plain[0]
+    assert torch.equal(pair.noisy, pair.clean) and float(pair.sigma) == 0
+    assert made.noise.protocol == "real"
+
+
+def test_embedded_pairs_need_no_folder_and_say_what_they_are() -> None:
+    made = module(None, cell=256)
+    assert made.noise.protocol == "poisson-gaussian clip8"
+    assert made.train_set == made.test_sets[0] == "embedded-poisson-gaussian"
+    assert len(batches(made)) == 5 and len(made.pictures("embedded-clean")) == 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"sampling": "iso"}, "pair or scene"),
+        ({"clean_share": 1.0}, "under 1"),
+        ({"min_ms_ssim": 1.5}, "under 1"),
+        ({"train": ["plain"]}, "holds no pairs"),
+        ({"clean": "plain"}, "data.clean and in data.test"),
+        ({"train": None}, "must name folders"),
+    ],
+)
+def test_what_cannot_be_is_refused(root: Path, wrong: dict, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        module(root, **wrong)
