@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
-from jdcsuite.data.images import ImageCache
+from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.pairs import Shot, listed
 from jdcsuite.types import UserError
 
