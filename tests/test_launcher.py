@@ -384,3 +384,21 @@ def hydra_config():
 
     GlobalHydra.instance().clear()
     return initialize_config_dir(str(CONF), version_base="1.3")
+
+
+def test_jdc_s_methods_can_start_from_one_plain_codec(command: Command, pictures: Path) -> None:
+    words = ("+start=codec", "-m", "trainer.max_steps=1", *TINY, *data(pictures, "jdc_n"))
+    status, out, err = command("+experiment=jdc_n", "lmbda=512,256", *words)
+    assert status == 0, out + err
+    (start,) = command.runs("codec")
+    assert "-l1024-" in start.name
+    for folder in command.runs("jdc_n"):
+        needs = json.loads((folder / "run.json").read_text())["needs"]
+        assert needs["start"]["weights"] == runs.weights_hash(start)
+
+
+def test_a_ladder_without_a_sigma_is_jdc_s() -> None:
+    from jdcsuite.resolvers import ladder
+
+    assert [ladder(None, n) for n in (1, 3, 5)] == ["4096", "4096,1024,256", "4096,2048,1024,512,256"]
+    assert ladder(10, 2) == "2048,512" and ladder(5, 2) == "4096,1024"

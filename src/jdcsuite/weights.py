@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import os
 from pathlib import Path
 
 import torch
@@ -33,9 +34,13 @@ def path_of(run_or_file: str | Path) -> Path:
     return path
 
 
-def save(model: nn.Module, config: dict, path: Path, *, about: dict[str, object]) -> None:
-    """``config``: what builds the model (plain containers). ``about``: run, method and the like, for people."""
+def save(
+    model: nn.Module, config: dict, path: Path, *, about: dict[str, object], dtype: torch.dtype = torch.float32
+) -> None:
+    """``config``: what builds the model (plain containers). ``about``: run, method and the like, for people.
+    ``dtype``: of the parameters in the file, which the model's own must fit (`export`)."""
     tensors = {name: t.detach().cpu().contiguous().clone() for name, t in model.state_dict().items()}
+    tensors |= {name: tensors[name].to(dtype) for name, _ in model.named_parameters()}
     if isinstance(model, Codec):
         tensors |= {name: t.cpu() for name, t in model.table_state().items()}
     metadata = {
@@ -46,7 +51,30 @@ def save(model: nn.Module, config: dict, path: Path, *, about: dict[str, object]
     }
     part = path.with_suffix(".part")
     save_file(tensors, part, metadata=metadata)
+    part.chmod(0o666 & ~_umask())  # safetensors writes files that nobody else can read
     part.replace(path)
+
+
+def export(run_or_file: str | Path, out: Path) -> None:
+    """A run's weights at half their size: parameters rounded to bfloat16, tables made anew for the rounded ones.
+
+    They are other weights, with an id of their own: a file names those that wrote it."""
+    source = path_of(run_or_file)
+    config, about, _ = read(source)
+    model = load(source)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.bfloat16())
+    if isinstance(model, Codec):
+        model.update()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save(model, config, out, about=about, dtype=torch.bfloat16)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def read(path: Path) -> tuple[dict, dict, dict[str, Tensor]]:

@@ -33,8 +33,7 @@ class Competition(MonotoneCDF):
     ``index_cost``: what the number of a prior costs. ``fixed``: log2 of ``num_priors`` bits, as published.
     ``adaptive``: its code length given the number above it, under how often each followed which in training: static
     tables of the model. Training is as with ``fixed``: a search that is charged for rare numbers starves the priors
-    that have them (measured: .2963 bpp instead of .2858). The search of an encoder is charged, by the length without
-    context, for the one above is not chosen yet.
+    that have them (measured: .2963 bpp instead of .2858). An encoder's choice is charged.
     ``lr_scale``: these scalars learn so many times faster than the transforms (the reference's training: 10).
     ``elements``: values that a search holds at once; it bounds the memory, not the result. None: what suits the
     device.
@@ -67,15 +66,15 @@ class Competition(MonotoneCDF):
         The search has no gradient; the winner is then evaluated alone, so the gradients are those of the naive form,
         which evaluates all and gathers, at one part in ``num_priors`` of its memory.
         """
-        rows = y.permute(0, 2, 3, 1).flatten(0, 2)
-        index, cost = self.search(rows.detach())
-        grid = (y.shape[0], *y.shape[2:])
+        rows, grid = y.permute(0, 2, 3, 1).flatten(0, 2), (y.shape[0], *y.shape[2:])
         if self.training:
+            index, cost = self.search(rows.detach())
             self._count(index.view(grid))
-            index = self._revive(index, cost)
-        numbers = index.view(grid)
+            numbers = self._revive(index, cost).view(grid)
+        else:
+            numbers = self.choose(y)
         p_index = self.index_probabilities()[self.above(numbers), numbers]
-        return {"y": self.likelihood(rows, index).view(*grid, -1), "index": p_index}
+        return {"y": self.likelihood(rows, numbers.flatten()).view(*grid, -1), "index": p_index}
 
     def likelihood(self, rows: Float[Tensor, "n c"], index: Int[Tensor, "n"]) -> Float[Tensor, "n c"]:
         """Probability of the unit bin around each latent, each place under its own prior; with gradient."""
@@ -90,11 +89,20 @@ class Competition(MonotoneCDF):
     @torch.no_grad()
     def search(self, rows: Float[Tensor, "n c"]) -> tuple[Int[Tensor, "n"], Float[Tensor, "n"]]:
         """(number of the cheapest prior, what it costs in bits) of each place."""
-        if self.training:
-            cost, index = self._costs(rows).min(1)
-        else:
-            cost, index = (self._costs_of_integers(rows) - torch.log2(self._frequencies())).min(1)
+        cost, index = self._costs(rows).min(1)
         return index, cost
+
+    @torch.no_grad()
+    def choose(self, y: Float[Tensor, "b c hy wy"]) -> Int[Tensor, "b hy wy"]:
+        """Numbers of the cheapest priors of integers, that of the number itself included, a row after the other."""
+        costs = self._costs_of_integers(y.permute(0, 2, 3, 1).flatten(0, 2)).view(y.shape[0], *y.shape[2:], -1)
+        if self.index_cost == "fixed":
+            return costs.argmin(3)
+        bits = -torch.log2(self.index_probabilities())
+        rows = [torch.full_like(costs[:, 0, :, 0], self.num_priors, dtype=torch.int64)]
+        for row in costs.unbind(1):
+            rows.append((row + bits[rows[-1]]).argmin(2))
+        return torch.stack(rows[1:], 1)
 
     def _costs(self, rows: Float[Tensor, "n c"]) -> Float[Tensor, "n p"]:
         """Bits of each place under each prior, some places at a time."""

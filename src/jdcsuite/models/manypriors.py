@@ -111,12 +111,11 @@ class ManyPriors(Codec):
 
     def encode_tile(self, y: Float[Tensor, "1 c hy wy"], *, h: int) -> tuple[list[bytes], Int[Tensor, "k"]]:
         # only the choice of priors computes with floats here, and what it chose is sent
-        symbols = torch.round(y).clamp(-FARTHEST, FARTHEST)[0].permute(1, 2, 0).flatten(0, 1)
-        index = self.prior_y.search(symbols)[0].cpu().int()
-        symbols = symbols.cpu().int()
+        y_hat = torch.round(y).clamp(-FARTHEST, FARTHEST)
+        numbers = self.prior_y.choose(y_hat).cpu().int()
+        index, symbols = numbers.flatten(), y_hat[0].permute(1, 2, 0).flatten(0, 1).cpu().int()
         index_coder, y_coder = Encoder(), Encoder()
-        above = self.prior_y.above(index.view(1, *y.shape[2:]))
-        index_coder.put(index, above.flatten(), self.tables["index"])
+        index_coder.put(index, self.prior_y.above(numbers).flatten(), self.tables["index"])
         y_coder.put(symbols.flatten(), self._rows(index), self.tables["y"])
         return [index_coder.segment(), y_coder.segment()], torch.cat([index, symbols.flatten()])
 
