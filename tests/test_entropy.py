@@ -153,7 +153,8 @@ BAD = [
     {"length": [7]}, {"length": [3, 2, 3]}, {"length": [[3, 4]]}, {"length": 7}, {"length": [7], "offset": 0},
     {"offset": [0]}, {"offset": [0, 0, 0]}, {"offset": [[0, 0]]}, {"offset": [0, 2**30]}, {"offset": [0, -(2**31)]},
     {"cdf": [[0, 9], [0, 1]]}, {"cdf": [[0, 9, 0, 1, 2]]}, {"cdf": [], "length": [], "offset": []},
-    {"cdf": [0] * 2, "length": [2, 2], "offset": []}, {"cdf": list(range(2**16)) + [0], "length": [2**16 + 2], "offset": [0]},
+    {"cdf": [0] * 2, "length": [2, 2], "offset": []},
+    {"cdf": [*range(2**16), 0], "length": [2**16 + 2], "offset": [0]},
 ]  # fmt: skip
 TYPES = {"cdf": torch.uint16, "length": torch.int32, "offset": torch.int32}
 
@@ -191,7 +192,7 @@ def test_the_longest_row_of_a_table_is_one_of_a_unit_a_symbol():
 
 def test_few_bytes_do_not_ask_for_much_memory():
     """One long row among many short ones: a matrix of them all would be thousands of times as large."""
-    state = flat_state({"cdf": list(range(2**16)) + [0] * 20_000, "length": [2**16 + 1] + [2] * 20_000, "offset": [0]})
+    state = flat_state({"cdf": [*range(2**16)] + [0] * 20_000, "length": [2**16 + 1] + [2] * 20_000, "offset": [0]})
     state["tables.y.offset"] = torch.zeros(20_001).int()
     with pytest.raises(ValueError, match="too large"):
         Tables.from_state(state, "tables.y")
@@ -343,7 +344,9 @@ def test_the_coder_starts_where_no_folder_can_be_written_to(monkeypatch):
     spec.loader.exec_module(elsewhere)
     words = np.empty(8, dtype=np.uint32)
     states = [np.array([2**62], dtype=np.uint64) for _ in range(2)]
-    counts = [kind._push_bits(state, words, 0, np.int64(5), 3) for kind, state in zip((elsewhere, rans), states)]
+    counts = [
+        kind._push_bits(state, words, 0, np.int64(5), 3) for kind, state in zip((elsewhere, rans), states, strict=True)
+    ]
     assert counts[0] == counts[1] and states[0] == states[1] != 2**62
 
 

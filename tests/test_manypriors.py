@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from jdcsuite import weights
 from jdcsuite.entropy import competition
-from jdcsuite.entropy.competition import Competition
 from jdcsuite.entropy.coder import LARGEST, Encoder
+from jdcsuite.entropy.competition import Competition
 from jdcsuite.entropy.container import CorruptFile, header_bytes, pack, unpack
 from jdcsuite.models.manypriors import ManyPriors
 from jdcsuite.types import UserError
