@@ -244,7 +244,8 @@ def test_a_configuration_that_builds_no_model_is_one_sentence(path, config):
         {"length": lambda t: torch.full_like(t, 99_999_999)}, {"length": lambda t: torch.zeros_like(t)},
         {"length": lambda t: t[:-1]}, {"length": lambda t: t[None]},
         {"length": lambda t: t[:0], "offset": lambda t: t[:0]}, {"offset": lambda t: torch.full_like(t, -(2**31))},
-        {"offset": lambda t: t.float()}, {"offset": lambda t: t[:-1]}, {"length": None}, {"cdf": None}, {"offset": None},
+        {"offset": lambda t: t.float()}, {"offset": lambda t: t[:-1]}, {"length": None},
+        {"cdf": None}, {"offset": None},
     ],
 )  # fmt: skip
 def test_tables_outside_which_a_decoder_would_search_are_refused(path, change):
