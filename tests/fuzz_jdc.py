@@ -191,7 +191,7 @@ def _segment(it: Contents, random: np.random.Generator) -> Contents:
         case 6:
             segments[i], segments[j] = segments[j], segments[i]
         case 7:
-            segments = segments[:-1] if random.random() < 0.5 else [*segments, b"x"]
+            segments = segments[:-1] if len(segments) > 1 and random.random() < 0.5 else [*segments, b"x"]
             return replace(it, tiles=[Tile(t.checksum, (t.segments * 2)[: len(segments)]) for t in tiles])
         case _:
             m = int(random.integers(len(tiles)))
