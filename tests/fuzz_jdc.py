@@ -1,6 +1,8 @@
 """Thousands of wrong `.jdc` files -> each refused as CorruptFile, or decoded exactly: quickly, and in little memory.
 
-    python tests/fuzz_jdc.py [CASES] [--seed S] [--only CASE]        (20,000 by `make fuzz`; some 200 in the tests)
+    python tests/fuzz_jdc.py [CASES] [--seed S] [--only CASE] [--codec NAME]
+
+CASES is of each codec: 20,000 by `make fuzz`, some 200 in the tests.
 
 Five kinds of case: bytes changed; the end cut off; bytes added; no file at all; and *forged* files, whose CRC is made
 right again, so that the container lets them pass and the coder, the networks and the symbols' checksum are reached.
@@ -28,6 +30,7 @@ from jdcsuite import compression
 from jdcsuite.entropy.container import Contents, CorruptFile, Tile, boxes, pack, unpack
 from jdcsuite.models.codec import Codec
 from jdcsuite.models.fllic import FLLIC
+from jdcsuite.models.manypriors import ManyPriors
 
 SECONDS, MEBIBYTES = 1.0, 100
 KINDS = ("changed", "cut", "extended", "random", "forged bytes", "forged fields", "forged segments")
@@ -42,10 +45,26 @@ class Original:
     pixels: np.ndarray
 
 
-def narrow(seed: int = 0) -> Codec:
+def fllic() -> Codec:
+    return FLLIC(widths=[8, 8, 16], num_latents=32, prior_width=8, latent_gain=64.0)
+
+
+def many_priors() -> Codec:
+    """Its priors differ, and so does what their numbers cost."""
+    codec = ManyPriors(num_channels=8, num_latents=12, num_priors=6, index_cost="adaptive", latent_gain=64.0)
+    with torch.no_grad():
+        codec.prior_y.b += torch.randn_like(codec.prior_y.b)
+        codec.prior_y.seen.uniform_(0, 100)
+    return codec
+
+
+CODECS = {"FLLIC": fllic, "ManyPriors": many_priors}
+
+
+def narrow(name: str = "FLLIC", *, seed: int = 0) -> Codec:
     """A codec of the demo's width or less, its weights random, its latents large enough to leave the tables."""
     torch.manual_seed(seed)
-    codec = FLLIC(widths=[8, 8, 16], num_latents=32, prior_width=8, latent_gain=64.0).eval()
+    codec = CODECS[name]().eval()
     codec.update()
     return codec
 
@@ -172,7 +191,7 @@ def _segment(it: Contents, random: np.random.Generator) -> Contents:
         case 6:
             segments[i], segments[j] = segments[j], segments[i]
         case 7:
-            segments = segments[:-1] if random.random() < 0.5 else [*segments, b"x"]
+            segments = segments[:-1] if len(segments) > 1 and random.random() < 0.5 else [*segments, b"x"]
             return replace(it, tiles=[Tile(t.checksum, (t.segments * 2)[: len(segments)]) for t in tiles])
         case _:
             m = int(random.integers(len(tiles)))
@@ -246,16 +265,18 @@ def main() -> None:
     parser.add_argument("cases", nargs="?", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, help="one case, by its number")
+    parser.add_argument("--codec", choices=CODECS, help="the only one to fuzz")
     given = parser.parse_args()
     faulthandler.enable()
     torch.set_num_threads(1)
     cases = range(given.cases) if given.only is None else range(given.only, given.only + 1)
-    found = fuzz(narrow(), cases, seed=given.seed, say=True)
-    for (kind, end), count in sorted(found["counts"].items()):
-        print(f"{kind:16} {end:8} {count:6}")
-    took, number = found["slowest"]
-    print(f"slowest: {1000 * took:.0f} ms (case {number}); {found['grown']:.0f} MiB beyond the weights at most")
-    print(f"{len(cases)} cases, none wrong ({Path(__file__).name}, seed {given.seed})")
+    for name in [given.codec] if given.codec else CODECS:
+        found = fuzz(narrow(name), cases, seed=given.seed, say=True)
+        for (kind, end), count in sorted(found["counts"].items()):
+            print(f"{kind:16} {end:8} {count:6}")
+        took, number = found["slowest"]
+        print(f"slowest: {1000 * took:.0f} ms (case {number}); {found['grown']:.0f} MiB beyond the weights at most")
+        print(f"{len(cases)} cases of {name}, none wrong ({Path(__file__).name}, seed {given.seed})")
 
 
 if __name__ == "__main__":

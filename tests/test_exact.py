@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pytest
@@ -27,6 +28,8 @@ from jdcsuite.models.exact import (
     make_exact,
 )  # fmt: skip
 from jdcsuite.models.fllic import FLLIC
+from jdcsuite.models.manypriors import ManyPriors
+from jdcsuite.models.testolina import Testolina
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 DEVICES = ["cpu", pytest.param("cuda", marks=needs_gpu)]
@@ -278,9 +281,9 @@ def fllic() -> tuple[FLLIC, Tensor, Tensor]:
     return net, latents(40, 12, spread=6.0), torch.round(z).double()
 
 
-def drop_in(architecture: str) -> tuple[DropIn, Tensor, Tensor]:
+def drop_in(make: Callable[[], DropIn]) -> tuple[DropIn, Tensor, Tensor]:
     torch.manual_seed(3)
-    net = DropIn(architecture=architecture, num_channels=16, num_latents=24)
+    net = make()
     with torch.no_grad():
         for p in net.net.h_s.parameters():
             p.mul_(2.5)
@@ -291,10 +294,12 @@ def drop_in(architecture: str) -> tuple[DropIn, Tensor, Tensor]:
     return net, latents(24, 12, spread=6.0), torch.round(z - net._medians()).long()
 
 
+SMALL = {"num_channels": 16, "num_latents": 24}
+ARCHITECTURES = ["ScaleHyperprior", "MeanScaleHyperprior"]
 BUILDERS = {
     "FLLIC": fllic,
-    "ScaleHyperprior": lambda: drop_in("ScaleHyperprior"),
-    "MeanScaleHyperprior": lambda: drop_in("MeanScaleHyperprior"),
+    **{name: partial(drop_in, partial(DropIn, architecture=name, **SMALL)) for name in ARCHITECTURES},
+    "Testolina": partial(drop_in, partial(Testolina, **SMALL)),
 }
 H = 700
 
@@ -346,24 +351,70 @@ def test_entropy_parameters_are_the_same_bits_under_every_condition(built, condi
 
 def test_a_file_has_the_same_bytes_and_symbols_under_every_pair_of_conditions(built):
     net, y, _ = built
+    same_under_every_pair_of_conditions(net, y, step=1.0 if isinstance(net, DropIn) else 2.0**14)
+
+
+def same_under_every_pair_of_conditions(net: Codec, y: Tensor, *, step: float, on_every_device: bool = True) -> None:
+    """``on_every_device``: as bytes; else a GPU's bytes may be others, which everything reads alike."""
     coded = {}
     try:
         for condition in HERE:
             net.to(condition.device)
             with condition():
-                coded[condition] = net.encode_tile(y.to(condition.device), h=H)
-        segments, symbols = coded[FIRST]
-        assert all(made[0] == segments and torch.equal(made[1].cpu(), symbols) for made in coded.values())
+                segments, symbols = net.encode_tile(y.to(condition.device), h=H)
+            coded[condition] = segments, symbols.cpu()
+        for condition, (segments, symbols) in coded.items():
+            first = next(c for c in HERE if on_every_device or c.device == condition.device)
+            assert segments == coded[first][0] and torch.equal(symbols, coded[first][1])
         assert len(segments[1]) > 1000 and symbols.unique().numel() > 30
-        for condition in HERE:
+        for condition, (segments, symbols) in itertools.product(HERE, [coded[FIRST], coded[HERE[-1]]]):
             net.to(condition.device)
             with condition():
                 y_hat, read = net.decode_tile(segments, height=192, width=192, h=H)
             assert torch.equal(read.cpu(), symbols)
-            step = 1.0 if isinstance(net, DropIn) else 2.0**14
             assert y_hat.shape == y.shape and (y_hat.cpu() - y).abs().max() <= 0.501 * step
     finally:
         net.to("cpu")
+
+
+def many_priors(index_cost: str = "adaptive") -> ManyPriors:
+    torch.manual_seed(5)
+    net = ManyPriors(num_channels=8, num_latents=24, num_priors=16, index_cost=index_cost)
+    with torch.no_grad():
+        net.prior_y.h += torch.randn_like(net.prior_y.h) * 0.5
+        net.prior_y.b += torch.randn_like(net.prior_y.b)
+        net.prior_y.seen.uniform_(0, 100)
+    net.eval().update()
+    return net
+
+
+@pytest.mark.parametrize("index_cost", ["fixed", "adaptive"])
+def test_many_priors_have_no_network_between_bits_and_symbols(index_cost):
+    net, y = many_priors(index_cost), latents(24, 12, spread=6.0)
+    y.view(-1)[5], y.view(-1)[77] = 2.0**22, -3e5
+    assert net.between == () and net.exact
+    assert not unpack(net.compress(torch.rand(1, 3, 40, 40))).same_machine
+    # the choice of priors is a sum of floats
+    same_under_every_pair_of_conditions(net, y, step=1.0, on_every_device=False)
+    _, symbols = net.encode_tile(y, h=H)
+    assert symbols[:144].unique().numel() > 4
+
+
+@pytest.mark.parametrize("condition", CONDITIONS, ids=str)
+def test_a_decoder_of_many_priors_computes_with_no_float(condition, monkeypatch):
+    """It reads whatever was chosen, with tables that stand and priors that are not numbers."""
+    net, y = many_priors(), latents(24, 12, spread=6.0)
+    numbers = torch.randint(0, 16, (144,))
+    monkeypatch.setattr(type(net.prior_y), "search", lambda self, rows: (numbers, torch.zeros(144)))
+    segments, symbols = net.encode_tile(y, h=H)
+    assert torch.equal(symbols[:144], numbers.int())
+    with torch.no_grad():
+        for part in (*net.prior_y.parameters(), net.prior_y.seen):
+            part.fill_(float("nan"))
+    net.to(condition.device)
+    with condition():
+        y_hat, read = net.decode_tile(segments, height=192, width=192, h=H)
+    assert torch.equal(read.cpu(), symbols) and torch.equal(y_hat.cpu(), y.round())
 
 
 def test_coding_in_float32_would_not_do(built):
@@ -404,7 +455,7 @@ def test_every_convolution_between_bits_and_symbols_has_its_exact_form(name):
     assert others <= {nn.LeakyReLU, nn.ReLU, nn.PixelShuffle, nn.Identity}
 
 
-@pytest.mark.parametrize("name", ["ScaleHyperprior", "MeanScaleHyperprior"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_drop_in_codes_a_picture_to_what_compressai_s_own_forward_shows(name):
     torch.manual_seed(0)
     net = DropIn(architecture=name, num_channels=8, num_latents=12).eval()

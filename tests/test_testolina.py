@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from jdcsuite.data.noise import PoissonGaussian
-from jdcsuite.entropy.container import header_bytes
+from jdcsuite.entropy.container import header_bytes, unpack
 from jdcsuite.models.testolina import LaplaceConditional, Testolina
 
 
@@ -46,7 +46,7 @@ def test_what_is_written_is_read_and_costs_what_was_estimated() -> None:
         output = net(x)
     assert torch.allclose(net.decompress(data), output.x_hat.clamp(0, 1), atol=1e-6)
     bits = sum(float(-torch.log2(p).sum()) for p in output.likelihoods.values())
-    assert 8 * (len(data) - header_bytes(2)) == pytest.approx(bits, rel=0.02, abs=130)
+    assert 8 * (len(data) - header_bytes(unpack(data))) == pytest.approx(bits, rel=0.02, abs=130)
 
 
 def test_its_batches_are_clean_pictures_under_artificial_noise() -> None:

@@ -14,11 +14,15 @@ from skimage.data import coffee
 from test_models import picture, psnr, tiny
 from torch import Tensor
 
+from jdcsuite import compression
 from jdcsuite.entropy.coder import Decoder, Encoder
 from jdcsuite.entropy.container import GREY, CorruptFile, boxes, pack, unpack
 from jdcsuite.models import haar
 from jdcsuite.models.drop_in import DropIn
 from jdcsuite.models.fllic import FLLIC
+from jdcsuite.models.manypriors import ManyPriors
+from jdcsuite.models.testolina import Testolina
+from jdcsuite.types import UserError
 
 FINE = 1024  # units a latent
 
@@ -93,24 +97,84 @@ def test_one_latent_less_of_margin_would_show():
     assert (net.decompress(net.compress(x, tile=64)) - whole).abs().max() > 5 * enough
 
 
-@pytest.mark.parametrize("codec", ["FLLIC", "DropIn"])
+NARROW = {
+    "FLLIC": lambda: FLLIC(widths=[4, 4, 4], num_latents=4, prior_width=4, start="random"),
+    "DropIn": lambda: DropIn(architecture="MeanScaleHyperprior", num_channels=4, num_latents=4),
+    "ManyPriors": lambda: ManyPriors(num_channels=4, num_latents=4, num_priors=3),
+    "Testolina": lambda: Testolina(num_channels=4, num_latents=4),
+}
+# latents before and after a tile that the synthesis sees: of four transposed convolutions, and two of each 5x5 one
+SEEN = {"DropIn": (1, 2), "ManyPriors": (1, 2), "Testolina": (8 + 1, 8 + 2)}
+
+
+@pytest.mark.parametrize("codec", NARROW)
 def test_a_transform_sees_no_pixel_beyond_the_margin(codec):
     """By gradients: which pixels a tile's latents depend on, and which latents a tile's pixels do."""
     torch.manual_seed(0)
-    if codec == "FLLIC":
-        net = FLLIC(widths=[4, 4, 4], num_latents=4, prior_width=4, start="random")
-    else:
-        net = DropIn(architecture="MeanScaleHyperprior", num_channels=4, num_latents=4)
-    net = net.double().eval()
-    x = torch.rand(1, 3, 320, 320, dtype=torch.float64, requires_grad=True)
-    (seen,) = torch.autograd.grad(net.analyse(x)[..., 8:12, 8:12].abs().sum(), x)
-    rows = seen.abs().sum((0, 1, 3)).nonzero().flatten()
-    assert 128 - net.margin <= rows.min() < 128 - 16 and 192 + 8 < rows.max() < 192 + net.margin
-    y = torch.randn(1, 4, 20, 20, dtype=torch.float64, requires_grad=True)
-    (seen,) = torch.autograd.grad(net.synthesise(y)[..., 128:192, 128:192].abs().sum(), y)
-    rows = seen.abs().sum((0, 1, 3)).nonzero().flatten()
-    edge = net.margin // net.latent_stride
-    assert 8 - edge <= rows.min() < 8 and 12 <= rows.max() < 12 + edge
+    net = NARROW[codec]().double().eval()
+    if codec == "Testolina":  # no unit is dead, so that all is seen that can be
+        with torch.no_grad():
+            for layer in net.net.g_s[:7:2]:
+                layer.weight.abs_()
+    margin, edge = net.margin, net.margin // net.latent_stride
+    assert margin % net.latent_stride == 0
+    side, tile = 64 * math.ceil((margin + 16) / 64), 64  # a tile with more than its margin on each side
+    first, last = side // 16, (side + tile) // 16
+    x = torch.rand(1, 3, 2 * side + tile, 2 * side + tile, dtype=torch.float64, requires_grad=True)
+    (seen,) = torch.autograd.grad(net.analyse(x)[..., first:last, first:last].abs().sum(), x)
+    for axes in ((0, 1, 3), (0, 1, 2)):
+        pixels = seen.abs().sum(axes).nonzero().flatten()
+        assert side - margin <= pixels.min() < side - 16 and side + tile + 8 < pixels.max() < side + tile + margin
+    y = torch.rand(1, 4, len(x[0, 0]) // 16, len(x[0, 0]) // 16, dtype=torch.float64, requires_grad=True)
+    (seen,) = torch.autograd.grad(net.synthesise(y)[..., side : side + tile, side : side + tile].abs().sum(), y)
+    for axes in ((0, 1, 3), (0, 1, 2)):
+        rows = seen.abs().sum(axes).nonzero().flatten()
+        assert first - edge <= rows.min() < first and last <= rows.max() < last + edge
+        if codec in SEEN:
+            assert (first - int(rows.min()), int(rows.max()) + 1 - last) == SEEN[codec]
+
+
+def wide(*, seed: int = 0) -> Testolina:
+    """Its decoder's kernels do not fade towards their ends."""
+    torch.manual_seed(seed)
+    net = Testolina(num_channels=8, num_latents=12).eval()
+    with torch.no_grad():
+        net.net.g_a[-1].weight.mul_(8)
+        for layer in net.net.g_s[:7:2]:
+            layer.weight.mul_(2.5)
+    net.update()
+    return net
+
+
+@pytest.mark.parametrize("size", [(200, 450), (450, 200), (193, 257), (400, 400)])
+def test_a_codec_that_looks_far_sees_as_far_over_its_tiles(size):
+    net, x = wide(), picture(*size, seed=1)
+    whole, parts = net.compress(x, tile=0), net.compress(x, tile=192)
+    assert len(unpack(parts).tiles) == len(boxes(*size, 192)) > 1
+    expected = net.decompress(whole)
+    assert (net.decompress(parts) - expected).abs().max() * 255 < 0.02
+    net.margin = 64  # the test of the test
+    assert (net.decompress(net.compress(x, tile=64)) - expected).abs().max() * 255 > 2
+
+
+def test_tiles_smaller_than_what_a_codec_sees_are_refused():
+    """A decoder has the tiles around one, not those around them: it would decode another picture without a word."""
+    net, x = wide(), picture(200, 150, seed=1)
+    contents = unpack(net.compress(x, tile=192))
+    assert contents.tile == 192
+    array = (x[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8)
+    for tile in (64, 128):
+        with pytest.raises(ValueError, match="192"):
+            net.compress(x, tile=tile)
+        with pytest.raises(UserError, match="192"):
+            compression.compress(array, net, tile=tile)
+        assert unpack(net.compress(x[..., :tile, :tile], tile=tile)).tile == 0
+        assert unpack(compression.compress(array[:tile, :tile], net, tile=tile)).tile == 0
+        count = len(boxes(200, 150, tile))
+        forged = pack(replace(contents, tile=tile, tiles=contents.tiles[:1] * count))
+        for decode in (net.decompress, net.decompress_array):
+            with pytest.raises(CorruptFile, match="192"):
+                decode(forged)
 
 
 # -- whole codecs ----------------------------------------------------------------------------------------------

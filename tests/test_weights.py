@@ -237,19 +237,29 @@ def test_a_configuration_that_builds_no_model_is_one_sentence(path, config):
 @pytest.mark.parametrize(
     "change",
     [
-        {"cdf": torch.zeros(2, 0, dtype=torch.int32)}, {"cdf": torch.zeros(0, dtype=torch.int32)},
-        {"cdf": torch.zeros(4, 9, dtype=torch.int32)}, {"cdf": torch.full((4, 9), 2**16, dtype=torch.int32)},
-        {"length": torch.full((4,), 99_999_999, dtype=torch.int32)}, {"length": torch.zeros(4, dtype=torch.int32)},
-        {"offset": torch.full((4,), -(2**31), dtype=torch.int32)}, {"offset": torch.zeros(4)}, {"length": None},
+        {"cdf": lambda t: t[:0]}, {"cdf": lambda t: t[:-1]}, {"cdf": lambda t: torch.cat([t, t[-1:]])},
+        {"cdf": lambda t: t[None]}, {"cdf": lambda t: t.int()}, {"cdf": lambda t: t.view(torch.int16)},
+        {"cdf": lambda t: torch.zeros_like(t)}, {"cdf": lambda t: t.int().flip(0).to(torch.uint16)},
+        {"cdf": lambda t: torch.full_like(t, 2**16 - 1)}, {"length": lambda t: t + 1}, {"length": lambda t: t.long()},
+        {"length": lambda t: torch.full_like(t, 99_999_999)}, {"length": lambda t: torch.zeros_like(t)},
+        {"length": lambda t: t[:-1]}, {"length": lambda t: t[None]},
+        {"length": lambda t: t[:0], "offset": lambda t: t[:0]}, {"offset": lambda t: torch.full_like(t, -(2**31))},
+        {"offset": lambda t: t.float()}, {"offset": lambda t: t[:-1]}, {"length": None},
+        {"cdf": None}, {"offset": None},
     ],
 )  # fmt: skip
 def test_tables_outside_which_a_decoder_would_search_are_refused(path, change):
     net = fllic()
     tensors = {**net.state_dict(), **net.table_state()}
     assert tensors["tables.z.length"].shape == (4,)
-    tensors |= {f"tables.z.{name}": value for name, value in change.items()}
-    tensors = {name: value for name, value in tensors.items() if value is not None}
-    save_file(tensors, path, metadata={"format": weights.FORMAT, "model": json.dumps(PLAIN_CONFIG), "about": "{}"})
+    metadata = {"format": weights.FORMAT, "model": json.dumps(PLAIN_CONFIG), "about": "{}"}
+    save_file(tensors, path, metadata=metadata)
+    assert weights.load(path).model_id == net.model_id
+    for name, to_other in change.items():
+        tensor = tensors.pop(f"tables.z.{name}")
+        if to_other is not None:
+            tensors[f"tables.z.{name}"] = to_other(tensor).contiguous()
+    save_file(tensors, path, metadata=metadata)
     with pytest.raises(UserError, match="damaged"):
         weights.load(path)
 

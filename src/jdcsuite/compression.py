@@ -55,6 +55,8 @@ def compress(
     if not METADATA.keys() >= metadata.keys() or sum(map(len, metadata.values())) > MAX_METADATA:
         raise UserError(f"metadata is {' and '.join(METADATA)}, {MAX_METADATA >> 20} MiB together: leave the rest out")
     codec = load(weights, device=device)
+    if 0 < tile < min(codec.margin, max(picture.shape[:2])):
+        raise UserError(f"tile={tile} is less than this codec looks at: give a multiple of 64 from {codec.margin} on")
     colour = GREY if grey else RGB
     return codec.compress(picture, sigma=sigma, tile=tile, metadata=metadata, colour=colour)
 

@@ -18,6 +18,7 @@ from jdcsuite.entropy.rans import LARGEST
 
 UNITS = 1 << rans.PRECISION
 FARTHEST = float(LARGEST // 2)  # what codecs clamp their symbols to
+ENTRIES = 1 << 25  # of a matrix of tables that is read: a few bytes may not ask for gigabytes; 64 x 256 priors have 2**22
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Tables:
         if (length < 2).any() or (length > UNITS + 1).any() or int((length.long() - 1).sum()) != len(flat):
             raise ValueError("the probability tables do not have their lengths")
         longest = int(length.max())
-        if len(length) * longest > LARGEST:
+        if len(length) * longest > ENTRIES:
             raise ValueError("the probability tables are too large")
         place = torch.arange(longest)[None]
         cdf = torch.zeros(len(length), longest, dtype=torch.int32)

@@ -184,14 +184,16 @@ class Codec(nn.Module, ABC):
 
         ``x``: RGB, a tensor in [0, 1] or an array of 8 or 16 bits, which sets the bit depth of the decoded array.
         ``sigma``: standard deviation of its noise in grey levels, for codecs that are guided by it (None: it is
-        estimated). ``tile``: side in pixels, a multiple of 64, or 0 for one tile of up to 4096 x 4096.
-        ``metadata`` and ``colour`` as in `Contents`. Float32, on the device of the weights.
+        estimated). ``tile``: side in pixels, a multiple of 64 not below ``margin``, or 0 for one tile of up
+        to 4096 x 4096. ``metadata`` and ``colour`` as in `Contents`. Float32, on the device of the weights.
         """
         self._ready_to_code()
         height, width = _height(x), _width(x)
         tile = 0 if tile >= max(height, width) else tile
         if tile % TILE_STEP or not 0 <= tile <= MAX_TILE:
             raise ValueError(f"tiles of {tile} pixels: a tile's side is a multiple of {TILE_STEP} up to {MAX_TILE}")
+        if 0 < tile < self.margin:  # a decoder has the neighbours of a tile at hand, not theirs
+            raise ValueError(f"tiles of {tile} pixels: this codec's transforms look {self.margin} beyond one")
         places = boxes(height, width, tile)
         h = self._guide(x, places, sigma=sigma)
         tiles = list(_side_by_side(lambda box: self._compress_tile(x, box, h=h), places))
@@ -271,6 +273,8 @@ class Codec(nn.Module, ABC):
                 f"this file was written with weights {contents.model_id.hex()}; "
                 f"the weights given are {self.model_id.hex()}"
             )
+        if 0 < contents.tile < self.margin:
+            raise CorruptFile(f"tiles of {contents.tile} pixels, less than this codec's margin of {self.margin}")
         return contents
 
     def _decompress_tiles(self, contents: Contents) -> Iterator[tuple[Box, Float[Tensor, "1 3 _ _"]]]:
