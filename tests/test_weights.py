@@ -327,3 +327,28 @@ def test_a_damaged_tensor_is_noticed(path):
     path.write_bytes(data)
     with pytest.raises(UserError):
         weights.load(path)
+
+
+# -- half the size ---------------------------------------------------------------------------------------------
+
+
+def test_exported_weights_are_half_the_size_and_code_under_a_name_of_their_own(path, tmp_path):
+    net = fllic()
+    weights.save(net, PLAIN_CONFIG, path, about=ABOUT)
+    out = tmp_path / "kept" / "half.safetensors"
+    weights.export(path, out)
+    stored = load_file(out)
+    assert all(stored[name].dtype == torch.bfloat16 for name, _ in net.named_parameters())
+    half = weights.load(out)
+    assert all(torch.equal(p, q.bfloat16().float()) for p, q in zip(half.parameters(), net.parameters(), strict=True))
+    assert half.model_id != net.model_id and weights.load(out).model_id == half.model_id
+    # tables of the rounded weights, not of the ones before
+    half.update()
+    assert all(torch.equal(t, weights.load(out).table_state()[name]) for name, t in half.table_state().items())
+    x = torch.rand(1, 3, 40, 30, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(weights.load(out).decompress(half.compress(x)), half.decompress(half.compress(x)))
+
+
+def test_others_may_read_what_is_saved(path):
+    weights.save(fllic(), PLAIN_CONFIG, path, about=ABOUT)
+    assert path.stat().st_mode & 0o044 == 0o044 & ~weights._umask()

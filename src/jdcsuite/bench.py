@@ -161,7 +161,7 @@ def codec_speed(codec: Codec, *, size: tuple[int, int] = SIZE, repeats: int = 5,
 
 
 def rivals(*, width: float, size: tuple[int, int], repeats: int, device: str) -> dict[str, dict[str, list[float]]]:
-    """Wall times in ms of our FLLIC of this ``width`` and of CompressAI's own mbt2018-mean, in turns, on one picture."""
+    """Wall times in ms of our FLLIC of this ``width`` and of CompressAI's own mbt2018-mean, in turns on a picture."""
     ours = training.build(configuration(f"width={width}"), {})[1].model.eval().to(device)
     ours.update()
     theirs = MeanScaleHyperprior(192, 320).eval().to(device)

@@ -229,6 +229,23 @@ def report(
 
 
 @app.command()
+def export(
+    weights: Annotated[str, typer.Argument(metavar="RUN_OR_FILE", help="a finished run or a weights file")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="the new weights file, .safetensors")],
+    force: Force = False,
+) -> None:
+    """Weights at half their size, in bfloat16, to keep or to send: other weights, with an id and files of their own."""
+    from jdcsuite import weights as weighing
+
+    if out.suffix != ".safetensors":
+        raise UserError(f"{out} is no name for weights: give one that ends in .safetensors")
+    if out.exists() and not force:
+        raise UserError(f"{out} exists: give another name, or --force to replace it")
+    weighing.export(weights, out)
+    console.print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
+
+
+@app.command()
 def bench(
     width: Annotated[float, typer.Option(help="Width of the FLLIC that codes; 1 is the paper's large.")] = 1.0,
     repeats: Annotated[int, typer.Option(help="Timed repeats after the warm-up.")] = 5,

@@ -29,12 +29,13 @@ def mse(x_hat: Tensor, pair: Pair) -> Tensor:
 
 
 def ms_ssim(x_hat: Tensor, clean: Tensor) -> Tensor:
-    """MS-SSIM of each picture (sides of 176 pixels or more), in float32: bf16 loses the variances it divides by."""
+    """MS-SSIM of each picture (sides of 176 pixels or more), in float64: bf16 and a GPU's TF32 lose the variances that
+    it divides by."""
     with torch.autocast(x_hat.device.type, enabled=False):
         values = multiscale_structural_similarity_index_measure(
-            x_hat.float(), clean.float(), data_range=1.0, reduction="none"
+            x_hat.double(), clean.double(), data_range=1.0, reduction="none"
         )
-    return values.reshape(-1)
+    return values.reshape(-1).float()
 
 
 # -- what supervises: Pair -> Pair whose `noisy` is the input and whose `clean` is the target -------------------

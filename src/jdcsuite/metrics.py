@@ -46,9 +46,12 @@ class Quality(MetricCollection):
 
 
 def quality(x_hat: Float[Tensor, "1 3 h w"], clean: Float[Tensor, "1 3 h w"]) -> dict[str, float | None]:
-    """PSNR in dB and MS-SSIM of one picture rounded to 8 bits; MS-SSIM is None under 176 pixels."""
+    """PSNR in dB and MS-SSIM of one picture rounded to 8 bits; MS-SSIM is None under 176 pixels.
+
+    In float64: a GPU's float32 convolutions keep 11 bits (TF32), and in them the MS-SSIM of a flat picture with
+    itself came out as 0."""
     measured = Quality(ms_ssim=min(clean.shape[-2:]) >= MS_SSIM_SIDE).to(clean.device)
-    values = measured(eight_bit(x_hat), clean)
+    values = measured(eight_bit(x_hat.double()), eight_bit(clean.double()))
     return {name: float(values[name]) if name in values else None for name in ("psnr", "ms_ssim")}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from jdcsuite import runs, tracker, weights
 from jdcsuite.callbacks import EMA, Progress, checkpoints
 from jdcsuite.data.datamodule import Photographs
 from jdcsuite.data.noise import to_bytes
+from jdcsuite.entropy.container import VERSION
 from jdcsuite.task import Task
 from jdcsuite.types import UserError
 
@@ -167,7 +167,7 @@ def _write_results(config: dict, task: Task, data: Photographs, trainer: L.Train
         "train_set": data.train_set,
         "noise_protocol": data.noise.protocol,
         "noise_seed": data.noise_seed,
-        "entropy_coder": f"rANS compressai {version('compressai')}",
+        "entropy_coder": f"rANS, file version {VERSION}",
         "lossless_coder": data.lossless.version if data.lossless else None,
         "code_version": runs.code_version(),
         **data.facts,

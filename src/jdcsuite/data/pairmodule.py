@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from jdcsuite.data import quality
+from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.catalog import folder, images
 from jdcsuite.data.datamodule import Named, Photographs, Sample, Steps, _hold_out
-from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.images import embedded
 from jdcsuite.data.noise import Noise, PoissonGaussian, Recorded, to_bytes, to_tensor
 from jdcsuite.data.pairs import Shot, Source, refuse_shared_scenes, shots

@@ -18,7 +18,9 @@ from jdcsuite.entropy.rans import LARGEST
 
 UNITS = 1 << rans.PRECISION
 FARTHEST = float(LARGEST // 2)  # what codecs clamp their symbols to
-ENTRIES = 1 << 25  # of a matrix of tables that is read: a few bytes may not ask for gigabytes; 64 x 256 priors have 2**22
+ENTRIES = (
+    1 << 25
+)  # of a matrix of tables that is read: a few bytes may not ask for gigabytes; 64 x 256 priors have 2**22
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ class Encoder:
         """``symbols``, the ``indexes`` of their tables and, where a symbol is too wide for any table, the number
         ``shifts`` (0..16) of low bits to send as they are: integers, one dimension, equal length."""
         values = symbols.cpu().numpy()
-        if values.size and not (-LARGEST < values.min() and values.max() < LARGEST):
+        if values.size and not (values.min() > -LARGEST and values.max() < LARGEST):
             raise ValueError(f"symbols of {values.min()} to {values.max()} are outside the coder's range")
         self._puts.append((values.astype(np.int32, copy=False), *_places(indexes, shifts, tables), tables))
 

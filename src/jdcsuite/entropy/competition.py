@@ -12,7 +12,7 @@ import math
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from jdcsuite.entropy.coder import Tables
 from jdcsuite.entropy.priors import MonotoneCDF, between, monotone_logits

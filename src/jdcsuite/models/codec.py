@@ -149,8 +149,8 @@ class Codec(nn.Module, ABC):
 
     @property
     def model_id(self) -> bytes:
-        """First 8 bytes of the SHA-256 of weights, tables and settings: a file names the weights that open it. Computed once
-        for tables that stand: hashing large weights takes longer than coding a small picture."""
+        """First 8 bytes of the SHA-256 of weights, tables and settings: a file names the weights that open it. Computed
+        once for tables that stand: hashing large weights takes longer than coding a small picture."""
         if self._model_id is None:
             self._model_id = self._hash()
         return self._model_id
@@ -198,17 +198,16 @@ class Codec(nn.Module, ABC):
         h = self._guide(x, places, sigma=sigma)
         tiles = list(_side_by_side(lambda box: self._compress_tile(x, box, h=h), places))
         depth = 16 if isinstance(x, np.ndarray) and x.dtype == np.uint16 else 8
-        contents = Contents(
-            self.model_id, height, width, depth, colour, tile, h, metadata or {}, not self.exact, tiles
-        )
+        contents = Contents(self.model_id, height, width, depth, colour, tile, h, metadata or {}, not self.exact, tiles)
         return pack(contents)
 
     @_coding
     def _guide(self, x: Tensor | Array, places: list[Box], *, sigma: float | None) -> int:
         """The picture's entropy guide in the file's units: the mean over its tiles, weighted by their area."""
-        total = sum(
-            self.guide_bpp(self._window(x, (t, t + h), (l, l + w)), sigma=sigma) * h * w for t, l, h, w in places
-        )
+        total = 0.0
+        for top, left, height, width in places:
+            part = self._window(x, (top, top + height), (left, left + width))
+            total += self.guide_bpp(part, sigma=sigma) * height * width
         return int(min(max(round(total / sum(h * w for _, _, h, w in places) * H_UNIT), 0), 2**16 - 1))
 
     @_coding
