@@ -12,8 +12,8 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
+from jdcsuite.data.quality import ms_ssim
 from jdcsuite.models.codec import Codec
 from jdcsuite.types import Output, Pair, UserError
 
@@ -26,16 +26,6 @@ def mse(x_hat: Tensor, pair: Pair) -> Tensor:
     if pair.weight is None:
         return error.flatten(1).mean(1)
     return (error * pair.weight).flatten(1).sum(1) / pair.weight.flatten(1).sum(1).clamp(min=1)
-
-
-def ms_ssim(x_hat: Tensor, clean: Tensor) -> Tensor:
-    """MS-SSIM of each picture (sides of 176 pixels or more), in float64: bf16 and a GPU's TF32 lose the variances that
-    it divides by."""
-    with torch.autocast(x_hat.device.type, enabled=False):
-        values = multiscale_structural_similarity_index_measure(
-            x_hat.double(), clean.double(), data_range=1.0, reduction="none"
-        )
-    return values.reshape(-1).float()
 
 
 # -- what supervises: Pair -> Pair whose `noisy` is the input and whose `clean` is the target -------------------

@@ -18,6 +18,7 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 from torchmetrics.image import MultiScaleStructuralSimilarityIndexMeasure, PeakSignalNoiseRatio
 
+from jdcsuite.data.quality import full_float32
 from jdcsuite.entropy.container import H_UNIT, header_bytes, unpack
 from jdcsuite.models.codec import Codec
 from jdcsuite.types import Compressor, Pair
@@ -46,12 +47,11 @@ class Quality(MetricCollection):
 
 
 def quality(x_hat: Float[Tensor, "1 3 h w"], clean: Float[Tensor, "1 3 h w"]) -> dict[str, float | None]:
-    """PSNR in dB and MS-SSIM of one picture rounded to 8 bits; MS-SSIM is None under 176 pixels.
-
-    In float64: a GPU's float32 convolutions keep 11 bits (TF32), and in them the MS-SSIM of a flat picture with
-    itself came out as 0."""
+    """PSNR in dB and MS-SSIM of one picture rounded to 8 bits; MS-SSIM is None under 176 pixels."""
     measured = Quality(ms_ssim=min(clean.shape[-2:]) >= MS_SSIM_SIDE).to(clean.device)
-    values = measured(eight_bit(x_hat.double()), eight_bit(clean.double()))
+    with full_float32():
+        # the clean one is rounded too: a GPU may divide by 255 to other last bits
+        values = measured(eight_bit(x_hat), eight_bit(clean))
     return {name: float(values[name]) if name in values else None for name in ("psnr", "ms_ssim")}
 
 

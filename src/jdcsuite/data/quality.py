@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from torch import Tensor
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
 from jdcsuite.data.cache import ImageCache
@@ -21,6 +23,24 @@ from jdcsuite.types import UserError
 
 SMALLEST = 176  # the smallest side that five scales of an 11-tap window allow
 BATCH = 16
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Without autocast and TF32, whose 11 bits lose the variances that SSIM divides by: the MS-SSIM of a flat picture
+    with itself came out as 0 on a GPU."""
+    in_float32 = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    with torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False), in_float32:
+        yield
+
+
+def ms_ssim(x_hat: Float[Tensor, "b 3 h w"], clean: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b"]:
+    """MS-SSIM (Wang et al., 2003) of each picture in [0, 1], sides of 176 pixels or more."""
+    with full_float32():
+        values = multiscale_structural_similarity_index_measure(
+            x_hat.float(), clean.float(), data_range=1.0, reduction="none"
+        )
+    return values.reshape(-1)
 
 
 class PairCache:
@@ -97,8 +117,7 @@ def _measure(pairs: PairCache, at: Int[np.ndarray, "k 3"], side: int) -> Float[n
             torch.from_numpy(np.stack(kind)).to(device).permute(0, 3, 1, 2).float() / 255
             for kind in zip(*crops, strict=True)
         )
-        value = multiscale_structural_similarity_index_measure(noisy, clean, reduction="none", data_range=1.0)
-        found.append(value.reshape(-1).cpu())
+        found.append(ms_ssim(noisy, clean).cpu())
     return torch.cat(found).numpy().astype(np.float32)
 
 
