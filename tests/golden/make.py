@@ -15,13 +15,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from hydra.utils import instantiate
 
 from jdcsuite import compression, weights
 from jdcsuite.data.files import Picture, encode, write
 from jdcsuite.entropy.container import unpack
-from jdcsuite.models.fllic import FLLIC
 
-SHAPE = {"widths": [4, 4, 4], "num_latents": 4, "prior_width": 2, "latent_gain": 64.0}
+# folder -> class and what builds it
+CODECS = {
+    "fllic": ("fllic.FLLIC", {"widths": [4, 4, 4], "num_latents": 4, "prior_width": 2, "latent_gain": 64.0}),
+    "many_priors": ("manypriors.ManyPriors", {"num_channels": 4, "num_latents": 6, "num_priors": 5}),
+    "hyperprior": (
+        "drop_in.DropIn",
+        {"architecture": "MeanScaleHyperprior", "num_channels": 4, "num_latents": 6},
+    ),
+}
 MOST = 200_000  # bytes of weights
 
 
@@ -53,29 +61,39 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     parser.add_argument("--force", action="store_true")
     given = parser.parse_args()
-    given.out.mkdir(parents=True, exist_ok=True)
-    stored = given.out / "weights.safetensors"
-    if stored.exists() and not given.force:
-        parser.error(f"{stored} exists: see --help")
+    for name, (target, shape) in CODECS.items():
+        folder = given.out / name
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / "weights.safetensors").exists() and not given.force:
+            parser.error(f"{folder} holds golden files: see --help")
+        make(folder, f"jdcsuite.models.{target}", shape)
+
+
+@torch.no_grad()
+def make(folder: Path, target: str, shape: dict[str, object]) -> None:
     torch.manual_seed(0)
-    codec = FLLIC(**SHAPE).eval()
+    codec = instantiate({"_target_": target, **shape}, _convert_="all").eval()
+    for part in codec.between:  # as after training: nothing near the start's zeros
+        for parameter in codec.get_submodule(part).parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
     codec.update()
-    weights.save(codec, {"_target_": "jdcsuite.models.fllic.FLLIC", **SHAPE}, stored, about={"run": "golden"})
+    stored = folder / "weights.safetensors"
+    weights.save(codec, {"_target_": target, **shape}, stored, about={"run": "golden"})
     assert stored.stat().st_size < MOST, f"{stored.stat().st_size} bytes of weights"
     listed = {}
     for name, (pixels, options) in pictures().items():
         data = compression.compress(pixels, stored, **options)
         decoded = compression.decompress(data, stored)
         contents = unpack(data)
-        png = given.out / f"{name}.png"
-        write(given.out / f"{name}.jdc", data)
+        png = folder / f"{name}.png"
+        write(folder / f"{name}.jdc", data)
         write(png, encode(Picture(decoded, bool(contents.colour)), png))
         # the symbols may never differ, so their checksums are kept apart from the files
         listed[name] = {"bytes": len(data), "checksums": [tile.checksum for tile in contents.tiles]}
         print(f"{name}: {pixels.shape[0]} x {pixels.shape[1]}, {len(data)} bytes, {len(contents.tiles)} tiles")
     listed = {"model_id": codec.model_id.hex(), "files": listed}
-    write(given.out / "golden.json", (json.dumps(listed, indent=1) + "\n").encode())
-    print(f"weights: {stored.stat().st_size} bytes, {codec.model_id.hex()}")
+    write(folder / "golden.json", (json.dumps(listed, indent=1) + "\n").encode())
+    print(f"{folder.name}: {stored.stat().st_size} bytes of weights, {codec.model_id.hex()}")
 
 
 if __name__ == "__main__":
