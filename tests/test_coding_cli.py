@@ -188,7 +188,11 @@ def test_the_weights_of_a_file_are_chosen_among_several(jdc, ladder, run, tmp_pa
     Image.fromarray(photo(24, 24)).save(tmp_path / "a.png")
     coded, back = tmp_path / "x.jdc", tmp_path / "x.png"
     assert jdc("compress", tmp_path / "a.png", "-o", coded, "--weights", ladder / "rung1")[0] == 0
-    for given in ([ladder], [f"{ladder}/rung*"], [run, ladder / "rung1"]):
+    exported = tmp_path / "kept"  # a folder of weights files is as good as one of runs
+    exported.mkdir()
+    for rung in ladder.glob("rung*"):
+        shutil.copy(rung / "weights.safetensors", exported / f"{rung.name}.safetensors")
+    for given in ([ladder], [f"{ladder}/rung*"], [run, ladder / "rung1"], [exported]):
         words = [word for one in given for word in ("--weights", one)]
         status, _, err = jdc("decompress", coded, "-o", back, *words, "--force")
         assert status == 0, err

@@ -95,11 +95,11 @@ def ladder(words: list[str]) -> tuple[Path, ...]:
 
 
 def _weights(path: Path) -> list[Path]:
-    """A weights file, a run's own, or those of the runs somewhere under a folder."""
+    """A weights file, a run's own, or those somewhere under a folder: of runs, or exported ones."""
     if path.is_file():
         return [path]
     own = path / "weights.safetensors"
-    return [own] if own.is_file() else sorted(path.rglob("weights.safetensors"))
+    return [own] if own.is_file() else sorted(path.rglob("*.safetensors"))
 
 
 def _matches(word: str) -> list[str]:
