@@ -1,0 +1,58 @@
+"""Weights, pictures and a tile -> what tiles cost, and whether their seams can be seen.
+
+`python experiments/exact_file/seams.py WEIGHTS FOLDER SIGMA TILE`: each picture, with its fixed noise, is coded whole
+and in tiles. PSNR against the clean picture is taken in strips of 16 pixels beside every seam and in the rest.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jdcsuite import weights
+from jdcsuite.data.cache import ImageCache
+from jdcsuite.data.datamodule import Pictures
+from jdcsuite.data.images import files
+from jdcsuite.data.noise import GaussianNoise
+
+STRIP = 16
+
+
+def psnr(x_hat: Tensor, clean: Tensor, where: Tensor) -> float:
+    return float(-10 * torch.log10(((x_hat - clean) ** 2)[..., where].mean()))
+
+
+def near_seams(height: int, width: int, tile: int) -> Tensor:
+    """True within a strip of a seam: (height, width)."""
+
+    def near(side: int) -> Tensor:
+        seams = torch.arange(tile, side, tile)
+        return ((torch.arange(side)[:, None] - seams + 0.5).abs() < STRIP).any(1)
+
+    return near(height)[:, None] | near(width)[None]
+
+
+def main(weights_file: str, folder: str, sigma: float, tile: int) -> None:
+    codec = weights.load(weights_file)
+    pictures = Pictures(
+        ImageCache.build(files(Path(folder))), noise=GaussianNoise(sigma=sigma), noise_seed=0, lossless=None
+    )
+    rows = []
+    for i in range(len(pictures)):
+        _, pair = pictures[i]
+        strips = near_seams(*pair.clean.shape[-2:], tile)
+        coded = {side: codec.compress(pair.noisy, tile=side) for side in (0, tile)}
+        x_hat = {side: codec.decompress(data) for side, data in coded.items()}
+        change = [psnr(x_hat[tile], pair.clean, at) - psnr(x_hat[0], pair.clean, at) for at in (strips, ~strips)]
+        rows.append([100 * (len(coded[tile]) / len(coded[0]) - 1), *change])
+    for what, values in zip(("bytes, %", "PSNR near seams, dB", "PSNR elsewhere, dB"), np.array(rows).T, strict=True):
+        print(f"tiles of {tile} - whole: {what}: {values.mean():+.4f} mean, {values.min():+.4f} .. {values.max():+.4f}")
+
+
+if __name__ == "__main__":
+    torch.set_grad_enabled(False)
+    main(sys.argv[1], sys.argv[2], float(sys.argv[3]), int(sys.argv[4]))
