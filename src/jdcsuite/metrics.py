@@ -94,7 +94,7 @@ def _account(codec: Codec, pair: Pair, data: bytes) -> dict[str, float]:
             parts[f"bpp_{name}"] = parts.get(f"bpp_{name}", 0.0) + bits * len(segment)
     output = codec(pair.noisy, sigma=pair.sigma, bpp_noisy=pair.bpp_noisy)
     estimate = sum(float(rate) for rate in output.bpp(contents.height * contents.width).values())
-    guided = {"h_hat": contents.h / H_UNIT} if contents.h else {}
+    guided = {"tile": contents.tile} | ({"h_hat": contents.h / H_UNIT} if contents.h else {})
     payload = bits * (len(data) - header)
     return {"bpp_payload": payload, "bpp_est": estimate, "bpp_header": bits * header, **parts, **guided}
 

@@ -2,11 +2,8 @@
 
 A codec defines `forward` (training: picture -> Output) and two pairs of mirrors for coding: `analyse` and `synthesise`
 (picture <-> latents), `encode_tile` and `decode_tile` (latents <-> segments of bytes). Tiles, padding, the container
-and the model id live here.
-
-A picture is coded tile by tile, in memory that its width bounds, not its area. The transforms see ``margin`` pixels of
-a tile's neighbours, as much as they can look, so tiling changes neither latents nor, given them, a pixel; only the
-entropy model stops at a tile's border, and no pixel is coded twice.
+and the model id live here. A picture is coded tile by tile (`models/tiling`), in memory that its width bounds, not its
+area.
 """
 
 from __future__ import annotations
@@ -15,7 +12,6 @@ import hashlib
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import wraps
 from itertools import groupby
 from typing import TypeVar
@@ -23,7 +19,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, UInt8, UInt16
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from jdcsuite.entropy.coder import Tables
@@ -40,14 +36,11 @@ from jdcsuite.entropy.container import (
     unpack,
 )
 from jdcsuite.models.exact import is_exact
+from jdcsuite.models.tiling import Array, Box, Tiling, side_by_side, size, window
 from jdcsuite.types import Output
 
-T = TypeVar("T")
-Box = tuple[int, int, int, int]  # top, left, height, width
-Array = UInt8[np.ndarray, "h w 3"] | UInt16[np.ndarray, "h w 3"]
 M = TypeVar("M", bound=Callable)
 TILE = 1024  # pixels: larger ones save little rate, smaller ones compute more margin than picture
-AT_ONCE = 2  # tiles: while one is in the networks, another is in the coder
 
 
 def _coding(method: M) -> M:
@@ -55,8 +48,7 @@ def _coding(method: M) -> M:
 
     @wraps(method)
     def coding(self: Codec, *args: object, **kwargs: object) -> object:
-        device = next(self.parameters()).device
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
             return method(self, *args, **kwargs)
 
     return coding
@@ -163,6 +155,14 @@ class Codec(nn.Module, ABC):
         return digest.digest()[:8]
 
     @property
+    def _tiling(self) -> Tiling:
+        return Tiling(self.stride, self.latent_stride, self.margin)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
     def exact(self) -> bool:
         """Whether the symbols of a file are the same on every machine (`models/exact`); else it is marked."""
         if self._exact is None:
@@ -188,7 +188,7 @@ class Codec(nn.Module, ABC):
         to 4096 x 4096. ``metadata`` and ``colour`` as in `Contents`. Float32, on the device of the weights.
         """
         self._ready_to_code()
-        height, width = _height(x), _width(x)
+        height, width = size(x)
         tile = 0 if tile >= max(height, width) else tile
         if tile % TILE_STEP or not 0 <= tile <= MAX_TILE:
             raise ValueError(f"tiles of {tile} pixels: a tile's side is a multiple of {TILE_STEP} up to {MAX_TILE}")
@@ -196,7 +196,7 @@ class Codec(nn.Module, ABC):
             raise ValueError(f"tiles of {tile} pixels: this codec's transforms look {self.margin} beyond one")
         places = boxes(height, width, tile)
         h = self._guide(x, places, sigma=sigma)
-        tiles = list(_side_by_side(lambda box: self._compress_tile(x, box, h=h), places))
+        tiles = list(side_by_side(lambda box: self._compress_tile(x, box, h=h), places))
         depth = 16 if isinstance(x, np.ndarray) and x.dtype == np.uint16 else 8
         contents = Contents(self.model_id, height, width, depth, colour, tile, h, metadata or {}, not self.exact, tiles)
         return pack(contents)
@@ -206,50 +206,26 @@ class Codec(nn.Module, ABC):
         """The picture's entropy guide in the file's units: the mean over its tiles, weighted by their area."""
         total = 0.0
         for top, left, height, width in places:
-            part = self._window(x, (top, top + height), (left, left + width))
+            part = window(x, (top, top + height), (left, left + width), device=self._device)
             total += self.guide_bpp(part, sigma=sigma) * height * width
         return int(min(max(round(total / sum(h * w for _, _, h, w in places) * H_UNIT), 0), 2**16 - 1))
 
     @_coding
     def _compress_tile(self, x: Tensor | Array, box: Box, *, h: int) -> Tile:
-        (top, left), (height, width) = box[:2], self._padded(*box[2:])
-        rows, columns = self._seen(top, height, _height(x)), self._seen(left, width, _width(x))
-        y = self.analyse(self._window(x, rows, columns))
-        y = y[..., self._latents(rows, top, height), self._latents(columns, left, width)]
+        tiling, (top, left), sides = self._tiling, box[:2], size(x)
+        height, width = tiling.padded(*box[2:])
+        rows, columns = tiling.seen(top, height, sides[0]), tiling.seen(left, width, sides[1])
+        y = self.analyse(window(x, rows, columns, device=self._device))
+        y = y[..., tiling.latents(rows, top, height), tiling.latents(columns, left, width)]
         segments, symbols = self.encode_tile(y, h=h)
         return Tile(_checksum(symbols, box, h), segments)
-
-    def _seen(self, start: int, length: int, side: int) -> tuple[int, int]:
-        """First and last pixel that a transform looks at for a tile, in a picture padded to the stride."""
-        return max(0, start - self.margin), min(self._padded(side, side)[0], start + length + self.margin)
-
-    def _latents(self, seen: tuple[int, int], start: int, length: int) -> slice:
-        """The latents of a tile among those of all that was seen for it."""
-        first = (start - seen[0]) // self.latent_stride
-        return slice(first, first + length // self.latent_stride)
-
-    def _padded(self, height: int, width: int) -> tuple[int, int]:
-        return -(-height // self.stride) * self.stride, -(-width // self.stride) * self.stride
-
-    def _window(self, x: Tensor | Array, rows: tuple[int, int], columns: tuple[int, int]) -> Float[Tensor, "1 3 _ _"]:
-        """A part of the picture as float32 in [0, 1]; what lies beyond its bottom and right repeats the border."""
-        device = next(self.parameters()).device
-        if isinstance(x, np.ndarray):
-            part = x[rows[0] : rows[1], columns[0] : columns[1]]
-            # through int32: PyTorch knows few operations on 16 unsigned bits
-            part = torch.from_numpy(part.astype(np.int32)).to(device).permute(2, 0, 1)[None].float()
-            part = part / np.iinfo(x.dtype).max
-        else:
-            part = x[..., rows[0] : rows[1], columns[0] : columns[1]].to(device, torch.float32)
-        missing = (rows[1] - rows[0] - part.shape[-2], columns[1] - columns[0] - part.shape[-1])
-        return F.pad(part, (0, missing[1], 0, missing[0]), mode="replicate") if any(missing) else part
 
     # -- bytes -> picture --------------------------------------------------------------------------------------
 
     def decompress(self, data: bytes) -> Float[Tensor, "1 3 h w"]:
         """Inverse of `compress`: the reconstruction, RGB [0, 1]. Raises `CorruptFile` for any other bytes."""
         contents = self._opened(data)
-        x_hat = torch.empty(1, 3, contents.height, contents.width, device=next(self.parameters()).device)
+        x_hat = torch.empty(1, 3, contents.height, contents.width, device=self._device)
         for (top, left, height, width), part in self._decompress_tiles(contents):
             x_hat[..., top : top + height, left : left + width] = part
         return x_hat
@@ -287,27 +263,22 @@ class Codec(nn.Module, ABC):
             below = self._decode_row(rows[i + 1], h=contents.h) if i + 1 < len(rows) else []
             yield from self._synthesise_row([box for box, _ in row], [above, here, below])
             # copies: a view would keep the whole of its latents
-            above, here = [y[..., -self._edge :, :].clone() for y in here], below
+            above, here = [y[..., -self._tiling.edge :, :].clone() for y in here], below
 
     def _synthesise_row(
         self, places: list[Box], latents: list[list[Tensor]]
     ) -> Iterator[tuple[Box, Float[Tensor, "1 3 _ _"]]]:
-        made = _side_by_side(lambda job: self._synthesise_tile(*job, latents), list(enumerate(places)))
+        made = side_by_side(lambda job: self._synthesise_tile(*job, latents), list(enumerate(places)))
         yield from zip(places, made, strict=True)
 
-    @property
-    def _edge(self) -> int:
-        """Latents beyond a tile that the synthesis looks at."""
-        return self.margin // self.latent_stride
-
     def _decode_row(self, row: list[tuple[Box, Tile]], *, h: int) -> list[Tensor]:
-        return list(_side_by_side(lambda job: self._decode_tile(*job, h=h), row))
+        return list(side_by_side(lambda job: self._decode_tile(*job, h=h), row))
 
     @_coding
     def _decode_tile(self, box: Box, tile: Tile, *, h: int) -> Float[Tensor, "1 c hy wy"]:
         if len(tile.segments) != len(self.segment_names):
             raise CorruptFile(f"{len(tile.segments)} segments a tile where this codec writes {len(self.segment_names)}")
-        height, width = self._padded(*box[2:])
+        height, width = self._tiling.padded(*box[2:])
         y_hat, symbols = self.decode_tile(tile.segments, height=height, width=width, h=h)
         if _checksum(symbols, box, h) != tile.checksum:
             raise CorruptFile("the decoded symbols are not those that were written")
@@ -316,20 +287,8 @@ class Codec(nn.Module, ABC):
     @_coding
     def _synthesise_tile(self, i: int, box: Box, latents: list[list[Tensor]]) -> Float[Tensor, "1 3 _ _"]:
         """Tile ``i`` of a row. ``latents``: of the tiles in the row above, this row and the row below."""
-        edge, (above, here, below) = self._edge, latents
-
-        def across(row: list[Tensor]) -> Tensor:
-            left = [row[i - 1][..., -edge:]] if i else []
-            right = [row[i + 1][..., :edge]] if i + 1 < len(row) else []
-            return torch.cat([*left, row[i], *right], 3)
-
-        stacked = [across(above)[..., -edge:, :]] if above else []
-        stacked += [across(here)]
-        stacked += [across(below)[..., :edge, :]] if below else []
-        top = stacked[0].shape[-2] * self.latent_stride if above else 0
-        left = min(edge, here[i - 1].shape[-1]) * self.latent_stride if i else 0
-        x_hat = self.synthesise(torch.cat(stacked, 2))
-        return x_hat[..., top : top + box[2], left : left + box[3]].clamp(0, 1)
+        y_hat, top, left = self._tiling.around(i, latents)
+        return self.synthesise(y_hat)[..., top : top + box[2], left : left + box[3]].clamp(0, 1)
 
     def pad(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 hp wp"]:
         """Replicates the right and bottom border up to the next multiple of ``stride``."""
@@ -341,27 +300,10 @@ class Codec(nn.Module, ABC):
             raise RuntimeError("call eval() and update() before coding")
 
 
-def _side_by_side(work: Callable[[T], object], jobs: list[T]) -> Iterator:
-    """Results in the order of the jobs, `AT_ONCE` of them at work; one job alone stays on this thread."""
-    if len(jobs) == 1:
-        yield work(jobs[0])
-        return
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        yield from pool.map(work, jobs)
-
-
 def _checksum(symbols: Tensor, box: Box, h: int) -> int:
     """CRC-32 of a tile's place, size, entropy guide and symbols: a file whose size was changed is no file."""
     place = zlib.crc32(np.array([*box, h], dtype="<u4").tobytes())
     return zlib.crc32(symbols.to("cpu", torch.int32).numpy().astype("<i4", copy=False), place)
-
-
-def _height(x: Tensor | np.ndarray) -> int:
-    return x.shape[0] if isinstance(x, np.ndarray) else x.shape[-2]
-
-
-def _width(x: Tensor | np.ndarray) -> int:
-    return x.shape[1] if isinstance(x, np.ndarray) else x.shape[-1]
 
 
 def _weights_were_loaded(codec: Codec, incompatible_keys: object) -> None:
