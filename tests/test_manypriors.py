@@ -240,7 +240,7 @@ def test_tiles_change_the_numbers_above_and_nothing_else(size: tuple[int, int], 
     monkeypatch.setattr(net, "analyse", lambda x: (net.latent_gain * g_a(x.double() - 0.5)).float())
     whole, parts = net.compress(x, tile=0), net.compress(x, tile=64)
     assert len(unpack(parts).tiles) > len(unpack(whole).tiles) == 1
-    assert torch.allclose(net.decompress(parts), net.decompress(whole), atol=1e-5)
+    assert torch.allclose(net.decompress(parts), net.decompress(whole), atol=1e-3)
 
 
 @pytest.mark.parametrize("index_cost", ["fixed", "adaptive"])
