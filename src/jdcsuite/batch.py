@@ -260,11 +260,16 @@ def _best_rung(encode: partial[bytes], pixels: np.ndarray, options: Options) -> 
     least = 0.0 if options.target_psnr is None else options.target_psnr
     meeting = [rung for rung in tried if rung[0] <= most and rung[1] >= least]
     if not meeting:
-        reached = "; ".join(f"{w.parent.name}: {bpp:.3f} bpp, {db:.2f} dB" for bpp, db, w, _ in tried)
+        reached = "; ".join(f"{_rung(w)}: {bpp:.3f} bpp, {db:.2f} dB" for bpp, db, w, _ in tried)
         raise UserError(f"no rung meets the target ({reached}): give another target or more --weights")
     by_size = options.target_psnr is not None
     bpp, db, weights, data = min(meeting, key=lambda rung: rung[0] if by_size else -rung[1])
-    return data, f"{weights.parent.name}, {bpp:.3f} bpp, {db:.2f} dB to the input, noise included"
+    return data, f"{_rung(weights)}, {bpp:.3f} bpp, {db:.2f} dB to the input, noise included"
+
+
+def _rung(weights: Path) -> str:
+    """A run's name, or that of a weights file that was exported."""
+    return weights.parent.name if weights.name == "weights.safetensors" else weights.stem
 
 
 def _decompress(task: Task, options: Options) -> Done:
