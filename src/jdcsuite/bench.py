@@ -28,6 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from jdcsuite import resolvers, runs, tracker, training
 from jdcsuite.data.images import embedded
 from jdcsuite.data.noise import GaussianNoise, to_tensor
+from jdcsuite.entropy import naive
 from jdcsuite.entropy.coder import Decoder, Encoder, Tables
 from jdcsuite.metrics import timed
 from jdcsuite.models.codec import Codec
@@ -47,10 +48,10 @@ class Overhead:
     averages: tuple[list[Tensor], list[Tensor]]
 
 
-def configuration(*overrides: str) -> dict:
-    """FLLIC's configuration as the launcher composes it, without progress bar and W&B."""
+def configuration(*overrides: str, experiment: str = "fllic") -> dict:
+    """An experiment's configuration as the launcher composes it, without progress bar and W&B."""
     resolvers.register()
-    said = ["+experiment=fllic", "logger=none", "trainer.progress=false", *overrides]
+    said = [f"+experiment={experiment}", "logger=none", "trainer.progress=false", *overrides]
     with initialize_config_dir(str(Path(__file__).resolve().parent / "conf"), version_base="1.3"):
         return runs.plain(compose("config", said))
 
@@ -142,6 +143,45 @@ def _batch(config: dict) -> Pair:
     clean = torch.rand(count, 3, side, side)
     noisy = (clean + sigma / 255 * torch.randn_like(clean)).clamp(0, 1)
     return Pair(noisy=noisy, clean=clean, sigma=torch.full((count,), sigma))
+
+
+def competition(
+    *, width: float, batch: int = 4, crop: int = 128, repeats: int = 5, device: str = "cpu"
+) -> tuple[dict[str, list[float]], tuple[float, float]]:
+    """A training step of JDC's codec: wall times in ms with its own search and in the naive form (`entropy/naive`),
+    in turns on the same crops and noise, and the loss of each in its first step, which has to be one number."""
+    config = configuration(f"width={width}", experiment="jdc_cn")
+    clean = torch.cat(photograph((crop, batch * crop)).to(device).split(crop, 3))
+    pair = Pair(noisy=clean, clean=clean, sigma=torch.full((batch,), math.nan, device=device))
+    criterion = training.construct(config["criterion"])
+    models: dict[str, tuple[nn.Module, torch.optim.Optimizer]] = {}
+    for name in ("many priors, searched", "naive"):
+        L.seed_everything(config["seed"], verbose=False)
+        model = training.construct(config["model"]).to(device).train()
+        models[name] = model, torch.optim.Adam(model.parameters(), lr=config["lr"])
+    slow = model.prior_y
+    slow.forward = lambda y: naive.likelihoods(slow, y)
+
+    def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> Tensor:
+        loss = criterion(model(pair.noisy), pair)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    times: dict[str, list[float]] = {name: [] for name in models}
+    first: list[float] = []
+    for turn in range(repeats + 1):
+        for name, (model, optimizer) in models.items():
+            torch.manual_seed(turn)  # the same noise in the place of rounding
+            loss, ms = timed(lambda model=model, optimizer=optimizer: step(model, optimizer), clean)
+            if turn:  # the first is the warm-up
+                times[name].append(ms)
+            else:
+                first.append(float(loss))
+    if not math.isclose(*first, rel_tol=1e-4):
+        raise RuntimeError(f"the two forms of the competition have different losses: {first[0]} and {first[1]}")
+    return times, (first[0], first[1])
 
 
 Speed = dict[str, list[tuple[float, float]]]
@@ -274,14 +314,23 @@ def bench(
     size: tuple[int, int] = SIZE,
     width: float = 1.0,
     rival_width: float = RIVAL_WIDTH,
+    crop: int = 128,
 ) -> None:
-    """Prints this machine's figures: the training loop at the demo budget unless ``overrides`` say otherwise, and
-    coding at the FLLIC of ``width``, its weights as they start."""
+    """Prints this machine's figures: the training loop at the demo budget unless ``overrides`` say otherwise, a step of
+    JDC's codec of ``width`` on crops of ``crop`` pixels, and coding at the FLLIC of ``width``, its weights as they
+    start."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     table = Table("what", "median", "quartiles", title=f"FLLIC on {runs.hardware()}")
     if blocks:
         ratios = loop_overhead(overrides=overrides, steps=steps, blocks=blocks).ratios
         table.add_row(f"training step, Lightning / bare loop ({blocks - 1} x {steps} steps)", *_told(ratios, ".3f"))
+    times, losses = competition(width=width, crop=crop, repeats=repeats, device=device)
+    fast, slow = times.values()
+    ratios = [b / a for a, b in zip(fast, slow, strict=True)]
+    subject = f"training step of JDC's codec, batch 4 of {crop}x{crop}"
+    table.add_row(f"{subject}: naive / many priors, searched", *_told(ratios, ".2f"))
+    table.add_row("  the latter, ms", *_told(fast, ".1f"))
+    table.add_row("  loss of either in the first step", *(f"{loss:.6f}" for loss in losses))
     model = training.build(configuration(f"width={width}"), {})[1].model.eval().to(device)
     model.update()
     picture = f"{size[1]}x{size[0]} pixels"
