@@ -20,7 +20,7 @@ from jdcsuite import launcher, runs, training
 
 CONF = Path(entry.CONF)
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
-REAL_NOISE = ("codec", "jdc_cn", "jdc_cn8", "jdc_n", "jdc_ud", "testolina", "unet")
+REAL_NOISE = ("codec", "jdc_cn", "jdc_cn8", "jdc_n", "jdc_ud", "testolina", "testolina_range", "unet")
 TINY = (
     *("width=0.04", "data.crop=64", "data.val_crop=64", "data.batch=2", "data.workers=0", "data.limit=1"),
     *("logger=none", "trainer.progress=false", "report.standards.avif=null", "report.standards.jpegxl=[3]"),
@@ -318,6 +318,9 @@ def test_a_folder_of_another_configuration_is_refused(command: Command, pictures
         (["+experiment=fllic", "-m", "trainer.devices=2"], "does not go with -m yet"),
         (["+experiment=fllic", "trainer.accelerator=gpu"], "no GPU is visible"),
         (["+experiment=fllic", "trainer.precision=bf16-mixed"], "crashes on CPUs"),
+        (["+experiment=codec", "criterion.distance=ms_ssim"], "needs crops of 176 pixels or more: set data.crop"),
+        (["+experiment=unet", "criterion.distance=l2"], "is unknown: choose mse, l1 or ms_ssim"),
+        (["+experiment=fllic", "criterion.distance=l1"], "is unknown: choose mse or ms_ssim"),
         (["+experiment=unet", "+start=chain"], "this experiment has none (no lmbda)"),
         ([], "no experiment was named"),
     ],
@@ -484,3 +487,25 @@ def test_what_was_said_of_the_method_holds_for_every_rung_of_its_chain(tmp_path:
     order = [role for role, _ in runs.whole_first(low.needs, low.config["needs"])]
     assert order == ["above", "guide"] and low.needs["guide"].config["lmbda"] == 8192
     assert low.config["model"]["guide"]["_target_"].endswith("CleanEntropy")
+
+
+def test_any_codec_can_be_trained_for_ms_ssim(command: Command, pictures: Path) -> None:
+    crops = ("data.crop=176", "data.val_crop=176")  # the pairs' own clean halves are large enough
+    words = [w for w in TINY if not w.startswith(("data.crop", "data.val_crop"))]
+    for experiment in ("codec", "testolina_range"):
+        status, out, err = command(
+            f"+experiment={experiment}", "criterion.distance=ms_ssim", "lmbda=32", "trainer.max_steps=2",
+            "trainer.log_every=1", *words, *crops, *data(pictures, experiment), "data.clean=null"
+        )  # fmt: skip
+        assert status == 0, out + err
+        (folder,) = command.runs(experiment)
+        assert json.loads((folder / "summary.json").read_text())["skipped_batches"] == 0
+        assert "train/ms_ssim" in (folder / "metrics.csv").read_text().splitlines()[0]
+        assert "criterion.distance=ms_ssim" in rows(folder)[0]["curve"]
+
+
+def test_testolina_s_range_is_both_levels_range() -> None:
+    with hydra_config():
+        job = launcher.plan(["+experiment=testolina_range"])
+    noise = training.construct(job.config["data"]).synthetic
+    assert (noise.a, noise.b) == ((0.001, 0.1), (0.001, 0.1))

@@ -106,12 +106,19 @@ def try_out(order: list[Job]) -> None:
     for job in order:
         training.check_device(job.config["trainer"])
         for part in ("data", "model", "criterion"):
-            said = json.dumps([part, job.config[part]], sort_keys=True)
+            crops = [job.config["data"][name] for name in ("crop", "val_crop")]
+            said = json.dumps([part, job.config[part], crops], sort_keys=True)
             if said not in seen:
                 seen.add(said)
                 built = training.construct(job.config[part])
                 if part == "data":
                     built.prepare()
+                smallest = getattr(built, "smallest", 1) if part == "criterion" else 1
+                if min(crops) < smallest:
+                    raise UserError(
+                        f"criterion.distance={built.distance} needs crops of {smallest} pixels or more: set data.crop "
+                        "and data.val_crop"
+                    )
         if job.config["init_from"]:
             weights.path_of(job.config["init_from"])
 

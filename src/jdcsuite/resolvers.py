@@ -1,4 +1,4 @@
-"""Words that the yaml files compute with: `${channels:WIDTH,192}`, `${ladder:SIGMA,RUNGS}` and those of a chain of rungs,
+"""Words that the yaml files compute with: `${channels:WIDTH,192}`, `${ladder:SIGMA,RUNGS}` and, for a chain of rungs,
 `${rung_above:LMBDA,SIGMA}` and `${chain_link:LMBDA,SIGMA}`."""
 
 from __future__ import annotations
