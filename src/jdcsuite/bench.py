@@ -145,43 +145,67 @@ def _batch(config: dict) -> Pair:
     return Pair(noisy=noisy, clean=clean, sigma=torch.full((count,), sigma))
 
 
+@dataclass(frozen=True)
+class Steps:
+    """``times``: wall times in ms. ``loss``: of the first step. ``kept``: bytes that its forward pass left for the
+    backward pass, weights included."""
+
+    times: list[float]
+    loss: float
+    kept: int
+
+
 def competition(
     *, width: float, batch: int = 4, crop: int = 128, repeats: int = 5, device: str = "cpu"
-) -> tuple[dict[str, list[float]], tuple[float, float]]:
-    """A training step of JDC's codec: wall times in ms with its own search and in the naive form (`entropy/naive`),
-    in turns on the same crops and noise, and the loss of each in its first step, which has to be one number."""
+) -> tuple[Steps, Steps]:
+    """Training steps of JDC's codec with its own search and in the naive form (`entropy/naive`), in turns on the same
+    crops and noise. RuntimeError where their first losses are not one number."""
     config = configuration(f"width={width}", experiment="jdc_cn")
     clean = torch.cat(photograph((crop, batch * crop)).to(device).split(crop, 3))
     pair = Pair(noisy=clean, clean=clean, sigma=torch.full((batch,), math.nan, device=device))
     criterion = training.construct(config["criterion"])
-    models: dict[str, tuple[nn.Module, torch.optim.Optimizer]] = {}
-    for name in ("many priors, searched", "naive"):
+    models = []
+    for _ in range(2):
         L.seed_everything(config["seed"], verbose=False)
         model = training.construct(config["model"]).to(device).train()
-        models[name] = model, torch.optim.Adam(model.parameters(), lr=config["lr"])
+        models.append((model, torch.optim.Adam(model.parameters(), lr=config["lr"])))
     slow = model.prior_y
     slow.forward = lambda y: naive.likelihoods(slow, y)
 
-    def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> Tensor:
+    def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> float:
         loss = criterion(model(pair.noisy), pair)["loss"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        return loss.detach()
+        return float(loss)
 
-    times: dict[str, list[float]] = {name: [] for name in models}
-    first: list[float] = []
+    times: tuple[list[float], list[float]] = ([], [])
+    first: list[tuple[float, int]] = []
     for turn in range(repeats + 1):
-        for name, (model, optimizer) in models.items():
+        for spent, parts in zip(times, models, strict=True):
             torch.manual_seed(turn)  # the same noise in the place of rounding
-            loss, ms = timed(lambda model=model, optimizer=optimizer: step(model, optimizer), clean)
-            if turn:  # the first is the warm-up
-                times[name].append(ms)
-            else:
-                first.append(float(loss))
-    if not math.isclose(*first, rel_tol=1e-4):
-        raise RuntimeError(f"the two forms of the competition have different losses: {first[0]} and {first[1]}")
-    return times, (first[0], first[1])
+            if turn:
+                spent.append(timed(lambda parts=parts: step(*parts), clean)[1])
+            else:  # the warm-up
+                first.append(_kept(lambda parts=parts: step(*parts)))
+    ours, other = (Steps(spent, *said) for spent, said in zip(times, first, strict=True))
+    if not math.isclose(ours.loss, other.loss, rel_tol=1e-4):
+        raise RuntimeError(f"the two forms of the competition have different losses: {ours.loss} and {other.loss}")
+    return ours, other
+
+
+def _kept(work: Callable[[], float]) -> tuple[float, int]:
+    """What ``work`` returns, and the bytes of all that autograd kept on its way."""
+    storages: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        result = work()
+    return result, sum(storages.values())
 
 
 Speed = dict[str, list[tuple[float, float]]]
@@ -324,13 +348,12 @@ def bench(
     if blocks:
         ratios = loop_overhead(overrides=overrides, steps=steps, blocks=blocks).ratios
         table.add_row(f"training step, Lightning / bare loop ({blocks - 1} x {steps} steps)", *_told(ratios, ".3f"))
-    times, losses = competition(width=width, crop=crop, repeats=repeats, device=device)
-    fast, slow = times.values()
-    ratios = [b / a for a, b in zip(fast, slow, strict=True)]
-    subject = f"training step of JDC's codec, batch 4 of {crop}x{crop}"
-    table.add_row(f"{subject}: naive / many priors, searched", *_told(ratios, ".2f"))
-    table.add_row("  the latter, ms", *_told(fast, ".1f"))
-    table.add_row("  loss of either in the first step", *(f"{loss:.6f}" for loss in losses))
+    ours, other = competition(width=width, crop=crop, repeats=repeats, device=device)
+    ratios = [slow / fast for fast, slow in zip(ours.times, other.times, strict=True)]
+    table.add_row(f"training step of JDC's codec, 4 crops of {crop}: naive / searched priors", *_told(ratios, ".2f"))
+    table.add_row("  the latter, ms", *_told(ours.times, ".1f"))
+    table.add_row("  kept for the backward pass: naive / searched", f"{other.kept / ours.kept:.2f}", "")
+    table.add_row("  loss of the first step, searched and naive", f"{ours.loss:.5f}", f"{other.loss:.5f}")
     model = training.build(configuration(f"width={width}"), {})[1].model.eval().to(device)
     model.update()
     picture = f"{size[1]}x{size[0]} pixels"
