@@ -65,6 +65,21 @@ def test_a_failure_leaves_the_codec_as_it_was() -> None:
 
 def test_the_table_names_the_hardware() -> None:
     console = Console(file=StringIO(), width=200)
-    bench.bench(console, overrides=TINY, steps=1, blocks=2, repeats=1, size=(64, 128), width=0.04, rival_width=0.04)
+    bench.bench(console, overrides=TINY, steps=1, blocks=2, repeats=1, size=(64, 128), width=0.04, rival_width=0.04,
+                crop=32)  # fmt: skip
     text = console.file.getvalue()
     assert "Lightning / bare loop" in text and "decompress 128x64" in text and "CPU threads" in text
+    assert "naive / searched priors" in text
+
+
+def test_both_forms_of_the_competition_take_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    naive = bench.naive.likelihoods
+    monkeypatch.setattr(bench.naive, "likelihoods", lambda prior, y: taken.append(y.shape) or naive(prior, y))
+    ours, other = bench.competition(width=0.04, batch=2, crop=32, repeats=2)
+    assert len(ours.times) == len(other.times) == 2 and len(taken) == 3
+    assert ours.loss == pytest.approx(other.loss, rel=1e-5)
+    assert 0 < ours.kept < other.kept
+    monkeypatch.setattr(bench.naive, "likelihoods", lambda prior, y: {**naive(prior, y), "index": y.new_ones(1, 1)})
+    with pytest.raises(RuntimeError, match="different losses"):
+        bench.competition(width=0.04, batch=1, crop=32, repeats=1)

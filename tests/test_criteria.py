@@ -61,6 +61,38 @@ def test_rate_distortion_is_numpy_s():
     assert parts["loss"].requires_grad and set(parts) == {"loss", *expected}
 
 
+def test_ms_ssim_weighs_in_place_of_the_mse():
+    """Against another implementation, whose borders differ a little, and with a gradient for the picture."""
+    from pytorch_msssim import ms_ssim
+
+    generator = torch.Generator().manual_seed(3)
+    coarse = torch.rand(2, 3, 24, 24, generator=generator)
+    clean = torch.nn.functional.interpolate(coarse, size=(192, 192), mode="bilinear")
+    it = replace(pair(2, side=192), clean=clean)
+    out = output((clean + 0.05 * torch.randn(clean.shape, generator=generator)).requires_grad_(), [0.005, 0.02])
+    parts = RateDistortion(lmbda=32.0, supervision=Supervised(), distance="ms_ssim")(out, it)
+    expected = ms_ssim(out.x_hat.detach(), clean, data_range=1.0, size_average=False)
+    assert expected.min() > 0.5 and expected.max() < 0.99
+    assert parts["ms_ssim"].item() == pytest.approx(expected.mean().item(), abs=5e-3)
+    assert parts["loss"].item() == pytest.approx(0.0125 + 32 * (1 - parts["ms_ssim"].item()), rel=1e-5)
+    assert parts["mse"].item() == pytest.approx(squared_error(out.x_hat, clean).mean(), rel=1e-4)
+    (gradient,) = torch.autograd.grad(parts["loss"], out.x_hat)
+    assert gradient.isfinite().all() and gradient.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("side", "weight", "said"), [(175, None, "176 pixels or more"), (176, 1.0, "cannot leave out clipped samples")]
+)
+def test_what_ms_ssim_cannot_measure_is_one_sentence(side: int, weight: float | None, said: str):
+    it = pair(1, side=side)
+    it = replace(it, weight=None if weight is None else torch.full_like(it.clean, weight))
+    criterion = RateDistortion(lmbda=32.0, supervision=Supervised(), distance="ms_ssim")
+    with pytest.raises(UserError, match=said):
+        criterion(output(guess(it), [1.0]), it)
+    with pytest.raises(UserError, match="distance=l1 is unknown: choose mse or ms_ssim"):
+        RateDistortion(lmbda=32.0, supervision=Supervised(), distance="l1")
+
+
 def test_the_error_of_an_unclamped_reconstruction_counts():
     it = pair(1)
     parts = RateDistortion(lmbda=1.0, supervision=Supervised())(output(it.clean + 2.0, [1.0]), it)

@@ -20,7 +20,7 @@ from jdcsuite import launcher, runs, training
 
 CONF = Path(entry.CONF)
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
-REAL_NOISE = ("codec", "jdc_cn", "jdc_cn8", "jdc_n", "jdc_ud", "testolina", "unet")
+REAL_NOISE = ("codec", "jdc_cn", "jdc_cn8", "jdc_n", "jdc_ud", "testolina", "testolina_range", "unet")
 TINY = (
     *("width=0.04", "data.crop=64", "data.val_crop=64", "data.batch=2", "data.workers=0", "data.limit=1"),
     *("logger=none", "trainer.progress=false", "report.standards.avif=null", "report.standards.jpegxl=[3]"),
@@ -318,6 +318,10 @@ def test_a_folder_of_another_configuration_is_refused(command: Command, pictures
         (["+experiment=fllic", "-m", "trainer.devices=2"], "does not go with -m yet"),
         (["+experiment=fllic", "trainer.accelerator=gpu"], "no GPU is visible"),
         (["+experiment=fllic", "trainer.precision=bf16-mixed"], "crashes on CPUs"),
+        (["+experiment=codec", "criterion.distance=ms_ssim"], "needs crops of 176 pixels or more: set data.crop"),
+        (["+experiment=unet", "criterion.distance=l2"], "is unknown: choose mse, l1 or ms_ssim"),
+        (["+experiment=fllic", "criterion.distance=l1"], "is unknown: choose mse or ms_ssim"),
+        (["+experiment=unet", "+start=chain"], "this experiment has none (no lmbda)"),
         ([], "no experiment was named"),
     ],
 )
@@ -402,3 +406,106 @@ def test_a_ladder_without_a_sigma_is_jdc_s() -> None:
 
     assert [ladder(None, n) for n in (1, 3, 5)] == ["4096", "4096,1024,256", "4096,2048,1024,512,256"]
     assert ladder(10, 2) == "2048,512" and ladder(5, 2) == "4096,1024"
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    return {n: t for n, t in load_file(folder / "weights.safetensors").items() if not n.startswith("tables")}
+
+
+def test_a_chain_trains_each_rung_once_from_the_one_above(
+    command: Command, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: dict[float, dict[str, torch.Tensor]] = {}
+    build = training.build
+
+    def watched(config: dict, needs: dict[str, Path]) -> object:
+        built = build(config, needs)
+        begun[config["lmbda"]] = {name: t.clone() for name, t in built[1].model.state_dict().items()}
+        return built
+
+    monkeypatch.setattr(training, "build", watched)
+    tiny = ("trainer.max_steps=2", "min_ms_ssim=0.1", *TINY, *data(pictures, "jdc_cn8"))
+    words = ("+experiment=jdc_cn8", "+start=chain", *tiny)
+    status, out, err = command(*words, "lmbda=256")
+    assert status == 0, out + err
+    folders = {int(f.name.split("-l")[1].split("-")[0]): f for f in command.runs("jdc_cn8")}
+    assert sorted(folders) == [256, 512, 1024, 2048, 4096]
+    top = json.loads((folders[4096] / "run.json").read_text())
+    assert top["needs"] == {}
+    for rung in (2048, 1024, 512, 256):
+        needs = json.loads((folders[rung] / "run.json").read_text())["needs"]
+        assert needs["above"]["run"] == str(folders[2 * rung])
+        assert needs["above"]["weights"] == runs.weights_hash(folders[2 * rung])
+        above = weights_of(folders[2 * rung])
+        assert above.keys() == begun[rung].keys()
+        assert all(torch.equal(t, begun[rung][name]) for name, t in above.items())
+        assert not all(torch.equal(t, begun[2 * rung][name]) for name, t in above.items()), "the rung above learnt"
+        assert yaml.safe_load((folders[rung] / "config.yaml").read_text())["min_ms_ssim"] == 0.1
+    status, out, err = command(*words, "-m", "rungs=5")
+    assert status == 0 and out.count("finished before") == 5, out + err
+    assert len(command.runs("jdc_cn8")) == 5
+    with (command.folder / "t" / "report" / "results.csv").open() as file:
+        learned = [row for row in csv.DictReader(file) if row["method"] == "jdc_cn8"]
+    assert len(learned) == 5 and len({row["curve"] for row in learned}) == 1
+
+
+def test_chains_go_down_the_method_s_own_ladder() -> None:
+    def rungs(*words: str) -> list[tuple[str, float]]:
+        with hydra_config():
+            job = launcher.plan(list(words))
+        found = []
+        while True:
+            found.append((job.config["method"], job.config["lmbda"]))
+            job = job.needs.get("above")
+            if job is None:
+                return found
+
+    said = "+start=chain"
+    assert rungs("+experiment=jdc_n", said, "lmbda=700") == [("jdc_n", r) for r in (700, 1024, 2048, 4096)]
+    assert rungs("+experiment=jdc_n", said, "lmbda=4096") == [("jdc_n", 4096)]
+    assert rungs("+experiment=fllic", said, "lmbda=512") == [("fllic", r) for r in (512, 2048, 8192, 32768)]
+    assert rungs("+experiment=fllic", said, "sigma=5", "lmbda=4096") == [("fllic", r) for r in (4096, 16384, 65536)]
+    assert rungs(said, "+experiment=jdc_n", "lmbda=2048") == [("jdc_n", 2048), ("jdc_n", 4096)]
+    with_codec = rungs("+experiment=jdc_n", "+start=codec_chain", "lmbda=2048")
+    assert with_codec == [("jdc_n", 2048), ("jdc_n", 4096), ("codec", 1024)]
+
+
+def test_what_was_said_of_the_method_holds_for_every_rung_of_its_chain(tmp_path: Path) -> None:
+    start = tmp_path / "w.safetensors"
+    start.write_bytes(b"12345678{}")
+    words = ["+experiment=fllic_w", "+start=chain", "lmbda=8192", "rate_scale=0.7", "model.start=random",
+             "criterion.lean=0.5", f"init_from={start}", "rerun=true"]  # fmt: skip
+    with hydra_config():
+        low = launcher.plan(words)
+        alone = launcher.plan([w.replace("8192", "32768") for w in words])
+    top = low.needs["above"]
+    assert top.key == alone.key and top.folder == alone.folder, "a rung is one run, however it is asked for"
+    assert top.config["rate_scale"] == 0.7 and top.config["criterion"]["lean"] == 0.5
+    assert low.config["init_from"] is None and top.config["init_from"] == str(start)
+    assert low.config["rerun"] and not top.config["rerun"]
+    # a guide is of its own rung, not of the one above
+    order = [role for role, _ in runs.whole_first(low.needs, low.config["needs"])]
+    assert order == ["above", "guide"] and low.needs["guide"].config["lmbda"] == 8192
+    assert low.config["model"]["guide"]["_target_"].endswith("CleanEntropy")
+
+
+def test_any_codec_can_be_trained_for_ms_ssim(command: Command, pictures: Path) -> None:
+    crops = ("data.crop=176", "data.val_crop=176")  # the pairs' own clean halves are large enough
+    words = [w for w in TINY if not w.startswith(("data.crop", "data.val_crop"))]
+    for experiment in ("codec", "testolina_range"):
+        status, out, err = command(
+            f"+experiment={experiment}", "criterion.distance=ms_ssim", "lmbda=32", "trainer.max_steps=2",
+            "trainer.log_every=1", *words, *crops, *data(pictures, experiment), "data.clean=null"
+        )  # fmt: skip
+        assert status == 0, out + err
+        (folder,) = command.runs(experiment)
+        assert json.loads((folder / "summary.json").read_text())["skipped_batches"] == 0
+        assert "train/ms_ssim" in (folder / "metrics.csv").read_text().splitlines()[0]
+        assert "criterion.distance=ms_ssim" in rows(folder)[0]["curve"]
+
+
+def test_testolina_s_range_is_both_levels_range() -> None:
+    with hydra_config():
+        job = launcher.plan(["+experiment=testolina_range"])
+    noise = training.construct(job.config["data"]).synthetic
+    assert (noise.a, noise.b) == ((0.001, 0.1), (0.001, 0.1))

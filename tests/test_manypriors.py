@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from jdcsuite import weights
-from jdcsuite.entropy import competition
+from jdcsuite.entropy import competition, naive
 from jdcsuite.entropy.coder import LARGEST, Encoder
 from jdcsuite.entropy.competition import Competition
 from jdcsuite.entropy.container import CorruptFile, header_bytes, pack, unpack
@@ -45,17 +45,7 @@ def picture(height: int, width: int, *, seed: int = 0) -> Tensor:
 
 def naive_bits(prior: Competition, y: Tensor) -> Tensor:
     """Bits (b, hy, wy, p) of each place under each prior: everything evaluated, from the formula."""
-    p, c = prior.num_priors, prior.num_latents
-    h, b, a = (s.view(-1, p, c, 1, 1) for s in (prior.h, prior.b, prior.a))
-
-    def cumulative(x: Tensor) -> Tensor:
-        for stage in range(3):
-            x = nn.functional.softplus(h[stage]) * x + b[stage]
-            x = x + torch.tanh(a[stage]) * torch.tanh(x)
-        return torch.sigmoid(nn.functional.softplus(h[3]) * x + b[3])
-
-    x = y[:, None]
-    return -torch.log2((cumulative(x + 0.5) - cumulative(x - 0.5)).clamp(min=1e-9)).sum(2).permute(0, 2, 3, 1)
+    return -torch.log2(naive.all_likelihoods(prior, y)).sum(4)
 
 
 @pytest.fixture

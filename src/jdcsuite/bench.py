@@ -28,6 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from jdcsuite import resolvers, runs, tracker, training
 from jdcsuite.data.images import embedded
 from jdcsuite.data.noise import GaussianNoise, to_tensor
+from jdcsuite.entropy import naive
 from jdcsuite.entropy.coder import Decoder, Encoder, Tables
 from jdcsuite.metrics import timed
 from jdcsuite.models.codec import Codec
@@ -47,10 +48,10 @@ class Overhead:
     averages: tuple[list[Tensor], list[Tensor]]
 
 
-def configuration(*overrides: str) -> dict:
-    """FLLIC's configuration as the launcher composes it, without progress bar and W&B."""
+def configuration(*overrides: str, experiment: str = "fllic") -> dict:
+    """An experiment's configuration as the launcher composes it, without progress bar and W&B."""
     resolvers.register()
-    said = ["+experiment=fllic", "logger=none", "trainer.progress=false", *overrides]
+    said = [f"+experiment={experiment}", "logger=none", "trainer.progress=false", *overrides]
     with initialize_config_dir(str(Path(__file__).resolve().parent / "conf"), version_base="1.3"):
         return runs.plain(compose("config", said))
 
@@ -142,6 +143,69 @@ def _batch(config: dict) -> Pair:
     clean = torch.rand(count, 3, side, side)
     noisy = (clean + sigma / 255 * torch.randn_like(clean)).clamp(0, 1)
     return Pair(noisy=noisy, clean=clean, sigma=torch.full((count,), sigma))
+
+
+@dataclass(frozen=True)
+class Steps:
+    """``times``: wall times in ms. ``loss``: of the first step. ``kept``: bytes that its forward pass left for the
+    backward pass, weights included."""
+
+    times: list[float]
+    loss: float
+    kept: int
+
+
+def competition(
+    *, width: float, batch: int = 4, crop: int = 128, repeats: int = 5, device: str = "cpu"
+) -> tuple[Steps, Steps]:
+    """Training steps of JDC's codec with its own search and in the naive form (`entropy/naive`), in turns on the same
+    crops and noise. RuntimeError where their first losses are not one number."""
+    config = configuration(f"width={width}", experiment="jdc_cn")
+    clean = torch.cat(photograph((crop, batch * crop)).to(device).split(crop, 3))
+    pair = Pair(noisy=clean, clean=clean, sigma=torch.full((batch,), math.nan, device=device))
+    criterion = training.construct(config["criterion"])
+    models = []
+    for _ in range(2):
+        L.seed_everything(config["seed"], verbose=False)
+        model = training.construct(config["model"]).to(device).train()
+        models.append((model, torch.optim.Adam(model.parameters(), lr=config["lr"])))
+    slow = model.prior_y
+    slow.forward = lambda y: naive.likelihoods(slow, y)
+
+    def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> float:
+        loss = criterion(model(pair.noisy), pair)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return float(loss)
+
+    times: tuple[list[float], list[float]] = ([], [])
+    first: list[tuple[float, int]] = []
+    for turn in range(repeats + 1):
+        for spent, parts in zip(times, models, strict=True):
+            torch.manual_seed(turn)  # the same noise in the place of rounding
+            if turn:
+                spent.append(timed(lambda parts=parts: step(*parts), clean)[1])
+            else:  # the warm-up
+                first.append(_kept(lambda parts=parts: step(*parts)))
+    ours, other = (Steps(spent, *said) for spent, said in zip(times, first, strict=True))
+    if not math.isclose(ours.loss, other.loss, rel_tol=1e-4):
+        raise RuntimeError(f"the two forms of the competition have different losses: {ours.loss} and {other.loss}")
+    return ours, other
+
+
+def _kept(work: Callable[[], float]) -> tuple[float, int]:
+    """What ``work`` returns, and the bytes of all that autograd kept on its way."""
+    storages: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        result = work()
+    return result, sum(storages.values())
 
 
 Speed = dict[str, list[tuple[float, float]]]
@@ -274,14 +338,22 @@ def bench(
     size: tuple[int, int] = SIZE,
     width: float = 1.0,
     rival_width: float = RIVAL_WIDTH,
+    crop: int = 128,
 ) -> None:
-    """Prints this machine's figures: the training loop at the demo budget unless ``overrides`` say otherwise, and
-    coding at the FLLIC of ``width``, its weights as they start."""
+    """Prints this machine's figures: the training loop at the demo budget unless ``overrides`` say otherwise, a step of
+    JDC's codec of ``width`` on crops of ``crop`` pixels, and coding at the FLLIC of ``width``, its weights as they
+    start."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     table = Table("what", "median", "quartiles", title=f"FLLIC on {runs.hardware()}")
     if blocks:
         ratios = loop_overhead(overrides=overrides, steps=steps, blocks=blocks).ratios
         table.add_row(f"training step, Lightning / bare loop ({blocks - 1} x {steps} steps)", *_told(ratios, ".3f"))
+    ours, other = competition(width=width, crop=crop, repeats=repeats, device=device)
+    ratios = [slow / fast for fast, slow in zip(ours.times, other.times, strict=True)]
+    table.add_row(f"training step of JDC's codec, 4 crops of {crop}: naive / searched priors", *_told(ratios, ".2f"))
+    table.add_row("  the latter, ms", *_told(ours.times, ".1f"))
+    table.add_row("  kept for the backward pass: naive / searched", f"{other.kept / ours.kept:.2f}", "")
+    table.add_row("  loss of the first step, searched and naive", f"{ours.loss:.5f}", f"{other.loss:.5f}")
     model = training.build(configuration(f"width={width}"), {})[1].model.eval().to(device)
     model.update()
     picture = f"{size[1]}x{size[0]} pixels"

@@ -194,7 +194,9 @@ def fetch(
 
 @app.command()
 def evaluate(
-    codecs: Annotated[list[str], typer.Argument(help="run folders, weights files or standard codecs, as avif")],
+    codecs: Annotated[
+        list[str], typer.Argument(help="run folders, weights files, standard codecs (avif), DENOISER+CODEC")
+    ],
     data: Annotated[list[Path], typer.Option(help="folder of clean pictures; repeat for several")],
     out: Annotated[Path, typer.Option(help="csv file to write")],
     sigma: Annotated[list[float], typer.Option(help="noise in grey levels; repeat for several")],

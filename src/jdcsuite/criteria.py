@@ -1,6 +1,6 @@
 """Output + Pair -> loss parts. A criterion says what supervises (`prepare`) and what is minimised (`forward`).
 
-Every codec criterion has the form bpp + lmbda * MSE, the MSE over RGB in [0, 1] and of the unclamped
+Every codec criterion has the form bpp + lmbda * distance: the MSE over RGB in [0, 1] or 1 - MS-SSIM, of the unclamped
 reconstruction. Parts: ``loss`` with gradient; the others are detached figures for the log, batch means.
 """
 
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jdcsuite.data.quality import ms_ssim
+from jdcsuite.data.quality import SMALLEST, ms_ssim
 from jdcsuite.models.codec import Codec
 from jdcsuite.types import Output, Pair, UserError
 
@@ -108,18 +108,29 @@ class Taught(nn.Module):
 
 
 class RateDistortion(nn.Module):
-    """bpp + lmbda * MSE against the target that ``supervision`` chooses. ``lmbda`` above 0."""
+    """bpp + lmbda * distance to the target that ``supervision`` chooses. ``lmbda`` above 0.
 
-    def __init__(self, *, lmbda: float, supervision: nn.Module) -> None:
+    ``distance``: mse, or ms_ssim (1 - MS-SSIM, on crops of ``smallest`` pixels or more), whose lmbdas are other ones:
+    CompressAI trains at 2.4 to 220. It cannot leave single samples out, so it refuses pairs with a weight."""
+
+    def __init__(self, *, lmbda: float, supervision: nn.Module, distance: str = "mse") -> None:
         super().__init__()
         _positive(lmbda=lmbda)
-        self.lmbda, self.supervision = lmbda, supervision
+        self.smallest = _smallest_crop(distance, "mse", "ms_ssim")
+        self.lmbda, self.supervision, self.distance = lmbda, supervision, distance
 
     def prepare(self, pair: Pair) -> Pair:
         return self.supervision(pair)
 
     def forward(self, output: Output, pair: Pair) -> Parts:
         parts, bpp, error = _rate_and_distortion(output, pair)
+        if self.distance == "ms_ssim":
+            if pair.weight is not None:
+                raise UserError(
+                    "criterion.distance=ms_ssim cannot leave out clipped samples, as fllic_r2r does: use mse"
+                )
+            error = 1 - _differentiable_ms_ssim(output.x_hat, pair.clean)
+            parts["ms_ssim"] = (1 - error).mean().detach()
         return {"loss": (bpp + self.lmbda * error).mean(), **parts}
 
 
@@ -219,8 +230,7 @@ class Denoising(nn.Module):
 
     def __init__(self, *, distance: str = "mse") -> None:
         super().__init__()
-        if distance not in ("mse", "l1", "ms_ssim"):
-            raise UserError(f"criterion.distance={distance} is unknown: choose mse, l1 or ms_ssim")
+        self.smallest = _smallest_crop(distance, "mse", "l1", "ms_ssim")
         self.distance = distance
 
     def prepare(self, pair: Pair) -> Pair:
@@ -230,9 +240,7 @@ class Denoising(nn.Module):
         x_hat = output.x_hat.float()
         error = mse(x_hat, pair).mean()
         if self.distance == "ms_ssim":
-            if min(x_hat.shape[-2:]) < 176:
-                raise UserError("criterion.distance=ms_ssim needs crops of 176 pixels or more: set data.crop")
-            loss = 1 - ms_ssim(x_hat, pair.clean).mean()
+            loss = 1 - _differentiable_ms_ssim(x_hat, pair.clean).mean()
         else:
             loss = error if self.distance == "mse" else F.l1_loss(x_hat, pair.clean)
         return {"loss": loss, "mse": error.detach()}
@@ -278,6 +286,20 @@ def _rate_and_distortion(output: Output, pair: Pair) -> tuple[Parts, Tensor, Ten
     bpp, error = torch.stack(list(rates.values())).sum(0), mse(output.x_hat, pair)
     parts = {"bpp": bpp.mean(), "mse": error.mean(), **{f"bpp_{name}": r.mean() for name, r in rates.items()}}
     return {name: value.detach() for name, value in parts.items()}, bpp, error
+
+
+def _smallest_crop(distance: str, *known: str) -> int:
+    """Side in pixels of the smallest crop that a distance allows. UserError where it is not ``known``."""
+    if distance not in known:
+        names = f"{', '.join(known[:-1])} or {known[-1]}"
+        raise UserError(f"criterion.distance={distance} is unknown: choose {names}")
+    return SMALLEST if distance == "ms_ssim" else 1
+
+
+def _differentiable_ms_ssim(x_hat: Tensor, clean: Tensor) -> Tensor:
+    if min(x_hat.shape[-2:]) < SMALLEST:
+        raise UserError(f"criterion.distance=ms_ssim needs crops of {SMALLEST} pixels or more: set data.crop")
+    return ms_ssim(x_hat, clean)
 
 
 def _positive(**values: float) -> None:

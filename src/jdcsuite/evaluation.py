@@ -10,9 +10,11 @@ from pathlib import Path
 from hydra.utils import instantiate
 from rich.console import Console
 from rich.progress import track
+from torch import nn
 from torch.utils.data import Dataset
 
 from jdcsuite import runs, weights
+from jdcsuite.baselines.cascade import Cascade
 from jdcsuite.baselines.standards import LADDERS, Standard
 from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.datamodule import Named, Photographs, Pictures
@@ -97,9 +99,10 @@ def evaluate(
     device: str,
     console: Console,
 ) -> list[dict[str, object]]:
-    """Rows of runs, weights files or standard codecs on the clean pictures of ``folders`` at each of ``sigmas``.
+    """Rows of codecs on the clean pictures of ``folders`` at each of ``sigmas``.
 
-    A standard codec is judged at every quality of its ladder (`baselines.standards.LADDERS`).
+    ``codecs``: runs, weights files, standard codecs, or ``DENOISER+CODEC`` with any of them after a denoiser's run. A
+    standard codec is judged at every quality of its ladder (`baselines.standards.LADDERS`).
     """
     caches = {folder: ImageCache.build(files(folder)) for folder in folders}
     named = [(codec, about) for word in codecs for codec, about in _codecs(word, device)]
@@ -122,14 +125,48 @@ def _codecs(word: str, device: str) -> list[tuple[Compressor, dict[str, object]]
         ladder = [Standard(codec=word, quality=float(quality)) for quality in LADDERS[word]]
         return [(codec, standard_about(codec)) for codec in ladder]
     if not Path(word).exists():
+        if "+" in word:
+            return _cascades(word, device)
         raise UserError(f"{word} is neither a run, a weights file nor a standard codec ({', '.join(LADDERS)})")
-    path = weights.path_of(word)
-    model = weights.load(path, device=device)
+    model, about = _trained(word, device)
     if not isinstance(model, Codec):
-        raise UserError(f"{word} holds no codec but a {type(model).__name__}: give a codec's run")
-    about = weights.read(path)[1]
+        raise UserError(
+            f"{word} holds no codec but a {type(model).__name__}: give a codec's run, or say what codes a denoiser's "
+            f"pictures, as in {word}+avif"
+        )
     named = {name: about[name] for name in ("run", "curve", "method", "lmbda", "seed", "budget")}
     return [(model, {**named, "sigma_train": about["sigma"]})]
+
+
+def _cascades(word: str, device: str) -> list[tuple[Compressor, dict[str, object]]]:
+    """``DENOISER+CODEC`` -> the denoiser before each rung of the codec, with the columns that name them."""
+    parts = word.split("+")
+    # a path may hold a + of its own
+    splits = [("+".join(parts[:i]), "+".join(parts[i:])) for i in range(1, len(parts))]
+    first, second = next((split for split in splits if Path(split[0]).exists()), splits[0])
+    denoiser, about = _trained(first, device)
+    if isinstance(denoiser, Codec):
+        raise UserError(f"{first} holds a codec, no denoiser: before the + goes a denoiser's run, as +experiment=unet")
+    made = []
+    for codec, named in _codecs(second, device):
+        standard = isinstance(codec, Standard)
+        budgets = dict.fromkeys([about["budget"], named.get("budget", about["budget"])])
+        name = codec.name if standard else named["method"]
+        own = {
+            "run": f"{about['run']}+{name if standard else named['run']}",
+            "curve": f"denoise + {name} ({about['curve']} + {name if standard else named['curve']})",
+            "method": f"denoise + {name}",
+            "sigma_train": about["sigma"],  # the denoiser is what knows the noise
+            "seed": named.get("seed", about["seed"]),
+            "budget": "+".join(map(str, budgets)),
+        }
+        made.append((Cascade(denoiser=denoiser, codec=codec), {**named, **own}))
+    return made
+
+
+def _trained(word: str, device: str) -> tuple[nn.Module, dict]:
+    path = weights.path_of(word)
+    return weights.load(path, device=device), weights.read(path)[1]
 
 
 def _lossless(codec: Compressor) -> Lossless | None:

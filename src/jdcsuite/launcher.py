@@ -28,6 +28,8 @@ from jdcsuite.types import UserError
 
 # A need is composed from the words that were given for the job, but for those about the job's own method.
 OWN = ("+experiment", "+sweep", "+start", "init_from", "rerun", "rate_scale", "min_ms_ssim", "needs", "card", "task")
+# A need that is the same method at another rung is composed from all of them, but this.
+SELF, SELF_OWN = "self", ("rerun",)
 OWN_SECTIONS = ("model", "+model", "criterion", "+criterion", "needs.", "report.", "task=")
 
 _failures: list[str] = []
@@ -56,13 +58,14 @@ def plan(overrides: list[str], *, config_name: str = "config") -> Job:
     for role, need in config.needs.items():
         if need.experiment is None:
             continue
-        passed = [o for o in overrides if o.split("=")[0] not in OWN and not o.startswith(OWN_SECTIONS)]
         extra = [f"{k}={'null' if v is None else v}" for k, v in need.items() if k not in ("experiment", "into")]
         replaced = {e.split("=")[0] for e in extra}
-        passed = [o for o in passed if o.split("=")[0] not in replaced]
-        needs[role] = plan([f"+experiment={need.experiment}", *passed, *extra], config_name=config_name)
+        passed = [o for o in _passed(overrides, need.experiment) if o.split("=")[0] not in replaced]
+        needs[role] = plan([*passed, *extra], config_name=config_name)
     with open_dict(config):
-        for role, job in needs.items():
+        if any(config.needs[role].experiment == SELF for role in needs):
+            config.init_from = None  # the rungs above have begun there
+        for role, job in runs.whole_first(needs, config.needs):
             # the part is built from its own run's configuration, then filled with that run's weights
             OmegaConf.update(config, config.needs[role].into, job.config["model"], force_add=True, merge=False)
     resolved = runs.plain(config)
@@ -70,6 +73,14 @@ def plan(overrides: list[str], *, config_name: str = "config") -> Job:
     resolved["lossless_version"] = instantiate(lossless).version if lossless else None
     key = runs.key(resolved, {role: job.key for role, job in needs.items()})
     return Job(resolved, overrides, key, runs.folder(resolved, key), needs)
+
+
+def _passed(overrides: list[str], experiment: str) -> list[str]:
+    """The words from which a need of this ``experiment`` is composed."""
+    if experiment == SELF:
+        return [o for o in overrides if o.split("=")[0] not in SELF_OWN]
+    passed = [o for o in overrides if o.split("=")[0] not in OWN and not o.startswith(OWN_SECTIONS)]
+    return [f"+experiment={experiment}", *passed]
 
 
 def check(config: DictConfig, overrides: list[str]) -> None:
@@ -95,12 +106,19 @@ def try_out(order: list[Job]) -> None:
     for job in order:
         training.check_device(job.config["trainer"])
         for part in ("data", "model", "criterion"):
-            said = json.dumps([part, job.config[part]], sort_keys=True)
+            crops = [job.config["data"][name] for name in ("crop", "val_crop")]
+            said = json.dumps([part, job.config[part], crops], sort_keys=True)
             if said not in seen:
                 seen.add(said)
                 built = training.construct(job.config[part])
                 if part == "data":
                     built.prepare()
+                smallest = getattr(built, "smallest", 1) if part == "criterion" else 1
+                if min(crops) < smallest:
+                    raise UserError(
+                        f"criterion.distance={built.distance} needs crops of {smallest} pixels or more: set data.crop "
+                        "and data.val_crop"
+                    )
         if job.config["init_from"]:
             weights.path_of(job.config["init_from"])
 

@@ -65,6 +65,7 @@ def judge(codec: Compressor, pair: Pair) -> tuple[dict[str, object], Float[Tenso
     sigma = float(pair.sigma[0])
     data, enc_ms = timed(lambda: codec.compress(pair.noisy, sigma=None if math.isnan(sigma) else sigma), pair.noisy)
     x_hat, dec_ms = timed(lambda: codec.decompress(data), pair.noisy)
+    x_hat = x_hat.to(pair.clean.device)  # standard codecs decode on the CPU
     decoded, noisy = quality(x_hat, pair.clean), quality(pair.noisy, pair.clean)
     row: dict[str, object] = {
         "sigma": sigma,

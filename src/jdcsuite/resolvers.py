@@ -1,4 +1,5 @@
-"""Words that the yaml files compute with: `${channels:WIDTH,192}` and `${ladder:SIGMA,RUNGS}`."""
+"""Words that the yaml files compute with: `${channels:WIDTH,192}`, `${ladder:SIGMA,RUNGS}` and, for a chain of rungs,
+`${rung_above:LMBDA,SIGMA}` and `${chain_link:LMBDA,SIGMA}`."""
 
 from __future__ import annotations
 
@@ -23,10 +24,30 @@ def ladder(sigma: float | None, rungs: int) -> str:
         last = len(REAL_NOISE) - 1
         places = {round(i * last / max(rungs - 1, 1)) for i in range(int(rungs))}
         return ",".join(str(REAL_NOISE[place]) for place in sorted(places))
-    every = HIGH_NOISE if sigma >= 10 else LOW_NOISE
-    return ",".join(map(str, every[-int(rungs) :]))
+    return ",".join(map(str, whole_ladder(sigma)[-int(rungs) :]))
+
+
+def whole_ladder(sigma: float | None) -> tuple[int, ...]:
+    """Every lmbda of a noise level's ladder, the highest first."""
+    if sigma is None:
+        return REAL_NOISE
+    return HIGH_NOISE if sigma >= 10 else LOW_NOISE
+
+
+def rung_above(lmbda: float | None, sigma: float | None) -> int | None:
+    """The next higher lmbda of the whole ladder, however few rungs a sweep shows; None at its top and above it.
+
+    ``lmbda`` may lie between two rungs. ValueError for a method without one, which has no rungs."""
+    if lmbda is None:
+        raise ValueError("a chain goes down the rungs of a ladder, and this experiment has none (no lmbda)")
+    return min((rung for rung in whole_ladder(sigma) if rung > lmbda), default=None)
+
+
+def chain_link(lmbda: float | None, sigma: float | None) -> str:
+    """Where in its ladder's chain an lmbda stands: ``top`` or ``below`` another."""
+    return "top" if rung_above(lmbda, sigma) is None else "below"
 
 
 def register() -> None:
-    for name, function in (("channels", channels), ("ladder", ladder)):
-        OmegaConf.register_new_resolver(name, function, replace=True)
+    for function in (channels, ladder, rung_above, chain_link):
+        OmegaConf.register_new_resolver(function.__name__, function, replace=True)

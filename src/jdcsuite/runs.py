@@ -11,8 +11,10 @@ import hashlib
 import json
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import yaml
@@ -20,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from jdcsuite.types import UserError
 
+T = TypeVar("T")
 PACKAGES = (
     "torch",
     "lightning",
@@ -58,6 +61,12 @@ def key(config: dict, needs: dict[str, str]) -> str:
     said["needs"] = needs
     said["init_from"] = weights_hash(Path(config["init_from"])) if config["init_from"] else None
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def whole_first(needs: dict[str, T], said: Mapping[str, Mapping]) -> list[tuple[str, T]]:
+    """The needs in the order in which they fill a model: the whole before its parts, which have their own weights.
+    ``said``: a configuration's `needs`, each with the place that it goes ``into``."""
+    return sorted(needs.items(), key=lambda need: said[need[0]]["into"].count("."))
 
 
 def folder(config: dict, key: str) -> Path:

@@ -54,9 +54,8 @@ def build(config: dict, needs: dict[str, Path]) -> tuple[Photographs, Task]:
     data: Photographs = construct(config["data"])
     model, criterion = construct(config["model"]), construct(config["criterion"])
     task: Task = construct(config["task"], model=model, criterion=criterion)
-    for role, need in config["needs"].items():
-        if role in needs:
-            weights.load_into(task.get_submodule(need["into"]), needs[role])
+    for role, run in runs.whole_first(needs, config["needs"]):
+        weights.load_into(task.get_submodule(config["needs"][role]["into"]), run)
     if config["init_from"]:
         weights.load_into(task.model, config["init_from"])
     return data, task
