@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from jdcsuite.data.quality import full_float32
 from jdcsuite.entropy.container import boxes
 from jdcsuite.types import Output
 
@@ -65,10 +66,10 @@ class Denoiser(nn.Module, ABC):
         the weights. The network is put into evaluation mode for the time and left as it was."""
         if tile < 0 or tile % self.stride:
             raise ValueError(f"tiles of {tile} pixels: this denoiser's are multiples of {self.stride}, or 0 for one")
-        device, was_training = next(self.parameters()).device, self.training
+        was_training = self.training
         self.eval()
         try:
-            with torch.autocast(device.type, enabled=False):
+            with full_float32():  # rounded to 11 bits, tiles of other sizes are other pictures
                 return tiled(self._one, x.float(), tile=tile, margin=self.margin)
         finally:
             self.train(was_training)
