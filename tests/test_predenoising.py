@@ -228,7 +228,7 @@ def test_pairs_are_the_input_and_its_target_and_rows_name_the_teacher(tmp_path: 
     )
     sample = made.crops()[0]
     assert (sample["clean"].float() - (sample["noisy"].float() / 2 + 51)).abs().max() <= 1
-    assert made.facts["teacher"] == "unet-1 aaaaaaaaaaaaaaaa" and made.facts["crops_kept"] <= made.facts["crops"]
+    assert made.facts["teacher"] == "unet-1 (aaaaaaaaaaaaaaaa)" and made.facts["crops_kept"] <= made.facts["crops"]
     assert set(made.train_scenes) == {f"source/{i}" for i in range(4)}
 
 

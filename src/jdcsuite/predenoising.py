@@ -28,7 +28,7 @@ from jdcsuite.models.denoiser import TILE, Denoiser
 from jdcsuite.types import UserError
 
 UNTAUGHT = {kind.name: kind for kind in (NonLocalMeans, BM3D)}
-SCORED = 2048  # pixels: MS-SSIM of a larger picture is the mean over parts of at most that side, for memory's sake
+SCORED = 1024  # pixels: MS-SSIM of a larger picture is the mean over parts of at most that side, for memory's sake
 SCORES = "scores.csv"
 
 

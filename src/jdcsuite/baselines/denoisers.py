@@ -62,8 +62,10 @@ class NonLocalMeans(_Untaught):
 class BM3D(_Untaught):
     """Dabov et al. (IEEE TIP 2007), the authors' package, whose licence is for non-commercial use: never a default.
 
-    It sees the picture as one (about 0.2 GiB a megapixel): where its search ends is not documented, so nothing says
-    which margin would hide a seam."""
+    It sees the picture as one, since its result depends on more than a neighbourhood: tiles of 96 pixels with 66 of
+    their neighbours' differed by up to 3 grey levels, .1 on average. That takes .9 GiB and, on one core, three
+    minutes a megapixel.
+    """
 
     name = "bm3d"
 

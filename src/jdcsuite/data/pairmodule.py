@@ -283,7 +283,7 @@ class PairFolders(Photographs):
                 if self.predenoised:
                     raise UserError(f"{root / source.folder} is no predenoised folder: make one with `jdc predenoise`")
                 continue
-            teachers[f"{made.teacher.name} {made.teacher.id[:16]}"] = None
+            teachers[made.teacher.label] = None
             if made.teacher.train_scenes is None:
                 _tell(f"{source.folder}: the weights of {made.teacher.name} do not say which scenes they learned from, "
                       "so it is not known whether they have seen those of data.test")  # fmt: skip

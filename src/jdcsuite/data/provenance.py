@@ -27,6 +27,11 @@ class Teacher:
     train_set: str = ""
     train_scenes: list[str] | None = None
 
+    @property
+    def label(self) -> str:
+        """For rows; of a hash, the beginning."""
+        return f"{self.name} ({self.id[:16] if len(self.id) == 64 else self.id})"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Predenoised:
