@@ -182,7 +182,7 @@ def predenoise(
         typer.Option(
             metavar="RUN_OR_FILE|nlm|bm3d",
             help="the teacher: a denoiser's run or weights file, non-local means, or BM3D (an extra, for "
-            "non-commercial use only: pip install jdcsuite[bm3d])",
+            "non-commercial use only: pip install jdcsuite\\[bm3d])",
         ),
     ],
     sigma: Annotated[
