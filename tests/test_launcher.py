@@ -16,11 +16,14 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from jdcsuite import __main__ as entry
-from jdcsuite import launcher, runs, training
+from jdcsuite import launcher, runs, training, weights
+from jdcsuite.data import provenance
 
 CONF = Path(entry.CONF)
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
-REAL_NOISE = ("codec", "jdc_cn", "jdc_cn8", "jdc_n", "jdc_ud", "testolina", "testolina_range", "unet")
+REAL_NOISE = (
+    *("codec", "jdc_cn", "jdc_cn8", "jdc_n", "jdc_ud", "jdc_ud_whole", "testolina", "testolina_range", "unet"),
+)
 TINY = (
     *("width=0.04", "data.crop=64", "data.val_crop=64", "data.batch=2", "data.workers=0", "data.limit=1"),
     *("logger=none", "trainer.progress=false", "report.standards.avif=null", "report.standards.jpegxl=[3]"),
@@ -59,7 +62,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for i in range(count):
             coarse = Image.fromarray(random.integers(0, 256, (6, 8, 3), dtype=np.uint8))
             coarse.resize((96, 80), Image.Resampling.BICUBIC).save(root / name / f"{i}.png")
-    for name, count in (("pairs", 4), ("unseen", 1)):
+    for name, count in (("pairs", 4), ("taught", 4), ("unseen", 1)):
         for i in range(count):
             coarse = Image.fromarray(random.integers(0, 256, (6, 6, 3), dtype=np.uint8))
             clean = np.asarray(coarse.resize((180, 180), Image.Resampling.BICUBIC))
@@ -67,6 +70,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for kind, image in (("noisy", noisy), ("clean", clean)):
                 (root / name / kind).mkdir(parents=True, exist_ok=True)
                 Image.fromarray(image).save(root / name / kind / f"{i}.png")
+    teacher = provenance.Teacher(name="nlm", id="none", train_scenes=[])
+    (root / "taught" / provenance.FILE).write_bytes(provenance.Predenoised(teacher=teacher).dump())
     return root
 
 
@@ -78,6 +83,8 @@ def command(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pyte
 def data(pictures: Path, experiment: str = "fllic") -> tuple[str, ...]:
     if experiment in REAL_NOISE:
         test = "data.test=[{folder: unseen, name: test}]"
+        if experiment == "jdc_ud_whole":
+            return (f"data.root={pictures}", "data.train=[taught]", test, "data.cell=176")
         return (f"data.root={pictures}", "data.train=[pairs]", "data.clean=train", test, "data.cell=176")
     return (f"data.root={pictures}", "data.train=train", "data.test=[test]")
 
@@ -96,6 +103,11 @@ def test_every_experiment_takes_a_step_and_is_judged(command: Command, pictures:
     assert state["finished"] and state["packages"]["torch"] == torch.__version__.split("+")[0]
     (row,) = rows(folder)
     assert row["method"] == experiment and row["dataset"] == "test" and row["budget"] == "demo"
+    about = weights.read(folder / "weights.safetensors")[1]
+    assert about["train_set"] == row["train_set"], "a pupil's guard reads it"
+    if experiment == "unet":
+        scenes = {f"pairs/{i}" for i in range(4)} | {f"train/{i}" for i in range(4)}
+        assert set(about["train_scenes"]) == scenes, "those that chose a checkpoint, and the clean pictures, too"
     if experiment == "clean_entropy":
         assert np.isfinite([float(row[c]) for c in ("h_noisy", "h_clean", "h_hat", "h_linear", "h_analytic")]).all()
         return

@@ -174,6 +174,55 @@ def _work(tasks: list[Task], options: Options, *, decode: bool, jobs: int) -> No
 
 
 @app.command()
+def predenoise(
+    inputs: Annotated[list[str], typer.Argument(metavar="FOLDER...", help="folders of pictures, pictures, globs")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="folder to make: noisy/ and clean/ with equal names")],
+    weights: Annotated[
+        str,
+        typer.Option(
+            metavar="RUN_OR_FILE|nlm|bm3d",
+            help="the teacher: a denoiser's run or weights file, non-local means, or BM3D (an extra, for "
+            "non-commercial use only: pip install jdcsuite\\[bm3d])",
+        ),
+    ],
+    sigma: Annotated[
+        str, typer.Option(metavar="auto|NUMBER", help="noise in 8-bit grey levels, for nlm and bm3d")
+    ] = "auto",
+    tile: Annotated[
+        int, typer.Option(help="side of a tile in pixels, 0: the picture as one; no seams at any. BM3D has none")
+    ] = 512,
+    device: Device = "cpu",
+    force: Annotated[bool, typer.Option("--force", help="make OUT anew where predenoise made it before")] = False,
+) -> None:
+    """Pictures -> pairs whose clean half a denoiser made of the whole picture: what +experiment=jdc_ud_whole trains on.
+
+    scores.csv in OUT holds MS-SSIM(target, input) of each; predenoised.json names the teacher and the scenes that it
+    learned from, and training refuses to be tested on those.
+    """
+    from jdcsuite import batch, predenoising
+
+    batch.quieten()
+    jobs = predenoising.plan(inputs, out)
+    teacher = predenoising.teacher(weights, sigma=_sigma(sigma), tile=tile, device=device)
+    predenoising.prepare(out, force=force)
+    if teacher.about.train_scenes is None:
+        print(f"jdc: {weights} does not say which scenes it learned from: see that none is tested", file=sys.stderr)
+    terminal = Console(stderr=True)
+    made = track(
+        predenoising.run(jobs, teacher, out), "predenoising", total=len(jobs), console=terminal, transient=True,
+        disable=not terminal.is_terminal,
+    )  # fmt: skip
+    results = list(made)
+    failed = [done for done in results if done.error]
+    for done in failed:
+        name = str(done.job.source)
+        print(f"jdc: {done.error if name in done.error else f'{name}: {done.error}'}", file=sys.stderr)
+    print(predenoising.summary(results, out))
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
 def fetch(
     name: Annotated[str | None, typer.Argument(help="a dataset of the catalogue")] = None,
     root: Annotated[Path, typer.Option(help="data folder; the dataset goes into ROOT/NAME")] = Path("data"),

@@ -78,7 +78,8 @@ class Taught(nn.Module):
     The place of a crop that is not kept is given to one of the same batch that is; without any, all are kept.
 
     differs from the paper: the teacher sees the crop, not the whole picture, because its output need not be stored
-    then; crops under 176 pixels, where MS-SSIM is undefined, are all kept.
+    then (`jdc predenoise` and jdc_ud_whole are the paper's way); crops under 176 pixels, where MS-SSIM is undefined,
+    are all kept.
     """
 
     def __init__(self, *, teacher: nn.Module | None = None, min_ms_ssim: float = 0.8) -> None:

@@ -128,7 +128,8 @@ def hardware() -> str:
     return f"{name}, {torch.get_num_threads()} CPU threads"
 
 
-def _installed(name: str) -> str:
+def installed(name: str) -> str:
+    """Version of a package."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -157,7 +158,7 @@ def open_folder(path: Path, config: dict, key: str, needs: dict[str, Path]) -> N
             "needs": {role: {"run": str(run), "weights": weights_hash(run)} for role, run in needs.items()},
             "code_version": code_version(),
             "python": platform.python_version(),
-            "packages": {name: _installed(name) for name in PACKAGES},
+            "packages": {name: installed(name) for name in PACKAGES},
             "hardware": hardware(),
         },
     )

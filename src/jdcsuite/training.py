@@ -40,7 +40,7 @@ def run(config: dict, folder: Path, *, needs: dict[str, Path], curve: str, conso
         if trainer.interrupted:
             raise KeyboardInterrupt
         if trainer.is_global_zero:
-            _export(config, task.model, folder, curve)
+            _export(config, task.model, data, folder, curve)
         trainer.strategy.barrier()
         trainer.test(task, data, verbose=False)
         _write_results(config, task, data, trainer, folder, curve)
@@ -133,13 +133,16 @@ def _loggers(config: dict, folder: Path) -> list:
     return tracker.loggers(folder=folder, tracker=wandb)
 
 
-def _export(config: dict, model: nn.Module, folder: Path, curve: str) -> None:
+def _export(config: dict, model: nn.Module, data: Photographs, folder: Path, curve: str) -> None:
     model.eval()
     if hasattr(model, "update"):
         model.update()
     about = {name: config[name] for name in ("method", "sigma", "lmbda", "budget", "seed")} | {
         "run": folder.name,
         "curve": curve,
+        "train_set": data.train_set,
+        # for pupils: what this model taught must not be tested on them
+        "train_scenes": data.train_scenes,
     }
     weights.save(model, config["model"], folder / "weights.safetensors", about=about)
 

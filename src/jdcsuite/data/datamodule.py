@@ -166,6 +166,11 @@ class Photographs(L.LightningDataModule):
     def test_sets(self) -> list[str]:
         return self.test_names or [self.train_set if self.root is None else f"{Path(self.root).name}-held-out"]
 
+    @property
+    def train_scenes(self) -> list[str] | None:
+        """What the training pictures show, as `data.pairs` names it; None: not known."""
+        return None
+
     def prepare(self) -> None:
         """Decodes all pictures into the cache and finds bad ones, before anything is trained."""
         train, val, test = self._sources()

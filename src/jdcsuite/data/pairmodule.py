@@ -18,13 +18,13 @@ from rich.console import Console
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from jdcsuite.data import quality
+from jdcsuite.data import provenance, quality
 from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.catalog import folder, images
 from jdcsuite.data.datamodule import Named, Photographs, Sample, Steps, _hold_out
 from jdcsuite.data.images import embedded
 from jdcsuite.data.noise import Noise, PoissonGaussian, Recorded, to_bytes, to_tensor
-from jdcsuite.data.pairs import Shot, Source, refuse_shared_scenes, shots
+from jdcsuite.data.pairs import Shot, Source, refuse_shared_scenes, scene_and_iso, shots
 from jdcsuite.data.quality import PairCache
 from jdcsuite.entropy.lossless import Lossless
 from jdcsuite.types import Pair, UserError
@@ -136,7 +136,8 @@ class PairFolders(Photographs):
     ``min_ms_ssim``: only cells whose MS-SSIM(noisy, clean) exceeds it; ``cell``: their side in pixels. ``sampling``:
     pair or scene. ``levels``: the noises that stand for ISOs without a root. ``synthetic``: noise that training draws
     on every clean crop in place of the recorded one, for methods that know no real noise; validation and test are
-    real. The rest is `Photographs`'s.
+    real. ``predenoised``: training folders must be those of `jdc predenoise`, whose clean pictures a teacher made. Such
+    a folder is never tested on. The rest is `Photographs`'s.
 
     differs from the paper: clean crops are not rescaled, so that they hold the same detail as the noisy ones; all
     variants sample alike, so that the threshold is not confounded (``sampling=scene`` is theirs).
@@ -163,6 +164,7 @@ class PairFolders(Photographs):
         sampling: str = "pair",
         clean_share: float = 0.2,
         allow_unpaired: bool = False,
+        predenoised: bool = False,
         lossless: Lossless | None = None,
         limit: int | None = None,
         cache: str | None = None,
@@ -178,12 +180,18 @@ class PairFolders(Photographs):
             raise UserError(f"data.clean_share={clean_share} is not usable: give 0 or more, under 1")
         if min_ms_ssim is not None and not 0 <= min_ms_ssim < 1:
             raise UserError(f"min_ms_ssim={min_ms_ssim} is not usable: give 0 or more, under 1")
+        if predenoised and root is None:
+            raise UserError(
+                "this method learns from predenoised pictures: make a folder with `jdc predenoise`, then give "
+                "data.root=ROOT and data.train=[FOLDER]"
+            )
         self.whole = root is not None and (Path(root).expanduser() / "noisy").is_dir()
         self.train_sources = [Source.read(said) for said in _list(train)]
         self.test_sources = [Source.read(said) for said in _list(test)]
         self.clean_name, self.levels, self.synthetic = clean, levels, synthetic
         self.cell, self.min_ms_ssim, self.sampling = max(cell, crop), min_ms_ssim, sampling
-        self.clean_share, self.allow_unpaired = clean_share, allow_unpaired
+        self.clean_share, self.allow_unpaired, self.predenoised = clean_share, allow_unpaired, predenoised
+        self._plain_scenes: set[str] = set()
         self._pairs: dict[str, PairCache] = {}
         self._at = np.zeros((0, 3), dtype=np.int64)
 
@@ -198,6 +206,11 @@ class PairFolders(Photographs):
         if self.root is None:
             return [MADE, MADE_CLEAN]
         return [f"{Path(self.root).name}-held-out"] if self.whole else [source.name for source in self.test_sources]
+
+    @property
+    def train_scenes(self) -> list[str]:
+        """Scenes that training or the choice of a checkpoint has seen."""
+        return sorted({scene for part in ("train", "val") for scene in self._pairs[part].scenes} | self._plain_scenes)
 
     @property
     def cleans(self) -> int:
@@ -218,7 +231,7 @@ class PairFolders(Photographs):
 
     def _kept(self) -> np.ndarray:
         at = quality.cells(self._pairs["train"].noisy, side=self.cell)
-        self.facts = {"crops": len(at), "crops_kept": len(at)}
+        self.facts |= {"crops": len(at), "crops_kept": len(at)}
         if self.min_ms_ssim is None:
             return at
         score = quality.scores(self._pairs["train"], at, side=self.cell)
@@ -240,7 +253,9 @@ class PairFolders(Photographs):
             for source in self.test_sources:
                 found = self._shots(root, source, plain=True)
                 tests[source.name] = found
-        refuse_shared_scenes(train, [shot for found in tests.values() for shot in found])
+        tested = [shot for found in tests.values() for shot in found]
+        self._ask_teachers(root, [shot.scene for shot in tested])
+        refuse_shared_scenes(train, tested)
         train, val = _hold_out_scenes(train, salt="val")
         parts = {"train": self._cached(train), "val": self._cached(val)}
         if self.clean_name and not self.whole:
@@ -248,9 +263,33 @@ class PairFolders(Photographs):
             if self.clean_name in self.test_sets:
                 raise UserError(f"{self.clean_name} is in data.clean and in data.test: leave it out of one")
             parts["plain"] = ImageCache.build(plain, cache_dir=self.cache_dir)
+            self._plain_scenes = {scene_and_iso(path)[0] for path in plain} if self.cleans else set()
         else:
             parts["plain"] = parts["train"].clean
         return parts, {name: self._cached(found) for name, found in tests.items()}
+
+    def _ask_teachers(self, root: Path, tested: list[str]) -> None:
+        """What made the targets of predenoised folders: never a scene of the test, never a test's clean pictures."""
+        for name in [""] if self.whole else [source.folder for source in self.test_sources]:
+            if provenance.read(root / name):
+                raise UserError(
+                    f"the clean pictures of {root / name} are a teacher's, which no result is judged by: give "
+                    "data.root=ROOT, that folder as data.train=[NAME] and real pairs as data.test=[NAME]"
+                )
+        teachers = {}
+        for source in self.train_sources if not self.whole else []:
+            made = provenance.read(root / source.folder)
+            if made is None:
+                if self.predenoised:
+                    raise UserError(f"{root / source.folder} is no predenoised folder: make one with `jdc predenoise`")
+                continue
+            teachers[made.teacher.label] = None
+            if made.teacher.train_scenes is None:
+                _tell(f"{source.folder}: the weights of {made.teacher.name} do not say which scenes they learned from, "
+                      "so it is not known whether they have seen those of data.test")  # fmt: skip
+            provenance.refuse_learned_scenes(made.teacher, source.folder, tested)
+        if teachers:
+            self.facts["teacher"] = "+".join(teachers)
 
     def _shots(self, root: Path, source: Source, *, plain: bool = False) -> list[Shot]:
         """A folder's pairs; with ``plain``, pictures that have no pairs are clean ones, their own partners."""
@@ -258,7 +297,7 @@ class PairFolders(Photographs):
         found = shots(path, source, allow_unpaired=self.allow_unpaired)
         if not found and plain:
             pictures = [p for p in images(path) if source.takes(p)]
-            found = [Shot(noisy=p, clean=p, scene=f"{source.folder}/{p.stem}") for p in pictures]
+            found = [Shot(noisy=p, clean=p, scene=scene_and_iso(p)[0]) for p in pictures]
         if not found:
             patterns = f" that match only={list(source.only)} without={list(source.without)}"
             raise UserError(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from jdcsuite.data import catalog
+from jdcsuite.data import catalog, provenance
 from jdcsuite.types import UserError
 
 SHOWN = 5  # names that a message lists
@@ -69,13 +69,15 @@ class Source:
 
 
 def scene_and_iso(path: Path) -> tuple[str, str]:
-    """What the name (or its folder's) says; a name that says nothing is a scene of its own."""
+    """What the name (or its folder's) says; a name that says nothing is a scene of its own, called FOLDER/NAME."""
+    path = path.absolute()
     for word in (path.stem, path.parent.name):
         for layout, pattern in _NAMES:
             if found := pattern.match(word):
                 parts = found.groupdict()
                 return "_".join(filter(None, (layout, parts["scene"], parts.get("object")))), parts["iso"]
-    return f"{path.parent.parent.name}/{path.stem}", ""
+    folder = path.parent.parent if path.parent.name in ("noisy", "clean") else path.parent
+    return f"{folder.name}/{path.stem}", ""
 
 
 def _noisy_and_clean(path: Path) -> Path | None:
@@ -116,10 +118,13 @@ def shots(folder: Path, source: Source, *, allow_unpaired: bool = False) -> list
             f"{listed([p.relative_to(folder).as_posix() for p in alone])}; "
             "add the partners, or say data.allow_unpaired=true to leave them out"
         )
+    known = predenoised.pictures if (predenoised := provenance.read(folder)) else {}
     made = []
     for noisy, clean in found:
         if clean.is_file():
             scene, iso = scene_and_iso(noisy)
+            if said := known.get(noisy.name):  # its source's: the folder and the name are others here
+                scene, iso = said["scene"], said["iso"]
             made.append(Shot(noisy=noisy, clean=clean, scene=scene, iso=iso))
     return made
 

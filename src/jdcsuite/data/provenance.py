@@ -1,0 +1,70 @@
+"""A folder that `jdc predenoise` wrote <-> which teacher made its targets, and which scenes its pictures show.
+
+`predenoised.json` stands beside ``noisy/`` and ``clean/``. A pupil must not be tested on a scene that its teacher
+learned from: the teacher's weights list their scenes, the file keeps the list, and the pair module compares.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from jdcsuite.types import UserError
+
+FILE, FORMAT = "predenoised.json", 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """``id``: SHA-256 of its weights, or version and settings of one that learned nothing. ``train_set``: folders that
+    it learned from. ``train_scenes``: what they show, [] for one that learned nothing, None where its weights do not
+    say (they are older than this record)."""
+
+    name: str
+    id: str
+    train_set: str = ""
+    train_scenes: list[str] | None = None
+
+    @property
+    def label(self) -> str:
+        """For rows; of a hash, the beginning."""
+        return f"{self.name} ({self.id[:16] if len(self.id) == 64 else self.id})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predenoised:
+    """``pictures``: name of each in ``noisy/`` and ``clean/`` -> its "source", "scene" and "iso"."""
+
+    teacher: Teacher
+    pictures: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def dump(self, **more: object) -> bytes:
+        """The file's bytes. ``more``: what else is to be kept, for people."""
+        return (json.dumps({"format": FORMAT, **more, **asdict(self)}, indent=1) + "\n").encode()
+
+
+def read(folder: Path) -> Predenoised | None:
+    """None: the folder was not made by `jdc predenoise`. UserError for a file that cannot be understood."""
+    path = folder / FILE
+    try:
+        said = json.loads(path.read_bytes())
+        if said["format"] != FORMAT:
+            raise ValueError(f"format {said['format']}")
+        teacher = {name: said["teacher"][name] for name in ("name", "id", "train_set", "train_scenes")}
+        return Predenoised(teacher=Teacher(**teacher), pictures=dict(said["pictures"]))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error}): make the folder again with `jdc predenoise`") from None
+
+
+def refuse_learned_scenes(teacher: Teacher, folder: str, tested: Sequence[str]) -> None:
+    """UserError when ``folder``'s teacher learned from a scene that is tested; ``tested``: scenes."""
+    shared = sorted(set(teacher.train_scenes or []) & set(tested))
+    if shared:
+        raise UserError(
+            f"the targets of {folder} were made by {teacher.name}, which learned from {len(shared)} scenes of "
+            f"data.test (as {shared[0]}): leave them out of data.test, or take a teacher that has not seen them"
+        )

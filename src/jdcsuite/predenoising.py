@@ -1,0 +1,216 @@
+"""Pictures -> a folder of pairs whose clean halves a denoiser made, on whole pictures: the training data of JDC-UD.
+
+OUT/noisy/NAME.png is the input and OUT/clean/NAME.png what the teacher makes of it, both rounded to 8 bits;
+predenoised.json says which teacher and which scenes (`data/provenance`), scores.csv how much each picture was changed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from jdcsuite import paths, runs, weights
+from jdcsuite.baselines.denoisers import BM3D, NonLocalMeans
+from jdcsuite.data import files, provenance, quality
+from jdcsuite.data.noise import to_bytes, to_tensor
+from jdcsuite.data.pairs import scene_and_iso
+from jdcsuite.data.provenance import Predenoised
+from jdcsuite.models.denoiser import TILE, Denoiser
+from jdcsuite.types import UserError
+
+UNTAUGHT = {kind.name: kind for kind in (NonLocalMeans, BM3D)}
+SCORED = 1024  # pixels: MS-SSIM of a larger picture is the mean over parts of at most that side, for memory's sake
+SCORES = "scores.csv"
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """``denoise``: (1, 3, h, w) in [0, 1] -> the same, of any size."""
+
+    denoise: Callable[[Tensor], Tensor]
+    about: provenance.Teacher
+
+
+@dataclass(frozen=True)
+class Job:
+    """``name``: of the picture in the output's two folders."""
+
+    source: Path
+    name: str
+
+
+@dataclass(frozen=True)
+class Done:
+    """``score``: MS-SSIM(target, input), None under 176 pixels. ``error``: the sentence of a picture that failed."""
+
+    job: Job
+    height: int = 0
+    width: int = 0
+    score: float | None = None
+    error: str = ""
+
+
+def teacher(word: str, *, sigma: float | None = None, tile: int = TILE, device: str = "cpu") -> Teacher:
+    """``word``: nlm, bm3d, or a denoiser's run folder or weights file. ``sigma``: of the noise in grey levels, for the
+    first two (None: estimated from each picture). UserError for weights of anything else."""
+    if tile < 0:
+        raise UserError(f"--tile {tile} is not possible: give pixels, or 0 for the picture as one")
+    if word in UNTAUGHT:
+        made = UNTAUGHT[word](sigma=sigma)
+        level = "estimated" if sigma is None else f"{sigma:g}"
+        package = "scikit-image" if word == "nlm" else "bm3d"
+        said = f"{package} {runs.installed(package)}, sigma {level}"
+        about = provenance.Teacher(name=word, id=said, train_scenes=[])
+        return Teacher(partial(made.denoise, tile=tile), about)
+    if sigma is not None:
+        raise UserError(f"--sigma is for {' and '.join(UNTAUGHT)}: a trained denoiser is not told the noise level")
+    path = weights.path_of(word)
+    try:
+        model = weights.load(path, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"device {device} cannot be used here ({str(error).splitlines()[0]}): give cpu") from None
+    if not isinstance(model, Denoiser):
+        raise UserError(f"{path} holds no denoiser but a {type(model).__name__}: give a run of +experiment=unet")
+    if tile % model.stride:
+        raise UserError(f"--tile {tile} is not possible: this denoiser's are multiples of {model.stride}, or 0 for one")
+    said = weights.read(path)[1]
+    about = provenance.Teacher(
+        name=str(said.get("run") or said.get("method") or path.stem),
+        id=str(runs.weights_hash(path)),
+        train_set=str(said.get("train_set") or ""),
+        train_scenes=said.get("train_scenes"),
+    )
+    return Teacher(partial(model.eval().denoise, tile=tile), about)
+
+
+def plan(inputs: list[str], out: Path) -> list[Job]:
+    """Pictures, folders and globs -> what each is called in ``out``: its own name, behind its subfolders' with
+    underscores, because the loader's two folders have none. A subfolder ``noisy`` is not named, so that patterns of
+    names mean what they meant in the folder of pairs."""
+    for word in inputs:
+        if out.absolute().is_relative_to(Path(word).absolute()):
+            raise UserError(f"{out} lies inside the input {word}: choose a place outside")
+    tasks = paths.plan(inputs, f"{out}{os.sep}", ending=".png", coded=False)
+    parts = [[part for part in task.target.relative_to(out).parts if part != "noisy"] for task in tasks]
+    jobs = [Job(task.source, "_".join(named)) for task, named in zip(tasks, parts, strict=True)]
+    taken: dict[str, Path] = {}
+    for job in jobs:
+        if (other := taken.setdefault(job.name, job.source)) is not job.source:
+            raise UserError(f"{other} and {job.source} would both be called {job.name}: do them one by one")
+    return jobs
+
+
+def prepare(out: Path, *, force: bool) -> None:
+    """Makes ``out``'s folders. What an earlier run wrote is removed with ``force``, so that no two teachers' targets
+    mix. UserError: anything else lies there."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file: give a folder as the output")
+    if out.is_dir() and any(out.iterdir()):
+        if not force:
+            raise UserError(f"{out} exists: give --force to make it anew, or another place")
+        earlier = provenance.read(out)
+        own = {out / provenance.FILE, out / SCORES}
+        own |= {out / kind / name for name in (earlier.pictures if earlier else []) for kind in ("noisy", "clean")}
+        found = [path for path in sorted(out.rglob("*")) if not path.is_dir()]
+        if foreign := [path for path in found if path not in own and not path.name.endswith(".part")]:
+            raise UserError(f"{out} holds what predenoise did not write (as {foreign[0]}): choose another place")
+        for path in found:
+            path.unlink()
+    for kind in ("noisy", "clean"):
+        (out / kind).mkdir(parents=True, exist_ok=True)
+
+
+def run(jobs: list[Job], taught_by: Teacher, out: Path) -> Iterator[Done]:
+    """Every picture, as it is done; a picture that fails is told and the others are still done. Records are written
+    first, so that no picture is ever without its teacher's name, and again at the end, of what is there."""
+    made = Predenoised(teacher=taught_by.about, pictures={job.name: _origin(job.source) for job in jobs})
+    _record(made, out)
+    rows, failed = [], set()
+    try:
+        for job in jobs:
+            done = _guarded(job, taught_by, out)
+            if done.error:
+                failed.add(job.name)
+            else:
+                row = {"image": job.name, **made.pictures[job.name], "height": done.height, "width": done.width}
+                rows.append({**row, "ms_ssim": done.score, "teacher": taught_by.about.name})
+            yield done
+    finally:  # Ctrl-C, too
+        if rows:
+            runs.write_rows(rows, out / SCORES)
+        there = {name: said for name, said in made.pictures.items() if (out / "clean" / name).exists()}
+        _record(Predenoised(teacher=made.teacher, pictures=there), out)
+
+
+def _record(made: Predenoised, out: Path) -> None:
+    files.write(out / provenance.FILE, made.dump(code_version=runs.code_version()))
+
+
+def _origin(source: Path) -> dict[str, str]:
+    scene, iso = scene_and_iso(source)
+    return {"source": str(source), "scene": scene, "iso": iso}
+
+
+def _guarded(job: Job, taught_by: Teacher, out: Path) -> Done:
+    places = [out / kind / job.name for kind in ("clean", "noisy")]
+    try:
+        return _one(job, taught_by, places)
+    except (UserError, OSError, MemoryError, RuntimeError) as error:
+        for place in places:  # half a pair is none
+            place.unlink(missing_ok=True)
+        if isinstance(error, UserError):
+            return Done(job, error=str(error))
+        said = "there is not enough memory" if isinstance(error, MemoryError) else str(error).splitlines()[0]
+        return Done(job, error=f"it could not be denoised ({said}): a smaller --tile needs less memory")
+
+
+def _one(job: Job, taught_by: Teacher, places: list[Path]) -> Done:
+    pixels = files.read(job.source).pixels
+    # through int32: PyTorch knows few operations on 16 unsigned bits
+    x = torch.from_numpy(pixels.astype(np.int32)).permute(2, 0, 1)[None].float() / np.iinfo(pixels.dtype).max
+    denoised = taught_by.denoise(x)
+    if not torch.isfinite(denoised).all():
+        raise UserError(f"{taught_by.about.name} makes no picture of {job.source} but NaN: give other weights")
+    noisy, clean = to_bytes(x[0]), to_bytes(denoised[0])
+    for place, image in zip(places, (clean, noisy), strict=True):
+        files.write(place, files.encode(files.Picture(image), place))
+    return Done(job, *noisy.shape[:2], score=score(clean, noisy))
+
+
+@torch.no_grad()
+def score(target: UInt8[np.ndarray, "h w 3"], noisy: UInt8[np.ndarray, "h w 3"]) -> float | None:
+    """MS-SSIM(target, input) of a picture; of one with a side over `SCORED`, the mean over equal parts, weighted by
+    their area. None under 176 pixels, where it is undefined."""
+    if min(noisy.shape[:2]) < quality.SMALLEST:
+        return None
+    total = 0.0
+    for rows in _parts(noisy.shape[0]):
+        for columns in _parts(noisy.shape[1]):
+            pair = [to_tensor(np.ascontiguousarray(image[rows, columns]))[None] for image in (target, noisy)]
+            total += float(quality.ms_ssim(*pair)) * pair[0][0, 0].numel()
+    return total / (noisy.shape[0] * noisy.shape[1])
+
+
+def _parts(side: int) -> list[slice]:
+    edges = np.linspace(0, side, -(-side // SCORED) + 1).round().astype(int).tolist()
+    return [slice(a, b) for a, b in pairwise(edges)]
+
+
+def summary(results: list[Done], out: Path) -> str:
+    """Pictures done and failed, and how much they were changed."""
+    scores = [done.score for done in results if done.score is not None]
+    failed = sum(bool(done.error) for done in results)
+    parts = [f"{len(results) - failed} picture{'s' * (len(results) - failed != 1)} in {out}"]
+    if scores:
+        above = sum(s > 0.8 for s in scores)
+        parts.append(f"MS-SSIM(target, input) {np.mean(scores):.3f} on average, above 0.8 in {above} of {len(scores)}")
+    return ", ".join(parts + ([f"{failed} failed"] if failed else []))

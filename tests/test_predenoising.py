@@ -1,0 +1,271 @@
+"""`jdc predenoise`, in this process: the folder that it makes, what reads it, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from test_cli import jdc as jdc  # the fixture
+from test_pairs import module, noised, photo, save
+
+from jdcsuite import predenoising, weights
+from jdcsuite.data import provenance
+from jdcsuite.data.pairs import Source, shots
+from jdcsuite.data.quality import ms_ssim
+from jdcsuite.models.fllic import FLLIC
+from jdcsuite.models.unet import UNet
+from jdcsuite.types import UserError
+
+SIDE = 180
+CANON = "Canon5D2_5_160_3200_{}_1.png"
+
+
+def unet(path: Path, **about: object) -> Path:
+    torch.manual_seed(0)
+    config = {"_target_": "jdcsuite.models.unet.UNet", "width": 2}
+    weights.save(UNet(width=2), config, path, about={"run": "unet-1", "method": "unet", **about})
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Four scenes, one of them twice as pairs lie, one below; none is what the next is."""
+    root = tmp_path / "in"
+    for i in range(3):
+        save(root / "noisy" / CANON.format("abc"[i]), noised(photo(i), 12, seed=i))
+    save(root / "clean" / CANON.format("a"), photo(0))
+    (root / "deep").mkdir()
+    deep = photo(7)[..., 0].astype(np.uint16) * 257
+    (root / "deep" / "grey.png").write_bytes(imagecodecs.png_encode(deep))
+    return root
+
+
+def names(root: Path) -> list[str]:
+    return sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
+
+
+MADE = sorted(["clean_" + CANON.format("a"), "deep_grey.png", *(CANON.format(c) for c in "abc")])
+
+
+def test_a_folder_becomes_pairs_with_scores_and_their_teacher(jdc, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "taught"
+    status, said, err = jdc("predenoise", folder, "-o", out, "--weights", "nlm")
+    assert status == 0 and err == "", err
+    assert said.startswith(f"5 pictures in {out}, MS-SSIM(target, input) 0.9") and "above 0.8 in 5 of 5" in said
+    pairs = [f"{kind}/{name}" for kind in ("clean", "noisy") for name in MADE]
+    assert names(out) == sorted([*pairs, "predenoised.json", "scores.csv"]), "and nothing is left over"
+    source = np.asarray(Image.open(folder / "noisy" / CANON.format("b")))
+    noisy, target = (np.asarray(Image.open(out / kind / CANON.format("b"))) for kind in ("noisy", "clean"))
+    np.testing.assert_array_equal(noisy, source)
+    error = [float(((image.astype(float) - photo(1)) ** 2).mean()) for image in (noisy, target)]
+    assert error[1] < error[0] / 2
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(out / "noisy" / "deep_grey.png")), photo(7)[..., :1].repeat(3, 2)
+    )
+    rows = pd.read_csv(out / "scores.csv", index_col="image")
+    both = [torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255 for image in (target, noisy)]
+    assert rows.loc[CANON.format("b"), "ms_ssim"] == pytest.approx(float(ms_ssim(*both)), abs=1e-6)
+    assert sorted(rows.index) == MADE and set(rows["height"]) == {SIDE}
+    found = {shot.noisy.name: shot.scene for shot in shots(out, Source(folder="taught"))}
+    assert found == {
+        "clean_" + CANON.format("a"): "polyu_Canon5D2_a",
+        "deep_grey.png": "deep/grey",
+        **{CANON.format(c): f"polyu_Canon5D2_{c}" for c in "abc"},
+    }, "scenes are those of the sources"
+
+
+def test_a_trained_denoiser_teaches_and_is_named(jdc, folder: Path, tmp_path: Path) -> None:
+    path = unet(tmp_path / "unet.safetensors", train_set="sidd+polyu", train_scenes=["sidd_001"])
+    out = tmp_path / "taught"
+    words = ["predenoise", folder / "noisy", folder / "deep" / "grey.png", "-o", out, "--weights", path]
+    status, _, err = jdc(*words, "--tile", 64)
+    assert status == 0 and err == "", err
+    made = provenance.read(out)
+    assert made.teacher.name == "unet-1" and made.teacher.train_scenes == ["sidd_001"] and len(made.teacher.id) == 64
+    x = torch.from_numpy(np.asarray(Image.open(out / "noisy" / CANON.format("b"))).copy())
+    whole = weights.load(path).denoise(x.permute(2, 0, 1)[None].float() / 255, tile=0)
+    target = np.asarray(Image.open(out / "clean" / CANON.format("b")))
+    difference = np.abs(target - (whole[0] * 255).round().permute(1, 2, 0).numpy())
+    assert difference.max() <= 1 and difference.mean() < 0.001, "targets are the whole picture's, whatever the tile"
+    unet(tmp_path / "old.safetensors")
+    status, _, err = jdc(
+        "predenoise", folder / "noisy", "-o", tmp_path / "b", "--weights", tmp_path / "old.safetensors"
+    )
+    assert status == 0 and "does not say which scenes" in err
+
+
+def test_a_picture_that_fails_is_told_and_the_others_are_done(jdc, folder: Path, tmp_path: Path) -> None:
+    bad = folder / "noisy" / CANON.format("b")
+    bad.write_bytes(bad.read_bytes()[:500])
+    out = tmp_path / "taught"
+    status, said, err = jdc("predenoise", folder / "noisy", "-o", out, "--weights", "nlm")
+    assert (
+        status == 1 and str(bad) in err and len(err.splitlines()) == 1 and "2 pictures" in said and "1 failed" in said
+    )
+    kept = [CANON.format("a"), CANON.format("c")]
+    assert (
+        sorted(p.name for p in (out / "clean").iterdir()) == sorted(p.name for p in (out / "noisy").iterdir()) == kept
+    )
+    assert sorted(provenance.read(out).pictures) == kept and sorted(pd.read_csv(out / "scores.csv")["image"]) == kept
+
+
+def test_what_exists_is_kept_unless_forced_and_teachers_never_mix(jdc, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "taught"
+    assert jdc("predenoise", folder, "-o", out, "--weights", "nlm")[0] == 0
+    before = (out / "scores.csv").read_bytes()
+    again = ["predenoise", folder / "noisy", "-o", out, "--weights", unet(tmp_path / "u.safetensors", train_scenes=[])]
+    status, _, err = jdc(*again)
+    assert status == 2 and "--force" in err and (out / "scores.csv").read_bytes() == before
+    assert jdc(*again, "--force")[0] == 0
+    assert sorted(p.name for p in (out / "clean").iterdir()) == [CANON.format(c) for c in "abc"]
+    assert provenance.read(out).teacher.name == "unet-1"
+    (out / "clean" / "mine.png").write_bytes(b"x")
+    status, _, err = jdc(*again, "--force")
+    assert status == 2 and "mine.png" in err and (out / "noisy" / CANON.format("a")).is_file()
+
+
+def test_an_interruption_leaves_pairs_and_their_teacher(folder: Path, tmp_path: Path) -> None:
+    calls = []
+
+    def denoise(x: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return x
+
+    out = tmp_path / "taught"
+    jobs = predenoising.plan([str(folder / "noisy")], out)
+    predenoising.prepare(out, force=False)
+    about = provenance.Teacher(name="t", id="1", train_scenes=[])
+    with pytest.raises(KeyboardInterrupt):
+        list(predenoising.run(jobs, predenoising.Teacher(denoise, about), out))
+    assert list(provenance.read(out).pictures) == [CANON.format("a")]
+    assert len(shots(out, Source(folder="taught"))) == 1
+
+
+def test_a_teacher_that_gives_no_numbers_gives_no_picture(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "taught"
+    jobs = predenoising.plan([str(folder / "noisy")], out)
+    predenoising.prepare(out, force=False)
+    about = provenance.Teacher(name="t", id="1", train_scenes=[])
+    done = list(predenoising.run(jobs, predenoising.Teacher(lambda x: x * torch.nan, about), out))
+    assert all("NaN" in one.error for one in done) and names(out) == ["predenoised.json"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["IN", "-o", "IN/out", "--weights", "nlm"], "inside the input"),
+        (["IN", "-o", "FILE", "--weights", "nlm"], "is a file"),
+        (["NOWHERE", "-o", "OUT", "--weights", "nlm"], "does not exist"),
+        (["IN", "-o", "OUT", "--weights", "NOWHERE"], "there are no weights"),
+        (["IN", "-o", "OUT", "--weights", "CODEC"], "no denoiser but a FLLIC"),
+        (["IN", "-o", "OUT", "--weights", "UNET", "--sigma", "5"], "is not told the noise level"),
+        (["IN", "-o", "OUT", "--weights", "UNET", "--tile", "100"], "multiples of 16"),
+        (["IN", "-o", "OUT", "--weights", "nlm", "--tile", "-1"], "not possible"),
+        (["IN", "-o", "OUT", "--weights", "nlm", "--sigma", "much"], "no noise level"),
+        (["IN", "-o", "OUT", "--weights", "bm3d"], "pip install jdcsuite[bm3d]"),
+        (["IN", "-o", "OUT", "--weights", "UNET", "--device", "cuda:99"], "give cpu"),
+        (["TWO", "-o", "OUT", "--weights", "nlm"], "would both be"),
+    ],
+)
+def test_a_mistake_is_one_sentence(
+    jdc, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], said: str
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "bm3d", None)
+    (tmp_path / "file").write_text("x")
+    save(tmp_path / "two" / "noisy" / "x.png", photo(1))
+    save(tmp_path / "two" / "x.png", photo(2))
+    unet(tmp_path / "u.safetensors")
+    shape = {"widths": [8, 8, 16], "num_latents": 32, "prior_width": 8}
+    codec = FLLIC(**shape).eval()
+    codec.update()
+    config = {"_target_": "jdcsuite.models.fllic.FLLIC", **shape}
+    weights.save(codec, config, tmp_path / "c.safetensors", about={})
+    places = {"IN": folder, "OUT": tmp_path / "out", "FILE": tmp_path / "file", "NOWHERE": tmp_path / "nowhere"}
+    places |= {"CODEC": tmp_path / "c.safetensors", "UNET": tmp_path / "u.safetensors", "TWO": tmp_path / "two"}
+    for name, place in places.items():
+        words = [word.replace(name, str(place)) if word.split("/")[0] == name else word for word in words]
+    status, _, err = jdc("predenoise", *words)
+    assert status == 2 and said in err and len(err.strip().splitlines()) == 1, err
+    assert not (tmp_path / "out").exists()
+
+
+def test_large_pictures_are_scored_in_parts_and_small_ones_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    clean = photo(1, height=400, width=401)
+    noisy = noised(clean, 25)
+    whole = predenoising.score(clean, noisy)
+    monkeypatch.setattr(predenoising, "SCORED", 300)
+    assert predenoising.score(clean, noisy) == pytest.approx(whole, abs=0.01)
+    assert predenoising.score(clean, clean) == pytest.approx(1)
+    assert predenoising.score(clean[:100], noisy[:100]) is None
+
+
+# -- who learns from it ----------------------------------------------------------------------------------------
+
+
+def taught(root: Path, *, train_scenes: list[str] | None, tested: str = "photos") -> None:
+    """`taught`, made of four pictures of a folder `source`, and test sets `photos` and `source`."""
+    for i in range(4):
+        save(root / "source" / f"{i}.png", noised(photo(i), 10))
+        save(root / "photos" / f"{i}.png", photo(10 + i))
+    jobs = predenoising.plan([str(root / "source")], root / "taught")
+    predenoising.prepare(root / "taught", force=True)
+    about = provenance.Teacher(name="unet-1", id="a" * 64, train_set="x", train_scenes=train_scenes)
+    assert len(list(predenoising.run(jobs, predenoising.Teacher(lambda x: x / 2 + 0.2, about), root / "taught"))) == 4
+
+
+def test_pairs_are_the_input_and_its_target_and_rows_name_the_teacher(tmp_path: Path) -> None:
+    taught(tmp_path, train_scenes=["sidd_001"])
+    made = module(
+        tmp_path, train=["taught"], test=["photos"], predenoised=True, clean_share=0.0, min_ms_ssim=0.2, batch=2
+    )
+    sample = made.crops()[0]
+    assert (sample["clean"].float() - (sample["noisy"].float() / 2 + 51)).abs().max() <= 1
+    assert made.facts["teacher"] == "unet-1 (aaaaaaaaaaaaaaaa)" and made.facts["crops_kept"] <= made.facts["crops"]
+    assert set(made.train_scenes) == {f"source/{i}" for i in range(4)}
+
+
+def test_a_pupil_is_not_tested_on_what_it_or_its_teacher_saw(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def trained(**other: object) -> None:
+        module(tmp_path, train=["taught"], clean_share=0.0, **{"test": ["photos"], "predenoised": True, **other})
+
+    taught(tmp_path, train_scenes=["sidd_001", "photos/2"])
+    with pytest.raises(UserError, match=r"unet-1, which learned from 1 scenes of data\.test \(as photos/2\)"):
+        trained()
+    with pytest.raises(UserError, match="a teacher's"):
+        trained(test=["taught"], predenoised=False)
+    with pytest.raises(UserError, match="4 scenes are in"):
+        trained(test=["source"])
+    trained(test=[{"folder": "photos", "without": ["2.png"]}])
+    with pytest.raises(UserError, match="a teacher's"):
+        module(tmp_path / "taught", train=None, test=None)
+    capfd.readouterr()
+    taught(tmp_path, train_scenes=None)
+    trained()
+    assert "do not say which scenes" in " ".join(capfd.readouterr().out.split())
+
+
+def test_a_method_of_targets_takes_no_others(tmp_path: Path) -> None:
+    for kind in ("noisy", "clean"):
+        save(tmp_path / "real" / kind / "1.png", photo(1))
+        save(tmp_path / "real" / kind / "2.png", photo(2))
+    save(tmp_path / "photos" / "1.png", photo(3))
+    with pytest.raises(UserError, match="is no predenoised folder"):
+        module(tmp_path, train=["real"], test=["photos"], predenoised=True)
+    with pytest.raises(UserError, match=r"data\.root=ROOT"):
+        module(None, predenoised=True)
+
+
+def test_a_damaged_record_is_told(tmp_path: Path) -> None:
+    taught(tmp_path, train_scenes=[])
+    record = tmp_path / "taught" / provenance.FILE
+    record.write_text(json.dumps({"format": 2}))
+    with pytest.raises(UserError, match="jdc predenoise"):
+        shots(tmp_path / "taught", Source(folder="taught"))
