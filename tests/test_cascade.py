@@ -115,3 +115,11 @@ def test_a_mistake_is_one_sentence(
     word = word.replace("RUN", str(run)).replace("UNET", str(unet))
     status, _, err = jdc("evaluate", word, "--data", folder, "--sigma", 1, "--out", tmp_path / "out.csv")
     assert status == 2 and said in err and len(err.strip().splitlines()) == 1
+
+
+def test_a_denoiser_that_learned_nothing_goes_before_any_codec(jdc, folder: Path, tmp_path: Path) -> None:  # noqa: F811
+    out = tmp_path / "out.csv"
+    assert jdc("evaluate", "nlm+png", "--data", folder, "--sigma", 20, "--out", out)[0] == 0
+    rows = pd.read_csv(out)
+    assert set(rows["method"]) == {"denoise + png"} and set(rows["run"]) == {"nlm+png"}
+    assert (rows["psnr"] > rows["psnr_noisy"] + 1).all()

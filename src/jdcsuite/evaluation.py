@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from jdcsuite import runs, weights
 from jdcsuite.baselines.cascade import Cascade
+from jdcsuite.baselines.denoisers import UNTAUGHT
 from jdcsuite.baselines.standards import LADDERS, Standard
 from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.datamodule import Named, Photographs, Pictures
@@ -101,8 +102,8 @@ def evaluate(
 ) -> list[dict[str, object]]:
     """Rows of codecs on the clean pictures of ``folders`` at each of ``sigmas``.
 
-    ``codecs``: runs, weights files, standard codecs, or ``DENOISER+CODEC`` with any of them after a denoiser's run. A
-    standard codec is judged at every quality of its ladder (`baselines.standards.LADDERS`).
+    ``codecs``: runs, weights files, standard codecs, or ``DENOISER+CODEC`` with any of them after a denoiser's run, nlm
+    or bm3d. A standard codec is judged at every quality of its ladder (`baselines.standards.LADDERS`).
     """
     caches = {folder: ImageCache.build(files(folder)) for folder in folders}
     named = [(codec, about) for word in codecs for codec, about in _codecs(word, device)]
@@ -143,14 +144,15 @@ def _cascades(word: str, device: str) -> list[tuple[Compressor, dict[str, object
     parts = word.split("+")
     # a path may hold a + of its own
     splits = [("+".join(parts[:i]), "+".join(parts[i:])) for i in range(1, len(parts))]
-    first, second = next((split for split in splits if Path(split[0]).exists()), splits[0])
-    denoiser, about = _trained(first, device)
+    known = [split for split in splits if split[0] in UNTAUGHT or Path(split[0]).exists()]
+    first, second = known[0] if known else splits[0]
+    denoiser, about = _untaught(first) if first in UNTAUGHT else _trained(first, device)
     if isinstance(denoiser, Codec):
         raise UserError(f"{first} holds a codec, no denoiser: before the + goes a denoiser's run, as +experiment=unet")
     made = []
     for codec, named in _codecs(second, device):
         standard = isinstance(codec, Standard)
-        budgets = dict.fromkeys([about["budget"], named.get("budget", about["budget"])])
+        budgets = dict.fromkeys(filter(None, [about["budget"], named.get("budget")]))
         name = codec.name if standard else named["method"]
         own = {
             "run": f"{about['run']}+{name if standard else named['run']}",
@@ -162,6 +164,11 @@ def _cascades(word: str, device: str) -> list[tuple[Compressor, dict[str, object
         }
         made.append((Cascade(denoiser=denoiser, codec=codec), {**named, **own}))
     return made
+
+
+def _untaught(word: str) -> tuple[object, dict]:
+    """A denoiser that learned nothing and estimates the noise of each picture."""
+    return UNTAUGHT[word](), {"run": word, "curve": word, "budget": None, "sigma": None, "seed": None}
 
 
 def _trained(word: str, device: str) -> tuple[nn.Module, dict]:

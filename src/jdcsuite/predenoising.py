@@ -19,7 +19,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from jdcsuite import paths, runs, weights
-from jdcsuite.baselines.denoisers import BM3D, NonLocalMeans
+from jdcsuite.baselines.denoisers import UNTAUGHT
 from jdcsuite.data import files, provenance, quality
 from jdcsuite.data.noise import to_bytes, to_tensor
 from jdcsuite.data.pairs import scene_and_iso
@@ -27,7 +27,6 @@ from jdcsuite.data.provenance import Predenoised
 from jdcsuite.models.denoiser import TILE, Denoiser
 from jdcsuite.types import UserError
 
-UNTAUGHT = {kind.name: kind for kind in (NonLocalMeans, BM3D)}
 SCORED = 1024  # pixels: MS-SSIM of a larger picture is the mean over parts of at most that side, for memory's sake
 SCORES = "scores.csv"
 

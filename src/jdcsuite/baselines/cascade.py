@@ -13,23 +13,26 @@ from jdcsuite.types import Compressor, UserError
 
 
 @torch.no_grad()
-def denoise(
-    denoiser: nn.Module, x: Float[Tensor, "1 3 h w"], *, sigma: float | None = None
-) -> Float[Tensor, "1 3 h w"]:
-    """The denoiser's picture, unclamped, of one picture of any size at once. ``sigma``: of its noise in grey levels,
-    None where unknown. UserError where the net makes no picture."""
+def denoise(denoiser: object, x: Float[Tensor, "1 3 h w"], *, sigma: float | None = None) -> Float[Tensor, "1 3 h w"]:
+    """The denoiser's picture, unclamped, of one picture of any size. Whatever has a `denoise` of its own (`Denoiser`,
+    in tiles; those that learned nothing) is asked for it; any other network is called as a codec is. ``sigma``: of the
+    noise in grey levels, None where unknown. UserError where the net makes no picture."""
+    if hasattr(denoiser, "denoise"):
+        return denoiser.denoise(x)
     level = torch.tensor([math.nan if sigma is None else sigma], device=x.device)
-    with torch.autocast(x.device.type, enabled=False):
-        x_hat = denoiser(x, sigma=level).x_hat
-    if x_hat is None:
+    made = None
+    if isinstance(denoiser, nn.Module):
+        with torch.autocast(x.device.type, enabled=False):
+            made = denoiser(x, sigma=level).x_hat
+    if made is None:
         raise UserError(
             f"{type(denoiser).__name__} makes no picture: give a denoiser's run, as +experiment=unet trains"
         )
-    return x_hat
+    return made
 
 
 class Cascade:
-    """``denoiser``: a net called as a codec is, in evaluation mode. ``codec``: what codes its picture, learned (ready
+    """``denoiser``: what `denoise` takes, a network in evaluation mode. ``codec``: what codes its picture, learned (ready
     to code) or standard.
 
     Between the two the picture is rounded to 8 bits, as in the file that a denoiser hands to a codec, so that learned
@@ -37,7 +40,7 @@ class Cascade:
     it never sees.
     """
 
-    def __init__(self, *, denoiser: nn.Module, codec: Compressor) -> None:
+    def __init__(self, *, denoiser: object, codec: Compressor) -> None:
         self.denoiser, self.codec = denoiser, codec
 
     def compress(self, x: Float[Tensor, "1 3 h w"], *, sigma: float | None = None) -> bytes:

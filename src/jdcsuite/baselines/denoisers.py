@@ -89,3 +89,6 @@ class BM3D(_Untaught):
 
 def _tensor(samples: np.ndarray, like: Tensor) -> Float[Tensor, "1 3 _ _"]:
     return torch.from_numpy(samples).to(like).permute(2, 0, 1)[None].clamp(0, 1)
+
+
+UNTAUGHT = {kind.name: kind for kind in (NonLocalMeans, BM3D)}  # the words of the command line
