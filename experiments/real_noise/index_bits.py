@@ -1,6 +1,6 @@
 """Many-priors weights and pictures -> what the numbers of the chosen priors would cost if they were modelled.
 
-`python experiments/real_noise/index_bits.py WEIGHTS FOLDER`: bits a number, fixed (log2 of the number of priors)
+`python experiments/real_noise/index_bits.py WEIGHTS FOLDER`: bits a number, fixed (log2 of the number of priors),
 without context and given the number above, each picture under counts of the others (as `index_probabilities`).
 """
 

@@ -32,8 +32,8 @@ def denoise(denoiser: object, x: Float[Tensor, "1 3 h w"], *, sigma: float | Non
 
 
 class Cascade:
-    """``denoiser``: what `denoise` takes, a network in evaluation mode. ``codec``: what codes its picture, learned (ready
-    to code) or standard.
+    """``denoiser``: what `denoise` takes, a network in evaluation mode. ``codec``: what codes its picture, learned
+    (ready to code) or standard.
 
     Between the two the picture is rounded to 8 bits, as in the file that a denoiser hands to a codec, so that learned
     and standard codecs are given the same one. The codec is not told the noise's sigma: it is that of a picture which
