@@ -123,3 +123,25 @@ def test_a_denoiser_that_learned_nothing_goes_before_any_codec(jdc, folder: Path
     rows = pd.read_csv(out)
     assert set(rows["method"]) == {"denoise + png"} and set(rows["run"]) == {"nlm+png"}
     assert (rows["psnr"] > rows["psnr_noisy"] + 1).all()
+
+
+def test_pairs_are_judged_with_the_noise_that_they_have(jdc, tmp_path: Path) -> None:  # noqa: F811
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for kind in ("noisy", "clean"):
+        (tmp_path / "pairs" / kind).mkdir(parents=True)
+    for name in ("a.png", "b.png"):
+        clean = rng.integers(60, 200, (48, 64, 3)).astype(np.uint8)
+        noisy = np.clip(clean + rng.normal(0, 8, clean.shape), 0, 255).astype(np.uint8)
+        for kind, pixels in {"noisy": noisy, "clean": clean}.items():
+            Image.fromarray(pixels).save(tmp_path / "pairs" / kind / name)
+    out = tmp_path / "out.csv"
+    assert jdc("evaluate", "nlm+png", "png", "--data", tmp_path / "pairs", "--out", out)[0] == 0
+    rows = pd.read_csv(out)
+    assert len(rows) == 4 and set(rows["noise_protocol"]) == {"real"} and rows["sigma"].isna().all()
+    plain = rows[rows["method"] == "noisy + png"]
+    np.testing.assert_allclose(plain["psnr"], plain["psnr_noisy"])
+    assert plain["psnr_noisy"].between(28, 32).all()
+    status, _, err = jdc("evaluate", "png", "--data", tmp_path / "pairs" / "clean", "--out", out, "--force")
+    assert status == 2 and "give the noise to add" in err

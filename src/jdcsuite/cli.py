@@ -246,9 +246,12 @@ def evaluate(
     codecs: Annotated[
         list[str], typer.Argument(help="run folders, weights files, standard codecs (avif), DENOISER+CODEC")
     ],
-    data: Annotated[list[Path], typer.Option(help="folder of clean pictures; repeat for several")],
+    data: Annotated[list[Path], typer.Option(help="folder of clean pictures, or of noisy/ and clean/ ones; repeat")],
     out: Annotated[Path, typer.Option(help="csv file to write")],
-    sigma: Annotated[list[float], typer.Option(help="noise in grey levels; repeat for several")],
+    sigma: Annotated[
+        list[float] | None,
+        typer.Option(help="noise in grey levels to add to clean pictures; repeat for several"),
+    ] = None,
     noise_seed: int = 0,
     protocol: Annotated[str, typer.Option(help="clip8 or float")] = "clip8",
     device: str = "cpu",
@@ -262,7 +265,13 @@ def evaluate(
     if not out.absolute().parent.is_dir():
         raise UserError(f"the folder of {out} does not exist: make it first")
     rows = evaluation.evaluate(
-        codecs, folders=data, sigmas=sigma, noise_seed=noise_seed, protocol=protocol, device=device, console=console
+        codecs,
+        folders=data,
+        sigmas=sigma or [],
+        noise_seed=noise_seed,
+        protocol=protocol,
+        device=device,
+        console=console,
     )
     runs.write_rows(rows, out)
     console.print(f"{len(rows)} rows in {out}", soft_wrap=True)

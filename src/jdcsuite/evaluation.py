@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 from hydra.utils import instantiate
@@ -21,6 +22,9 @@ from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.datamodule import Named, Photographs, Pictures
 from jdcsuite.data.images import files
 from jdcsuite.data.noise import GaussianNoise
+from jdcsuite.data.pairmodule import PairPictures
+from jdcsuite.data.pairs import Source, shots
+from jdcsuite.data.quality import PairCache
 from jdcsuite.entropy.lossless import Lossless
 from jdcsuite.metrics import judge
 from jdcsuite.models.codec import Codec
@@ -100,23 +104,33 @@ def evaluate(
     device: str,
     console: Console,
 ) -> list[dict[str, object]]:
-    """Rows of codecs on the clean pictures of ``folders`` at each of ``sigmas``.
+    """Rows of codecs on the clean pictures of ``folders`` at each of ``sigmas``, and, where a folder holds pairs
+    (`data/pairs`), on its noisy pictures as they are.
 
     ``codecs``: runs, weights files, standard codecs, or ``DENOISER+CODEC`` with any of them after a denoiser's run, nlm
     or bm3d. A standard codec is judged at every quality of its ladder (`baselines.standards.LADDERS`).
     """
-    caches = {folder: ImageCache.build(files(folder)) for folder in folders}
+    judged: list[tuple[str, dict[str, object], Callable[..., Dataset[Named]]]] = []
+    for folder in folders:
+        pictures = files(folder)
+        if found := shots(folder, Source.read(folder.name)):
+            pairs = PairCache.of_shots(found, cache_dir=None)
+            judged.append((folder.name, {"noise_protocol": "real"}, partial(PairPictures, pairs)))
+            continue
+        if not sigmas:
+            raise UserError(f"{folder} holds clean pictures: give the noise to add, as in --sigma 10")
+        cache = ImageCache.build(pictures)
+        for sigma in sigmas:
+            noise = GaussianNoise(sigma=sigma, protocol=protocol)
+            about_noise = {"noise_protocol": protocol, "noise_seed": noise_seed}
+            judged.append((folder.name, about_noise, partial(Pictures, cache, noise=noise, noise_seed=noise_seed)))
     named = [(codec, about) for word in codecs for codec, about in _codecs(word, device)]
     rows = []
-    for sigma in sigmas:
-        noise = GaussianNoise(sigma=sigma, protocol=protocol)
-        about_noise = {"noise_protocol": protocol, "noise_seed": noise_seed, "code_version": runs.code_version()}
-        for folder, cache in caches.items():
-            for codec, about in named:
-                pictures = Pictures(cache, noise=noise, noise_seed=noise_seed, lossless=_lossless(codec))
-                rows += rows_of(
-                    codec, pictures, dataset=folder.name, about=about | about_noise, console=console, device=device
-                )
+    for dataset, about_noise, noisy in judged:
+        for codec, about in named:
+            about = about | about_noise | {"code_version": runs.code_version()}
+            seen = noisy(lossless=_lossless(codec))
+            rows += rows_of(codec, seen, dataset=dataset, about=about, console=console, device=device)
     return rows
 
 
