@@ -7,7 +7,6 @@ from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import nn
 
 from jdcsuite.entropy.container import GREY, MAX_METADATA, METADATA, RGB, CorruptFile, unpack
@@ -104,10 +103,6 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _loaded(path: Path, device: str) -> Codec:
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"device {device} cannot be used here ({str(error).splitlines()[0]}): give cpu") from None
     model = load_model(path, device=device)
     if not isinstance(model, Codec):
         raise NoCodec(f"{path} holds no codec but a {type(model).__name__}: give a codec's run")

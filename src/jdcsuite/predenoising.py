@@ -73,10 +73,7 @@ def teacher(word: str, *, sigma: float | None = None, tile: int = TILE, device: 
     if sigma is not None:
         raise UserError(f"--sigma is for {' and '.join(UNTAUGHT)}: a trained denoiser is not told the noise level")
     path = weights.path_of(word)
-    try:
-        model = weights.load(path, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"device {device} cannot be used here ({str(error).splitlines()[0]}): give cpu") from None
+    model = weights.load(path, device=device)
     if not isinstance(model, Denoiser):
         raise UserError(f"{path} holds no denoiser but a {type(model).__name__}: give a run of +experiment=unet")
     if tile % model.stride:
