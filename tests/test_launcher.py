@@ -22,7 +22,8 @@ from jdcsuite.data import provenance
 CONF = Path(entry.CONF)
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 REAL_NOISE = (
-    *("codec", "jdc_cn", "jdc_cn8", "jdc_n", "jdc_ud", "jdc_ud_whole", "testolina", "testolina_range", "unet"),
+    *("codec", "jdc_cn", "jdc_cn8", "jdc_cn8_ms_ssim", "jdc_n", "jdc_ud", "jdc_ud_whole"),
+    *("testolina", "testolina_range", "unet"),
 )
 TINY = (
     *("width=0.04", "data.crop=64", "data.val_crop=64", "data.batch=2", "data.workers=0", "data.limit=1"),
@@ -85,7 +86,12 @@ def data(pictures: Path, experiment: str = "fllic") -> tuple[str, ...]:
         test = "data.test=[{folder: unseen, name: test}]"
         if experiment == "jdc_ud_whole":
             return (f"data.root={pictures}", "data.train=[taught]", test, "data.cell=176")
-        return (f"data.root={pictures}", "data.train=[pairs]", "data.clean=train", test, "data.cell=176")
+        crop = (
+            ("data.crop=176", "data.val_crop=176", "data.clean=null")
+            if "ms_ssim" in experiment
+            else ("data.clean=train",)
+        )
+        return (f"data.root={pictures}", "data.train=[pairs]", test, "data.cell=176", *crop)
     return (f"data.root={pictures}", "data.train=train", "data.test=[test]")
 
 
@@ -418,6 +424,7 @@ def test_a_ladder_without_a_sigma_is_jdc_s() -> None:
 
     assert [ladder(None, n) for n in (1, 3, 5)] == ["4096", "4096,1024,256", "4096,2048,1024,512,256"]
     assert ladder(10, 2) == "2048,512" and ladder(5, 2) == "4096,1024"
+    assert [ladder(sigma, n, "ms_ssim") for sigma, n in ((None, 4), (10, 3))] == ["64,32,16,8", "64,16,8"]
 
 
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:
@@ -477,6 +484,8 @@ def test_chains_go_down_the_method_s_own_ladder() -> None:
     assert rungs("+experiment=jdc_n", said, "lmbda=4096") == [("jdc_n", 4096)]
     assert rungs("+experiment=fllic", said, "lmbda=512") == [("fllic", r) for r in (512, 2048, 8192, 32768)]
     assert rungs("+experiment=fllic", said, "sigma=5", "lmbda=4096") == [("fllic", r) for r in (4096, 16384, 65536)]
+    assert rungs("+experiment=jdc_cn8_ms_ssim", said, "lmbda=8") == [("jdc_cn8_ms_ssim", r) for r in (8, 16, 32, 64)]
+    assert rungs("+experiment=jdc_n", "criterion.distance=ms_ssim", said, "lmbda=32") == [("jdc_n", 32), ("jdc_n", 64)]
     assert rungs(said, "+experiment=jdc_n", "lmbda=2048") == [("jdc_n", 2048), ("jdc_n", 4096)]
     with_codec = rungs("+experiment=jdc_n", "+start=codec_chain", "lmbda=2048")
     assert with_codec == [("jdc_n", 2048), ("jdc_n", 4096), ("codec", 1024)]

@@ -1,5 +1,5 @@
-"""Words that the yaml files compute with: `${channels:WIDTH,192}`, `${ladder:SIGMA,RUNGS}` and, for a chain of rungs,
-`${rung_above:LMBDA,SIGMA}` and `${chain_link:LMBDA,SIGMA}`."""
+"""Words that the yaml files compute with: `${channels:WIDTH,192}`, `${ladder:SIGMA,RUNGS,DISTANCE}` and, for a chain of
+rungs, `${rung_above:LMBDA,SIGMA,DISTANCE}` and `${chain_link:LMBDA,SIGMA,DISTANCE}`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ LOW_NOISE = (65536, 16384, 4096, 1024)
 HIGH_NOISE = (32768, 8192, 2048, 512)
 # JDC's ladder, for noise that has no sigma.
 REAL_NOISE = (4096, 2048, 1024, 512, 256)
+# JDC's weights of 1 - MS-SSIM, which is counted in other units than the MSE.
+PERCEPTUAL = (64, 32, 16, 8)
 
 
 def channels(width: float, count: int, power: float = 1.0) -> int:
@@ -17,35 +19,38 @@ def channels(width: float, count: int, power: float = 1.0) -> int:
     return max(8, round(width**power * count / 8) * 8)
 
 
-def ladder(sigma: float | None, rungs: int) -> str:
-    """The ``rungs`` lowest lmbdas for a noise level, as Hydra's sweeper takes them; for real noise (no sigma), rungs
-    spread over the whole of JDC's ladder, whose steps are half as wide."""
-    if sigma is None:
-        last = len(REAL_NOISE) - 1
-        places = {round(i * last / max(rungs - 1, 1)) for i in range(int(rungs))}
-        return ",".join(str(REAL_NOISE[place]) for place in sorted(places))
-    return ",".join(map(str, whole_ladder(sigma)[-int(rungs) :]))
+def ladder(sigma: float | None, rungs: int, distance: str = "mse") -> str:
+    """The ``rungs`` lowest lmbdas for a noise level, as Hydra's sweeper takes them. Of a ladder whose steps are half as
+    wide, as JDC's are, rungs spread over the whole of it."""
+    whole = whole_ladder(sigma, distance)
+    if whole[0] > 2 * whole[1]:
+        return ",".join(map(str, whole[-int(rungs) :]))
+    places = {round(i * (len(whole) - 1) / max(rungs - 1, 1)) for i in range(int(rungs))}
+    return ",".join(str(whole[place]) for place in sorted(places))
 
 
-def whole_ladder(sigma: float | None) -> tuple[int, ...]:
-    """Every lmbda of a noise level's ladder, the highest first."""
+def whole_ladder(sigma: float | None, distance: str = "mse") -> tuple[int, ...]:
+    """Every lmbda of a ladder, the highest first. ``sigma``: the noise level, None for real noise. ``distance``: what
+    lmbda weighs, mse or ms_ssim."""
+    if distance == "ms_ssim":
+        return PERCEPTUAL
     if sigma is None:
         return REAL_NOISE
     return HIGH_NOISE if sigma >= 10 else LOW_NOISE
 
 
-def rung_above(lmbda: float | None, sigma: float | None) -> int | None:
+def rung_above(lmbda: float | None, sigma: float | None, distance: str = "mse") -> int | None:
     """The next higher lmbda of the whole ladder, however few rungs a sweep shows; None at its top and above it.
 
     ``lmbda`` may lie between two rungs. ValueError for a method without one, which has no rungs."""
     if lmbda is None:
         raise ValueError("a chain goes down the rungs of a ladder, and this experiment has none (no lmbda)")
-    return min((rung for rung in whole_ladder(sigma) if rung > lmbda), default=None)
+    return min((rung for rung in whole_ladder(sigma, distance) if rung > lmbda), default=None)
 
 
-def chain_link(lmbda: float | None, sigma: float | None) -> str:
+def chain_link(lmbda: float | None, sigma: float | None, distance: str = "mse") -> str:
     """Where in its ladder's chain an lmbda stands: ``top`` or ``below`` another."""
-    return "top" if rung_above(lmbda, sigma) is None else "below"
+    return "top" if rung_above(lmbda, sigma, distance) is None else "below"
 
 
 def register() -> None:
