@@ -134,15 +134,6 @@ def test_curves_are_not_mixed_and_seeds_are_averaged(tmp_path: Path) -> None:
     assert sorted(points["label"]) == ["fllic (lab clip8)", "fllic (paper clip8)", "fllic rate_scale=.5"]
 
 
-def test_pareto_cuts_what_a_cheaper_point_beats() -> None:
-    curve = pd.DataFrame({"bpp": [3.0, 0.5, 1.0, 2.0, 1.0, 4.0], "psnr": [30.0, 27.0, 28.0, 31.0, 28.5, 30.5]})
-    kept, cut = report.pareto(curve)
-    assert kept["psnr"].tolist() == [27.0, 28.5, 31.0]
-    assert kept["bpp"].tolist() == [0.5, 1.0, 2.0]
-    assert cut == 3
-    assert report.pareto(kept)[1] == 0
-
-
 def test_make_writes_rows_that_read_back_equal(sweep: Path, avif: Path, tmp_path: Path) -> None:
     out = tmp_path / "report"
     text = printed([sweep, avif], out)

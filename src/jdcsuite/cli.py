@@ -281,11 +281,14 @@ def evaluate(
 def report(
     results: Annotated[list[Path], typer.Argument(help="run folders, study folders or csv files")],
     out: Annotated[Path, typer.Option("-o", "--out", help="folder to write to")],
+    against: Annotated[
+        str | None, typer.Option(metavar="CURVE", help="a curve, as the table names it: by how much do others beat it?")
+    ] = None,
 ) -> None:
-    """Join results and draw them: table, results.csv, rate-distortion figure, picture strip."""
+    """Join results and draw them: table, results.csv, rate-distortion figure, picture strip; BD-PSNR, BD-rate."""
     from jdcsuite import report as reporting
 
-    reporting.make(results, out, console)
+    reporting.make(results, out, console, against=against)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Rows of runs and of standard codecs -> joined results.csv, table on the terminal, RD figure, picture strip.
+"""Rows of runs and of standard codecs -> joined results.csv, tables on the terminal, RD figure, picture strip.
 
 Rows are one image each (``COLUMNS``); means are taken here and nowhere else. PSNR is in dB and MS-SSIM in
 [0, 1], both against the clean picture; bpp counts the whole file.
@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from jdcsuite import comparison
 from jdcsuite.types import UserError
 
 COLUMNS = (  # noqa: SIM905
@@ -113,8 +114,7 @@ def curves(rows: pd.DataFrame) -> pd.DataFrame:
     ``images`` counts the pictures behind a point. ``label`` is the method's name, or the curve's where a
     method has several. Rows of estimators (no bpp, no PSNR) are left out.
     """
-    coded = rows[rows[["bpp", "psnr"]].notna().any(axis=1)].copy()
-    coded["curve"] = coded["curve"].where(coded["curve"] != "", coded["method"])
+    coded = _coded(rows)
     grouped = coded.groupby(POINT, dropna=False, sort=False)
     points = grouped[MEANS].mean().assign(images=grouped["image"].nunique()).reset_index()
     several = points.groupby("method")["curve"].transform("nunique") > 1
@@ -127,12 +127,16 @@ def curves(rows: pd.DataFrame) -> pd.DataFrame:
     return points[["label", *POINT, *MEANS, "images"]]
 
 
-def pareto(curve: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """The part of a curve where each point beats all cheaper ones in PSNR, and how many points that cuts."""
-    points = curve.dropna(subset=["bpp", "psnr"]).sort_values(["bpp", "psnr"], ascending=[True, False])
-    best = points["psnr"].cummax().shift(fill_value=-np.inf)
-    kept = points[points["psnr"] > best]
-    return kept.reset_index(drop=True), len(curve) - len(kept)
+def _coded(rows: pd.DataFrame) -> pd.DataFrame:
+    coded = rows[rows[["bpp", "psnr"]].notna().any(axis=1)].copy()
+    coded["curve"] = coded["curve"].where(coded["curve"] != "", coded["method"])
+    return coded
+
+
+def labelled(rows: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
+    """The rows behind ``points``, each with its curve's label."""
+    named = ["curve", "method", "budget", "noise_protocol"]
+    return _coded(rows).merge(points[[*named, "label"]].drop_duplicates(), on=named)
 
 
 def table(curves: pd.DataFrame) -> Table:
@@ -158,7 +162,8 @@ def table(curves: pd.DataFrame) -> Table:
                 _text(point.bpp, 3),
                 _text(point.bpp_est, 3),
                 _text(point.psnr, 2),
-                _text(point.psnr - point.psnr_noisy, 2, sign="+"),
+                # of a clean picture there is no gain to tell
+                _text(point.psnr - point.psnr_noisy if np.isfinite(point.psnr_noisy) else np.nan, 2, sign="+"),
                 _text(point.ms_ssim, 4),
                 str(point.images),
             )
@@ -305,14 +310,15 @@ def _pictures(rows: pd.DataFrame) -> list[tuple[str, np.ndarray]]:
     return [*out, (f"clean\n{first['dataset']}, {first['image']}", load(first, "clean"))]
 
 
-def make(paths: Sequence[Path], out: Path, console: Console) -> dict[str, Path]:
+def make(paths: Sequence[Path], out: Path, console: Console, *, against: str | None = None) -> dict[str, Path]:
     """Write the report of runs and codecs to a folder and print it; what was written, by name.
 
-    ``results``: all rows; ``figure`` and ``strip``: where there are curves, and pictures. Raises UserError as
-    ``read`` does.
+    ``results``: all rows; ``figure`` and ``strip``: where there are curves, and pictures; ``compared``: what every
+    other curve has over ``against``, a label. Raises UserError as ``read`` and `comparison.compare` do.
     """
     rows = _read(paths)
     points = curves(rows)
+    compared = None if against is None else comparison.compare(labelled(rows, points), points, against)
     if _is_run(out):
         raise UserError(f"{out} holds a run, whose results.csv a report would replace: choose another folder.")
     out.mkdir(parents=True, exist_ok=True)
@@ -322,6 +328,10 @@ def make(paths: Sequence[Path], out: Path, console: Console) -> dict[str, Path]:
         made["figure"] = out / FIGURE
         figure(points, made["figure"])
         console.print(table(points))
+    if compared is not None:
+        made["compared"] = out / "compared.csv"
+        _write(compared, made["compared"])
+        console.print(comparison.table(compared))
     versions = sorted({version for version in rows["code_version"] if version})
     if len(versions) > 1:
         mixed = f"These rows mix {len(versions)} versions of the code: {', '.join(versions)}."

@@ -1,0 +1,135 @@
+"""Curves against one of them: BD-PSNR against straight lines integrated by numpy, interval, verdict, table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from jdcsuite import report
+from jdcsuite.cli import app
+from jdcsuite.comparison import compare, pareto
+from jdcsuite.types import UserError
+
+IMAGES = [f"{i:02}.png" for i in range(12)]
+
+
+def rows(method: str, points: dict[float, tuple[float, float]], *, seed: float = 0, spread: float = 0.1) -> list[dict]:
+    """A row a picture and rung; pictures differ in rate by the same factors in every method, in PSNR by chance."""
+    random = np.random.default_rng([len(method), int(np.nan_to_num(seed))])
+    common = {"method": method, "curve": method, "seed": seed, "budget": "lab", "dataset": "set", "sigma": np.nan}
+    made = []
+    for lmbda, (bpp, psnr) in points.items():
+        for i, image in enumerate(IMAGES):
+            at = {"lmbda": lmbda, "image": image, "bpp": bpp * (1 + i / 20), "psnr": psnr + spread * random.normal()}
+            made.append(common | at | {"run": f"{method}-{lmbda}-{seed}", "noise_seed": 0, "psnr_noisy": 28.0})
+    return made
+
+
+def compared(*parts: list[dict], anchor: str = "codec") -> pd.DataFrame:
+    every = pd.DataFrame([row for part in parts for row in part]).reindex(columns=report.COLUMNS)
+    every[report.TEXT] = every[report.TEXT].fillna("").astype(str)
+    points = report.curves(every)
+    return compare(report.labelled(every, points), points, anchor).set_index("label")
+
+
+CODEC = {512: (0.4, 28.0), 2048: (1.0, 31.0)}
+AHEAD = {512: (0.3, 28.0), 2048: (0.8, 31.5)}
+
+
+def straight(one: list[dict], other: list[dict], image: str) -> float:
+    """Mean difference in PSNR over the common rates of two curves of two points, straight in log bpp."""
+    curves = []
+    for part in (one, other):
+        mine = sorted((row["bpp"], row["psnr"]) for row in part if row["image"] == image)
+        curves.append((np.log([b for b, _ in mine]), [p for _, p in mine]))
+    at = np.linspace(max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves), 2001)
+    return float(np.mean(np.interp(at, *curves[1]) - np.interp(at, *curves[0])))
+
+
+def test_bd_psnr_is_the_mean_difference_over_common_rates() -> None:
+    one, other = rows("codec", CODEC), rows("jdc_n", AHEAD)
+    (found,) = compared(one, other).to_dict("records")
+    expected = [straight(one, other, image) for image in IMAGES]
+    assert found["bd_psnr"] == pytest.approx(np.mean(expected), abs=1e-3)
+    draws = np.random.default_rng(1).choice(expected, (20_000, len(expected))).mean(1)
+    assert [found["low"], found["high"]] == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.01)
+    assert found["verdict"] == "holds" and found["pictures"] == 12 and found["seeds"] == 1
+
+
+def test_bd_rate_is_the_factor_that_was_put_in() -> None:
+    saved = {lmbda: (0.8 * bpp, psnr) for lmbda, (bpp, psnr) in CODEC.items()}
+    (found,) = compared(rows("codec", CODEC, spread=0), rows("jdc_n", saved, spread=0)).to_dict("records")
+    assert found["bd_rate"] == pytest.approx(-20) and found["overlap"] == pytest.approx(1) and found["cut"] == 0
+
+
+def test_a_point_that_a_cheaper_one_beats_is_cut_from_the_bd_rate() -> None:
+    falling = CODEC | {4096: (1.5, 30.0)}
+    found = compared(rows("codec", CODEC, spread=0), rows("jdc_n", falling, spread=0)).loc["jdc_n"]
+    assert found["cut"] == 1 and found["bd_rate"] == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("points", "verdict"),
+    [
+        (AHEAD, "holds"),
+        ({512: (0.5, 28.0), 2048: (1.2, 31.0)}, "fails"),
+        (CODEC, "undecided"),
+        ({512: (3.0, 35.0), 2048: (6.0, 37.0)}, "no overlap"),
+        ({512: (0.5, 28.0)}, "no overlap"),
+    ],
+)
+def test_verdicts(points: dict, verdict: str) -> None:
+    found = compared(rows("codec", CODEC, spread=0.3), rows("jdc_n", points, spread=0.3)).loc["jdc_n"]
+    assert found["verdict"] == verdict
+    assert np.isnan(found["bd_psnr"]) == (verdict == "no overlap")
+
+
+def test_seeds_are_averaged_and_must_agree() -> None:
+    slightly = {lmbda: (bpp, psnr - 0.2) for lmbda, (bpp, psnr) in CODEC.items()}
+    anchor = rows("codec", CODEC, seed=0, spread=0.02) + rows("codec", CODEC, seed=1, spread=0.02)
+    agreed = compared(anchor, rows("jdc_n", AHEAD, seed=0) + rows("jdc_n", AHEAD, seed=1)).loc["jdc_n"]
+    assert agreed["verdict"] == "holds" and agreed["seeds"] == 2
+    split = compared(anchor, rows("jdc_n", AHEAD, seed=0) + rows("jdc_n", slightly, seed=1)).loc["jdc_n"]
+    assert split["low"] > 0, "the mean of both is ahead"
+    assert split["verdict"] == "undecided" and split["seeds"] == 2
+
+
+def test_a_standard_codec_has_no_seed_and_is_compared_with_each() -> None:
+    standard = [row | {"lmbda": np.nan, "quality": str(row["lmbda"])} for row in rows("avif", CODEC, seed=np.nan)]
+    found = compared(rows("jdc_n", AHEAD, seed=0) + rows("jdc_n", AHEAD, seed=1), standard, anchor="jdc_n").loc["avif"]
+    assert found["seeds"] == 2 and found["verdict"] == "fails"
+
+
+def test_pareto_cuts_what_a_cheaper_point_beats() -> None:
+    curve = pd.DataFrame({"bpp": [3.0, 0.5, 1.0, 2.0, 1.0, 4.0], "psnr": [30.0, 27.0, 28.0, 31.0, 28.5, 30.5]})
+    kept, cut = pareto(curve)
+    assert kept["psnr"].tolist() == [27.0, 28.5, 31.0]
+    assert kept["bpp"].tolist() == [0.5, 1.0, 2.0]
+    assert cut == 3
+    assert pareto(kept)[1] == 0
+
+
+def test_report_against_a_curve_is_written_and_printed(tmp_path: Path) -> None:
+    pd.DataFrame(rows("codec", CODEC) + rows("jdc_n", AHEAD)).to_csv(tmp_path / "rows.csv", index=False)
+    console = Console(width=80)
+    with console.capture() as capture:
+        made = report.make([tmp_path / "rows.csv"], tmp_path / "out", console, against="codec")
+    assert "Against codec at equal rate" in capture.get() and "holds, 1 seed" in capture.get()
+    (row,) = pd.read_csv(made["compared"]).to_dict("records")
+    assert row["label"] == "jdc_n" and row["low"] < row["bd_psnr"] < row["high"]
+
+
+def test_what_cannot_be_compared_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no curve jdc_cn to compare with: choose one of codec, jdc_n"):
+        compared(rows("codec", CODEC), rows("jdc_n", AHEAD), anchor="jdc_cn")
+    with pytest.raises(UserError, match="codec is the only curve"):
+        compared(rows("codec", CODEC))
+    pd.DataFrame(rows("codec", CODEC)).to_csv(tmp_path / "rows.csv", index=False)
+    words = ["report", str(tmp_path / "rows.csv"), "-o", str(tmp_path / "out"), "--against", "nothing"]
+    assert CliRunner().invoke(app, words).exit_code != 0
+    assert not (tmp_path / "out").exists(), "nothing half-written"
