@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 
 from jdcsuite import bench, training
+from jdcsuite.entropy.competition import Competition
 
 TINY = ("width=0.04", "data.crop=64", "data.batch=2", "trainer.accelerator=cpu", "trainer.log_every=2")
 
@@ -76,10 +77,14 @@ def test_both_forms_of_the_competition_take_the_same_step(monkeypatch: pytest.Mo
     taken = []
     naive = bench.naive.likelihoods
     monkeypatch.setattr(bench.naive, "likelihoods", lambda prior, y: taken.append(y.shape) or naive(prior, y))
-    ours, other = bench.competition(width=0.04, batch=2, crop=32, repeats=2)
-    assert len(ours.times) == len(other.times) == 2 and len(taken) == 3
-    assert ours.loss == pytest.approx(other.loss, rel=1e-5)
-    assert 0 < ours.kept < other.kept
+    searched: list[int] = []
+    search = Competition.search
+    monkeypatch.setattr(Competition, "search", lambda self, rows: searched.append(1) or search(self, rows))
+    forms = bench.competition(width=0.04, batch=2, crop=32, repeats=2)
+    assert all(len(form.times) == 2 for form in forms.values()) and len(taken) == 3
+    assert len(searched) == 3 + 1, "every step, and once where it is free"
+    assert forms["searched"].loss == pytest.approx(forms["naive"].loss, rel=1e-5)
+    assert 0 < forms["searched"].kept < forms["naive"].kept
     monkeypatch.setattr(bench.naive, "likelihoods", lambda prior, y: {**naive(prior, y), "index": y.new_ones(1, 1)})
     with pytest.raises(RuntimeError, match="different losses"):
         bench.competition(width=0.04, batch=1, crop=32, repeats=1)

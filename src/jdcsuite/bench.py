@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import lightning as L
 import numpy as np
@@ -35,6 +36,7 @@ from jdcsuite.models.codec import Codec
 from jdcsuite.task import Task
 from jdcsuite.types import Pair
 
+T = TypeVar("T")
 SIZE = (512, 512)
 RIVAL_WIDTH = 0.6  # of FLLIC, where its kMAC/px are those of mbt2018-mean
 
@@ -157,20 +159,23 @@ class Steps:
 
 def competition(
     *, width: float, batch: int = 4, crop: int = 128, repeats: int = 5, device: str = "cpu"
-) -> tuple[Steps, Steps]:
-    """Training steps of JDC's codec with its own search and in the naive form (`entropy/naive`), in turns on the same
-    crops and noise. RuntimeError where their first losses are not one number."""
+) -> dict[str, Steps]:
+    """Training steps of JDC's codec with its own search ("searched"), in the naive form (`entropy/naive`; "naive") and
+    with the first step's choice of priors kept, which no search can undercut ("free"); in turns on the same crops and
+    noise. RuntimeError where the first losses are not one number."""
     config = configuration(f"width={width}", experiment="jdc_cn")
     clean = torch.cat(photograph((crop, batch * crop)).to(device).split(crop, 3))
     pair = Pair(noisy=clean, clean=clean, sigma=torch.full((batch,), math.nan, device=device))
     criterion = training.construct(config["criterion"])
+    forms = ("searched", "naive", "free")
     models = []
-    for _ in range(2):
+    for _ in forms:
         L.seed_everything(config["seed"], verbose=False)
         model = training.construct(config["model"]).to(device).train()
         models.append((model, torch.optim.Adam(model.parameters(), lr=config["lr"])))
-    slow = model.prior_y
+    slow, free = (model.prior_y for model, _ in models[1:])
     slow.forward = lambda y: naive.likelihoods(slow, y)
+    free.search = once(free.search)
 
     def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> float:
         loss = criterion(model(pair.noisy), pair)["loss"]
@@ -179,7 +184,7 @@ def competition(
         optimizer.step()
         return float(loss)
 
-    times: tuple[list[float], list[float]] = ([], [])
+    times: list[list[float]] = [[] for _ in forms]
     first: list[tuple[float, int]] = []
     for turn in range(repeats + 1):
         for spent, parts in zip(times, models, strict=True):
@@ -188,10 +193,23 @@ def competition(
                 spent.append(timed(lambda parts=parts: step(*parts), clean)[1])
             else:  # the warm-up
                 first.append(_kept(lambda parts=parts: step(*parts)))
-    ours, other = (Steps(spent, *said) for spent, said in zip(times, first, strict=True))
-    if not math.isclose(ours.loss, other.loss, rel_tol=1e-4):
-        raise RuntimeError(f"the two forms of the competition have different losses: {ours.loss} and {other.loss}")
-    return ours, other
+    made = {form: Steps(spent, *said) for form, spent, said in zip(forms, times, first, strict=True)}
+    losses = [made[form].loss for form in forms]
+    if not all(math.isclose(losses[0], loss, rel_tol=1e-4) for loss in losses):
+        raise RuntimeError(f"the forms of the competition have different losses: {losses}")
+    return made
+
+
+def once(work: Callable[[Tensor], T]) -> Callable[[Tensor], T]:
+    """``work``, done at the first call only; later ones get the same result."""
+    done: list[T] = []
+
+    def kept(x: Tensor) -> T:
+        if not done:
+            done.append(work(x))
+        return done[0]
+
+    return kept
 
 
 def _kept(work: Callable[[], float]) -> tuple[float, int]:
@@ -348,12 +366,14 @@ def bench(
     if blocks:
         ratios = loop_overhead(overrides=overrides, steps=steps, blocks=blocks).ratios
         table.add_row(f"training step, Lightning / bare loop ({blocks - 1} x {steps} steps)", *_told(ratios, ".3f"))
-    ours, other = competition(width=width, crop=crop, repeats=repeats, device=device)
-    ratios = [slow / fast for fast, slow in zip(ours.times, other.times, strict=True)]
-    table.add_row(f"training step of JDC's codec, 4 crops of {crop}: naive / searched priors", *_told(ratios, ".2f"))
-    table.add_row("  the latter, ms", *_told(ours.times, ".1f"))
-    table.add_row("  kept for the backward pass: naive / searched", f"{other.kept / ours.kept:.2f}", "")
-    table.add_row("  loss of the first step, searched and naive", f"{ours.loss:.5f}", f"{other.loss:.5f}")
+    forms = competition(width=width, crop=crop, repeats=repeats, device=device)
+    ours, slow = forms["searched"], forms["naive"]
+    for form, said in (("searched", "searched priors"), ("free", "no search at all")):
+        ratios = [a / b for a, b in zip(slow.times, forms[form].times, strict=True)]
+        table.add_row(f"training step of JDC's codec, 4 crops of {crop}: naive / {said}", *_told(ratios, ".2f"))
+    table.add_row("  searched, ms", *_told(ours.times, ".1f"))
+    table.add_row("  kept for the backward pass: naive / searched", f"{slow.kept / ours.kept:.2f}", "")
+    table.add_row("  loss of the first step, searched and naive", f"{ours.loss:.5f}", f"{slow.loss:.5f}")
     model = training.build(configuration(f"width={width}"), {})[1].model.eval().to(device)
     model.update()
     picture = f"{size[1]}x{size[0]} pixels"
