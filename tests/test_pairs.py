@@ -18,6 +18,10 @@ from jdcsuite.data.quality import PairCache
 from jdcsuite.types import Pair, UserError
 
 SIDE = 180
+NIND_TEST = (
+    "ursulines-red", "ursulines-building", "stefantiek", "CourtineDeVillersDebris", "MuseeL-Bobo", "MuseeL-Bobo-C500D",
+)  # fmt: skip
+NIND_VAL = ("7D-2", "7D-7", "Pen-pile")
 SIDD = "{:04d}_{}_S6_00{}_00100_5500_L.png"
 
 
@@ -140,6 +144,79 @@ def test_training_validation_and_test_share_no_scene(root: Path) -> None:
     whole = module(root / "real", train=None, test=None)
     parts = [set(pairs.scenes) for pairs in whole._pairs.values()]
     assert sum(map(len, parts)) == 8 == len(set.union(*parts)) and whole.test_sets == ["real-held-out"]
+
+
+@pytest.fixture(scope="module")
+def nind(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with ``nind``: the test and validation scenes, three others, and a name that only begins like one."""
+    root = tmp_path_factory.mktemp("nind")
+    for number, scene in enumerate((*NIND_TEST, *NIND_VAL, "7D-3", "droid", "soap", "Pen-piles")):
+        for iso, sigma in (("200", 1), ("200-2", 1), ("800", 20), ("H1", 60)):
+            image = noised(photo(number, height=64, width=64), sigma)
+            save(root / "nind" / scene / f"NIND_{scene}_ISO{iso}.png", image)
+    for scene in range(12):
+        for kind, sigma in (("clean", 0), ("noisy", 30)):
+            image = noised(photo(50 + scene, height=64, width=64), sigma)
+            save(root / "mine" / kind / SIDD.format(scene, f"{scene:03d}", 100), image)
+    return root
+
+
+def scenes_of(made: PairFolders, part: str) -> set[str]:
+    return {scene.removeprefix("nind_NIND_") for scene in made._pairs[part].scenes}
+
+
+def test_nind_is_split_as_published(nind: Path) -> None:
+    made = module(nind, train=["nind"], test=["nind"], cell=64)
+    assert scenes_of(made, "nind") == set(NIND_TEST) and len(made.pictures("nind")) == 12
+    assert scenes_of(made, "val") == set(NIND_VAL)
+    assert scenes_of(made, "train") == {"7D-3", "droid", "soap", "Pen-piles"}
+    part = {"folder": "nind", "only": ["*_droid_*", "*_soap_*"], "name": "part"}
+    with pytest.raises(UserError, match="2 scenes are in data.train and in data.test"):
+        module(nind, train=["nind"], test=[part], cell=64)
+
+
+def test_nind_s_test_scenes_are_never_trained_on_whatever_the_test_is(nind: Path) -> None:
+    for said in ("nind", "nind/", {"folder": "nind", "name": "all of it"}):
+        made = module(nind, train=[said], test=["mine"], cell=64)
+        assert not set(NIND_TEST) & (scenes_of(made, "train") | scenes_of(made, "val"))
+    with pytest.raises(UserError, match="nothing but its test scenes"):
+        module(nind, train=[{"folder": "nind", "only": ["*ursulines*"]}], test=["mine"], cell=64)
+
+
+def test_beside_nind_other_folders_hold_out_scenes_of_their_own(nind: Path) -> None:
+    made = module(nind, train=["mine", "nind"], test=["nind"], cell=64)
+    alone = module(nind, train=["mine"], test=["nind"], cell=64)
+    assert scenes_of(made, "val") == set(NIND_VAL) | scenes_of(alone, "val") and len(scenes_of(alone, "val")) == 1
+
+
+def test_a_nind_without_its_test_or_validation_scenes(nind: Path, tmp_path: Path) -> None:
+    for scene in ("droid", "soap"):
+        (tmp_path / "nind").mkdir(exist_ok=True)
+        (tmp_path / "nind" / scene).symlink_to(nind / "nind" / scene)
+    (tmp_path / "mine").symlink_to(nind / "mine")
+    made = module(tmp_path, train=["nind"], test=["mine"], cell=64)
+    assert len(scenes_of(made, "val")) == 1 == len(scenes_of(made, "train")), "by hash"
+    with pytest.raises(UserError, match="nind holds none of its test scenes"):
+        module(tmp_path, train=["mine"], test=["nind"], cell=64)
+
+
+def test_validation_scenes_can_be_named(root: Path, nind: Path) -> None:
+    for patterns in (["sidd_00[23]"], ["0002_*", "0003_003_S6_00800_*"], "*_00[23]*"):
+        made = module(root, val=patterns)
+        assert scenes_of(made, "val") == {"sidd_002", "sidd_003"}, "whole scenes"
+        assert len(scenes_of(made, "train")) == 6
+    made = module(nind, train=["nind"], test=["nind"], val=["*_soap"], cell=64)
+    assert scenes_of(made, "val") == {"soap"} and set(NIND_VAL) < scenes_of(made, "train")
+    embedded = module(None, val=["rocket*"], cell=256)
+    assert scenes_of(embedded, "val") == {"rocket.jpg"}
+
+
+@pytest.mark.parametrize(
+    ("patterns", "said"), [(["sidd_001", "x*"], r"called x\*: they are sidd_001"), (["*"], "takes all 8 scenes")]
+)
+def test_patterns_of_validation_that_cannot_be_are_refused(root: Path, patterns: list, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        module(root, val=patterns)
 
 
 # -- scores ----------------------------------------------------------------------------------------------------
