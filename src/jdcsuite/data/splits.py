@@ -18,9 +18,14 @@ from jdcsuite.types import UserError
 
 
 def for_training(found: Sequence[Shot], source: Source) -> list[Shot]:
-    """A training folder's shots without the test scenes that its data set was published with."""
+    """A training folder's shots without the test scenes of its data set as published. UserError when all are."""
     published = catalog.known(source.folder)
-    return [shot for shot in found if not published or not _among(shot.scene, published.test_scenes)]
+    kept = [shot for shot in found if not published or not _among(shot.scene, published.test_scenes)]
+    if found and not kept:
+        raise UserError(
+            f"{source.name} holds nothing but its test scenes, which are never trained on: add pairs of others"
+        )
+    return kept
 
 
 def for_test(found: Sequence[Shot], source: Source) -> list[Shot]:
