@@ -487,6 +487,7 @@ def test_embedded_pairs_need_no_folder_and_say_what_they_are() -> None:
         ({"min_ms_ssim": 1.5}, "under 1"),
         ({"train": ["plain"]}, "holds no pairs"),
         ({"clean": "plain"}, "data.clean and in data.test"),
+        ({"clean": "other", "test": [{"folder": "other", "name": "renamed"}]}, "2 scenes are in data.clean and in"),
         ({"train": None}, "must name folders"),
         ({"train": [{"folder": "real", "weight": -1}]}, "weight=-1 of real is not usable"),
         ({"train": [{"folder": "real", "weight": float("nan")}]}, "weight=nan of real is not usable"),

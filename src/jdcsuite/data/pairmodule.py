@@ -25,7 +25,7 @@ from jdcsuite.data.datamodule import Photographs, Sample, Steps
 from jdcsuite.data.images import exif_iso
 from jdcsuite.data.madepairs import MADE, MADE_CLEAN, made
 from jdcsuite.data.noise import Noise, PoissonGaussian, Recorded
-from jdcsuite.data.pairs import Shot, Source, refuse_shared_scenes, scene_and_iso, shots
+from jdcsuite.data.pairs import Shot, Source, listed, refuse_shared_scenes, scene_and_iso, shots
 from jdcsuite.data.pairsamples import PairCrops, PairPictures
 from jdcsuite.data.quality import PairCache
 from jdcsuite.entropy.lossless import Lossless
@@ -203,6 +203,11 @@ class PairFolders(Photographs):
         train, val = splits.hold_out_val(train, sources, self.val)
         parts = {"train": self._cached(train), "val": self._cached(val)}
         plain = self._plain(root) if self.clean_name and not self.whole else parts["train"].clean
+        if shared := self._plain_scenes & {shot.scene for shot in tested}:
+            raise UserError(
+                f"{len(shared)} scenes are in data.clean and in data.test ({listed(sorted(shared))}): leave them out of "
+                "one, or give another folder as data.clean"
+            )
         return parts, plain, {name: self._cached(found) for name, found in tests.items()}
 
     def _plain(self, root: Path) -> ImageCache:
