@@ -25,7 +25,7 @@ from jdcsuite.data.datamodule import Photographs, Sample, Steps
 from jdcsuite.data.images import exif_iso
 from jdcsuite.data.madepairs import MADE, MADE_CLEAN, made
 from jdcsuite.data.noise import Noise, PoissonGaussian, Recorded
-from jdcsuite.data.pairs import Shot, Source, listed, refuse_shared_scenes, scene_and_iso, shots
+from jdcsuite.data.pairs import Shot, Source, listed, refuse_shared_scenes, scene_and_iso, shots, weights
 from jdcsuite.data.pairsamples import PairCrops, PairPictures
 from jdcsuite.data.quality import PairCache
 from jdcsuite.entropy.lossless import Lossless
@@ -98,7 +98,7 @@ class PairFolders(Photographs):
         self.train_sources = [Source.read(said) for said in _list(train)]
         self.test_sources = [Source.read(said) for said in _list(test)]
         folders = root is not None and not self.whole
-        self.weights = _weights(self.train_sources, self.test_sources) if folders else None
+        self.weights = weights(self.train_sources, self.test_sources) if folders else None
         if clean_max_iso is not None and clean_max_iso <= 0:
             raise UserError(f"data.clean_max_iso={clean_max_iso} is not usable: give 1 or more, as 200")
         if clean_max_iso is not None and not (folders and clean):
@@ -205,8 +205,8 @@ class PairFolders(Photographs):
         plain = self._plain(root) if self.clean_name and not self.whole else parts["train"].clean
         if shared := self._plain_scenes & {shot.scene for shot in tested}:
             raise UserError(
-                f"{len(shared)} scenes are in data.clean and in data.test ({listed(sorted(shared))}): leave them out of "
-                "one, or give another folder as data.clean"
+                f"{len(shared)} scenes are in data.clean and in data.test ({listed(sorted(shared))}): leave them out "
+                "of one, or give another folder as data.clean"
             )
         return parts, plain, {name: self._cached(found) for name, found in tests.items()}
 
@@ -307,16 +307,3 @@ def _float(x: Tensor | None) -> Tensor | None:
 
 def _list(said: list[str | dict] | str | dict | None) -> list[str | dict]:
     return [said] if isinstance(said, str | dict) else list(said or [])
-
-
-def _weights(train: Sequence[Source], test: Sequence[Source]) -> list[float] | None:
-    """Of each training source, 1 where only others say one; None where none does: all pairs alike."""
-    for source in test:
-        if source.weight is not None:
-            raise UserError(f"{source.name} of data.test has a weight, which only a folder of data.train can have")
-    if all(source.weight is None for source in train):
-        return None
-    weights = [1.0 if source.weight is None else float(source.weight) for source in train]
-    if not any(weights):
-        raise UserError("every weight of data.train is 0: give at least one folder a weight above 0")
-    return weights

@@ -75,6 +75,20 @@ class Source:
         return (not self.only or among(self.only)) and not among(self.without)
 
 
+def weights(train: Sequence[Source], test: Sequence[Source]) -> list[float] | None:
+    """Of each training source, 1 where only others say one; None where none does: all pairs alike. UserError: all are 0,
+    or a test source has one."""
+    for source in test:
+        if source.weight is not None:
+            raise UserError(f"{source.name} of data.test has a weight, which only a folder of data.train can have")
+    if all(source.weight is None for source in train):
+        return None
+    found = [1.0 if source.weight is None else float(source.weight) for source in train]
+    if not any(found):
+        raise UserError("every weight of data.train is 0: give at least one folder a weight above 0")
+    return found
+
+
 def _is_number(said: object) -> bool:
     return isinstance(said, int | float) and not isinstance(said, bool)
 
