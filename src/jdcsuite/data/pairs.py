@@ -76,8 +76,8 @@ class Source:
 
 
 def weights(train: Sequence[Source], test: Sequence[Source]) -> list[float] | None:
-    """Of each training source, 1 where only others say one; None where none does: all pairs alike. UserError: all are 0,
-    or a test source has one."""
+    """Of each training source, 1 where only others say one; None where none does: all pairs alike. UserError: all are
+    0, or a test source has one."""
     for source in test:
         if source.weight is not None:
             raise UserError(f"{source.name} of data.test has a weight, which only a folder of data.train can have")
