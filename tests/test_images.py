@@ -13,9 +13,10 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from PIL import Image
+from PIL import ExifTags, Image, ImageFile
 
-from jdcsuite.data.images import EMBEDDED, embedded, files, read
+from jdcsuite.data.files import Picture, encode
+from jdcsuite.data.images import EMBEDDED, embedded, exif_iso, files, read
 from jdcsuite.types import UserError
 
 LOSSLESS = {"png": {}, "bmp": {}, "tiff": {"compression": "tiff_lzw"}, "webp": {"lossless": True}}
@@ -124,6 +125,26 @@ def test_exif_orientation_is_applied(tmp_path, code):
                 plain = np.asarray(Image.open(tmp_path / "plain.jpeg").convert("RGB"))
             out = read(tmp_path / f"{stem}.{kind}")
             np.testing.assert_array_equal(out, ORIENTED[code](plain), err_msg=f"{stem}.{kind}")
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize(("said", "iso"), [(200, 200), (65535, 65535), ((64, 100), 64), (None, None), (0, None)])
+def test_the_iso_is_that_of_the_exif(tmp_path, kind, said, iso):
+    exif = Image.Exif()
+    if said is not None:
+        exif[ExifTags.Base.Make] = "a camera"
+        exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ISOSpeedRatings] = said
+    path = tmp_path / f"a.{kind}"
+    # not Pillow's own writer, which leaves the inner directory out of a TIFF
+    path.write_bytes(encode(Picture(np.zeros((40, 40, 3), np.uint8), metadata={"exif": exif.tobytes()[6:]}), path))
+    assert exif_iso(path) == iso
+
+
+def test_the_iso_is_read_without_the_pixels(tmp_path, monkeypatch):
+    for kind in ("jpg", "png", "webp"):
+        Image.new("RGB", (40, 40)).save(tmp_path / f"a.{kind}")
+    monkeypatch.setattr(ImageFile.ImageFile, "load", None)
+    assert [exif_iso(path) for path in files(tmp_path)] == [None] * 3
 
 
 def test_more_than_eight_bits_is_refused(tmp_path):

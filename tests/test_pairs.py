@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import json
+import os
+from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import patch
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from PIL import ExifTags, Image
 
 from jdcsuite.data import quality
+from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.noise import PoissonGaussian
 from jdcsuite.data.pairmodule import PairFolders
 from jdcsuite.data.pairs import Source, refuse_shared_scenes, scene_and_iso, shots
+from jdcsuite.data.pairsamples import PairCrops
 from jdcsuite.data.quality import PairCache
 from jdcsuite.types import Pair, UserError
 
 SIDE = 180
+NIND_TEST = (
+    "ursulines-red", "ursulines-building", "stefantiek", "CourtineDeVillersDebris", "MuseeL-Bobo", "MuseeL-Bobo-C500D",
+)  # fmt: skip
+NIND_VAL = ("7D-2", "7D-7", "Pen-pile")
+EARLY = {"folder": "real", "without": ["*_00800_*"]}
+NOISY = {"folder": "real", "only": ["*_00800_*"], "name": "noisiest"}
 SIDD = "{:04d}_{}_S6_00{}_00100_5500_L.png"
 
 
@@ -142,6 +157,86 @@ def test_training_validation_and_test_share_no_scene(root: Path) -> None:
     assert sum(map(len, parts)) == 8 == len(set.union(*parts)) and whole.test_sets == ["real-held-out"]
 
 
+@pytest.fixture(scope="module")
+def nind(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with ``nind``: the test and validation scenes, three others, and a name that only begins like one."""
+    root = tmp_path_factory.mktemp("nind")
+    for number, scene in enumerate((*NIND_TEST, *NIND_VAL, "7D-3", "droid", "soap", "Pen-piles")):
+        for iso, sigma in (("200", 1), ("200-2", 1), ("800", 20), ("H1", 60)):
+            image = noised(photo(number, height=64, width=64), sigma)
+            save(root / "nind" / scene / f"NIND_{scene}_ISO{iso}.png", image)
+    for scene in range(12):
+        for kind, sigma in (("clean", 0), ("noisy", 30)):
+            image = noised(photo(50 + scene, height=64, width=64), sigma)
+            save(root / "mine" / kind / SIDD.format(scene, f"{scene:03d}", 100), image)
+    return root
+
+
+def scenes_of(made: PairFolders, part: str) -> set[str]:
+    return {scene.removeprefix("nind_NIND_") for scene in made._pairs[part].scenes}
+
+
+def test_nind_is_split_as_published(nind: Path) -> None:
+    made = module(nind, train=["nind"], test=["nind"], cell=64)
+    assert scenes_of(made, "nind") == set(NIND_TEST) and len(made.pictures("nind")) == 12
+    assert scenes_of(made, "val") == set(NIND_VAL)
+    assert scenes_of(made, "train") == {"7D-3", "droid", "soap", "Pen-piles"}
+    part = {"folder": "nind", "only": ["*_droid_*", "*_soap_*"], "name": "part"}
+    with pytest.raises(UserError, match="2 scenes are in"):
+        module(nind, train=["nind"], test=[part], cell=64)
+
+
+def test_nind_s_test_scenes_are_never_trained_on_whatever_the_test_is(nind: Path) -> None:
+    for said in ("nind", "nind/", {"folder": "nind", "name": "all of it"}):
+        made = module(nind, train=[said], test=["mine"], cell=64)
+        assert not set(NIND_TEST) & (scenes_of(made, "train") | scenes_of(made, "val"))
+    with pytest.raises(UserError, match="nothing but its test scenes"):
+        module(nind, train=[{"folder": "nind", "only": ["*ursulines*"]}], test=["mine"], cell=64)
+
+
+def test_beside_nind_other_folders_hold_out_scenes_of_their_own(nind: Path) -> None:
+    made = module(nind, train=["mine", "nind"], test=["nind"], cell=64)
+    alone = module(nind, train=["mine"], test=["nind"], cell=64)
+    assert scenes_of(made, "val") == set(NIND_VAL) | scenes_of(alone, "val") and len(scenes_of(alone, "val")) == 1
+
+
+def test_a_part_of_nind_without_its_test_or_validation_scenes(nind: Path) -> None:
+    made = module(nind, train=[{"folder": "nind", "only": ["*_droid_*", "*_soap_*"]}], test=["mine"], cell=64)
+    assert len(scenes_of(made, "val")) == 1 == len(scenes_of(made, "train")), "by hash"
+    without = {"folder": "nind", "without": [f"*_{scene}_*" for scene in NIND_TEST]}
+    with pytest.raises(UserError, match="nind holds none of its test scenes"):
+        module(nind, train=["mine"], test=[without], cell=64)
+    with pytest.raises(UserError, match=r"all scenes of .* are for validation"):
+        module(nind, train=[{"folder": "nind", "only": ["*_7D-[27]_*"]}], test=["mine"], cell=64)
+
+
+def test_one_folder_of_nind_crops_is_split_as_published(nind: Path, tmp_path: Path) -> None:
+    for shot in shots(nind / "nind", Source(folder="nind")):
+        for kind, path in (("noisy", shot.noisy), ("clean", shot.clean)):
+            save(tmp_path / "nind" / kind / shot.noisy.name, np.asarray(Image.open(path)))
+    made = module(tmp_path / "nind", train=None, test=None, cell=64)
+    assert scenes_of(made, "nind-held-out") == set(NIND_TEST) and scenes_of(made, "val") == set(NIND_VAL)
+
+
+def test_validation_scenes_can_be_named(root: Path, nind: Path) -> None:
+    for patterns in (["sidd_00[23]"], ["0002_*", "0003_003_S6_00800_*"], "*_00[23]*"):
+        made = module(root, val=patterns)
+        assert scenes_of(made, "val") == {"sidd_002", "sidd_003"}, "whole scenes"
+        assert len(scenes_of(made, "train")) == 6
+    made = module(nind, train=["nind"], test=["nind"], val=["*_soap"], cell=64)
+    assert scenes_of(made, "val") == {"soap"} and set(NIND_VAL) < scenes_of(made, "train")
+    embedded = module(None, val=["rocket*"], cell=256)
+    assert scenes_of(embedded, "val") == {"rocket.jpg"}
+
+
+@pytest.mark.parametrize(
+    ("patterns", "said"), [(["sidd_001", "x*"], r"called x\*: they are sidd_001"), (["*"], "takes all 8 scenes")]
+)
+def test_patterns_of_validation_that_cannot_be_are_refused(root: Path, patterns: list, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        module(root, val=patterns)
+
+
 # -- scores ----------------------------------------------------------------------------------------------------
 
 
@@ -185,6 +280,59 @@ def test_the_union_is_the_same_for_any_number_of_ranks_and_after_a_resume(root: 
     assert not torch.equal(one[0].noisy, one[1].noisy)
 
 
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_ranks_share_no_sample_and_every_batch_has_its_clean_places(root: Path, world: int) -> None:
+    weighted = [{"folder": "real", "without": ["*_00800_*"], "weight": 2}, {"folder": "real", "only": ["*_00800_*"]}]
+    ranks = [module(root, rank=r, world=world, train=weighted, clean_share=0.3) for r in range(world)]
+    numbers = [list(made.train_dataloader().batch_sampler) for made in ranks]
+    for step in range(5):
+        here = [n for rank in numbers for n in rank[step]]
+        assert sorted(here) == list(range(8 * step, 8 * step + 8)), "disjoint, and the union that of one rank"
+        samples = ranks[-1].crops()
+        assert [float(samples[n]["sigma"]) == 0 for n in sorted(here)] == [False] * 6 + [True] * 2
+
+
+class Diary(L.LightningModule):
+    """Writes down the samples of its rank, step by step, and learns nothing."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        self.folder, self.steps, self.weight = folder, [], torch.nn.Parameter(torch.zeros(()))
+
+    def training_step(self, pair: Pair, _: int) -> torch.Tensor:
+        pictures = [sha256(np.stack([n, c])).hexdigest() for n, c in zip(pair.noisy, pair.clean, strict=True)]
+        self.steps.append(list(zip(pictures, (pair.sigma == 0).tolist(), strict=True)))
+        return self.weight.square()
+
+    def on_train_end(self) -> None:
+        Path(self.folder, f"{self.global_rank}.json").write_text(json.dumps(self.steps))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_two_processes_of_a_trainer_share_out_what_one_sees(root: Path, tmp_path: Path) -> None:
+    """A real process group, started by Lightning."""
+    seen = {}
+    for world, strategy in ((1, "auto"), (2, "ddp_spawn")):
+        folder = tmp_path / str(world)
+        folder.mkdir()
+        trainer = L.Trainer(
+            accelerator="cpu", devices=world, strategy=strategy, max_steps=3, max_epochs=-1, limit_val_batches=0,
+            use_distributed_sampler=False, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False,
+        )  # fmt: skip
+        data = module(root, steps=3, clean_share=0.3)
+        with patch.dict(os.environ):  # Lightning leaves a port in it
+            trainer.fit(Diary(str(folder)), datamodule=data)
+        seen[world] = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(world)]
+    for step in range(3):
+        ((whole,), (first, second)) = ([rank[step] for rank in seen[world]] for world in (1, 2))
+        assert len({picture for picture, _ in whole}) == 8, "no two samples are alike"
+        assert len(first) == len(second) == 4 and sorted(first + second) == sorted(whole)
+        assert sum(clean for _, clean in first + second) == 2 == sum(clean for _, clean in whole)
+
+
 @pytest.mark.parametrize(("share", "cleans"), [(0.2, 2), (0.0, 0), (0.01, 1)])
 def test_every_batch_holds_its_share_of_clean_pictures(root: Path, share: float, cleans: int) -> None:
     for pair in batches(module(root, clean_share=share, clean="plain", test=["other"])):
@@ -219,6 +367,98 @@ def test_pairs_are_drawn_alike_or_by_scene(root: Path) -> None:
     assert seen["scene"] == pytest.approx([1 / 4, 1 / 4, 1 / 2], abs=0.06)
 
 
+def crops_of(cells: list[tuple[int, int, int]], **said: object) -> PairCrops:
+    """The sampler of cells (source, clean picture, place), without their pixels."""
+    sources, partner, _ = (list(kind) for kind in zip(*cells, strict=True))
+    noisy = ImageCache(path=Path("none"), names=["a"] * len(cells), shapes=[(8, 16)] * len(cells))
+    pairs = PairCache(noisy=noisy, clean=noisy, partner=partner, scenes=noisy.names, sources=sources)
+    at = np.array([(i, 0, place) for i, (_, _, place) in enumerate(cells)])
+    plain = ImageCache(path=Path("none"), names=["a"], shapes=[(8, 8)])
+    fixed = {"cell": 8, "crop": 8, "batch": 5, "cleans": 1, "seed": 3, "lossless": None}
+    return PairCrops(pairs, plain, at=at, **fixed | said)
+
+
+def chances(crops: PairCrops, cells: int) -> np.ndarray:
+    """Of each cell, exactly."""
+    found = np.zeros(cells)
+    for share, places in zip(np.diff(crops.chance, prepend=0.0), crops.places, strict=True):
+        for place in places:
+            found[place] += share / len(places) / len(place)
+    return found
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    cells=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=30),
+    weights=st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0, 7.0]), min_size=3, max_size=3),
+    sampling=st.sampled_from(["pair", "scene"]),
+)
+def test_a_weight_is_a_source_s_share_and_inside_it_the_law_is_the_same(
+    cells: list, weights: list, sampling: str
+) -> None:
+    here = {source for source, _, _ in cells}
+    assume(any(weights[source] for source in here))
+    found = chances(crops_of(cells, sampling=sampling, weights=weights), len(cells))
+    total = sum(weights[source] for source in here)
+    for source in here:
+        own = [k for k, cell in enumerate(cells) if cell[0] == source]
+        alone = chances(crops_of([cells[k] for k in own], sampling=sampling), len(own))
+        assert found[own] == pytest.approx(weights[source] / total * alone)
+
+
+@pytest.mark.parametrize("sampling", ["pair", "scene"])
+def test_samples_are_drawn_by_that_law(sampling: str) -> None:
+    cells = [(0, 0, 0), (0, 0, 0), (0, 1, 0), (1, 2, 0), (1, 2, 1), (2, 3, 0)]
+    crops, draws = crops_of(cells, sampling=sampling, weights=[3.0, 1.0, 0.0]), 4000
+    drawn = [crops._cell(np.random.Generator(np.random.Philox(key=[3, n]))) for n in range(draws)]
+    expected = chances(crops, len(cells)) * draws
+    assert expected[-1] == 0 == drawn.count(5)
+    seen = np.bincount(drawn, minlength=6)[:5]
+    assert ((seen - expected[:5]) ** 2 / expected[:5]).sum() < 18.5, "chi square, 4 degrees of freedom, p = .001"
+
+
+def test_without_weights_the_draws_are_those_of_one_source(root: Path) -> None:
+    two = [{"folder": "real", "without": ["*_00800_*"]}, {"folder": "real", "only": ["*_00800_*"]}]
+    plain = module(root, train=two).crops()
+    assert len(plain.places) == 1 and len(plain.places[0]) == 28
+    draw = np.random.Generator(np.random.Philox(key=[3, 0]))
+    first = int(draw.integers(28))
+    assert plain._cell(np.random.Generator(np.random.Philox(key=[3, 0]))) == first
+    heavy = module(root, train=[{**two[0], "weight": 3}, two[1]])
+    assert heavy.train_set == "3*real+real" and np.allclose(np.diff(heavy.crops().chance, prepend=0), [0.75, 0.25])
+    noisy = [not torch.equal(p.noisy[k], p.clean[k]) for p in batches(heavy) for k in range(8)]
+    assert sum(noisy) == 5 * 6
+
+
+def test_a_weight_is_part_of_the_run_s_key() -> None:
+    from jdcsuite import runs
+
+    said = {name: {} for name in runs.IDENTITY} | {"init_from": None}
+    keys = set()
+    for source in ({"folder": "a"}, {"folder": "a", "weight": 2}, {"folder": "a", "weight": 3}):
+        keys.add(runs.key(said | {"data": {"root": None, "train": [source]}}, {}))
+    assert len(keys) == 3
+
+
+def test_clean_pictures_can_be_chosen_by_their_iso(
+    root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "real").symlink_to(root / "real")
+    (tmp_path / "other").symlink_to(root / "other")
+    for name, iso in {"100": 100, "200": 200, "400": 400, "none": None}.items():
+        exif = Image.Exif()
+        if iso:
+            exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ISOSpeedRatings] = iso
+        (tmp_path / "featured").mkdir(exist_ok=True)
+        Image.fromarray(photo(7)).save(tmp_path / "featured" / f"{name}.jpg", exif=exif)
+    said = {"test": ["other"], "clean": "featured"}
+    assert module(tmp_path, **said, clean_max_iso=200)._caches["plain"].names == ["100.jpg", "200.jpg"]
+    module(tmp_path, **said, clean_max_iso=200)
+    told = "2 of 4 pictures of featured have an EXIF ISO of 200 or less (1 say none)"
+    assert " ".join(capfd.readouterr().out.split()).count(told) == 1, "once"
+    assert len(module(tmp_path, **said)._caches["plain"]) == 4
+
+
 def test_test_sets_are_whole_pairs_and_clean_folders_stand_for_themselves(root: Path) -> None:
     made = module(root, limit=3)
     assert made.test_sets == ["other", "plain"] and made.train_set == "real"
@@ -247,7 +487,20 @@ def test_embedded_pairs_need_no_folder_and_say_what_they_are() -> None:
         ({"min_ms_ssim": 1.5}, "under 1"),
         ({"train": ["plain"]}, "holds no pairs"),
         ({"clean": "plain"}, "data.clean and in data.test"),
+        ({"clean": "other", "test": [{"folder": "other", "name": "renamed"}]}, "2 scenes are in data.clean and in"),
         ({"train": None}, "must name folders"),
+        ({"train": [{"folder": "real", "weight": -1}]}, "weight=-1 of real is not usable"),
+        ({"train": [{"folder": "real", "weight": float("nan")}]}, "weight=nan of real is not usable"),
+        ({"train": [{"folder": "real", "weight": float("inf")}]}, "weight=inf of real is not usable"),
+        ({"train": [{"folder": "real", "weight": "much"}]}, "weight=much of real is not usable"),
+        ({"train": [{"folder": "real", "weight": True}]}, "weight=True of real is not usable"),
+        ({"train": [{"folder": "real", "weight": 0}]}, "every weight of data.train is 0"),
+        ({"test": [{"folder": "other", "weight": 1}]}, "other of data.test has a weight"),
+        ({"train": [EARLY, NOISY | {"weight": 1}], "min_ms_ssim": 0.7}, "noisiest has weight=1 and none"),
+        ({"train": [EARLY | {"weight": 2}, NOISY], "min_ms_ssim": 0.7}, "noisiest has weight=1 and none"),
+        ({"clean_max_iso": 200}, "has no folder to choose from"),
+        ({"clean_max_iso": 0, "clean": "plain"}, "clean_max_iso=0 is not usable"),
+        ({"clean_max_iso": 200, "clean": "plain", "test": ["other"]}, r"0 of 3 pictures .* \(3 say none\)"),
     ],
 )
 def test_what_cannot_be_is_refused(root: Path, wrong: dict, said: str) -> None:

@@ -40,6 +40,8 @@ class Dataset:
     ``inside``: the folder in the archives that becomes the dataset's folder ("": all of it).
     ``clean_of``: for pairs, path of a picture -> path of its clean version, None for a clean picture itself.
     ``by_hand``: what the user must do where there is no plain download ({folder} is filled in).
+    ``test_scenes``, ``val_scenes``: its published split, as patterns of `pairs.Shot.scene`; its test scenes are never
+    trained on.
     ``evidence``: where addresses and checksums were read. No address has been tried from here: treat all of
     them as unverified until a first `jdc fetch` has worked.
     """
@@ -51,6 +53,8 @@ class Dataset:
     inside: str = ""
     clean_of: Callable[[Path], Path | None] | None = None
     by_hand: str | None = None
+    test_scenes: tuple[str, ...] = ()
+    val_scenes: tuple[str, ...] = ()
     evidence: str = ""
 
 
@@ -235,7 +239,18 @@ _ENTRIES = (
         clean_of=_nind,
         by_hand="NIND is single files on commons.wikimedia.org/wiki/Natural_Image_Noise_Dataset: download "
         "them (for instance with src/nind_denoise/tools/dl_ds_1.py of github.com/trougnouf/compression) as "
-        "{folder}/SCENE/NIND_SCENE_ISOVALUE.jpg or .png, and the lowest ISO of a scene is its clean picture",
+        "{folder}/SCENE/NIND_SCENE_ISOVALUE.jpg or .png, and the lowest ISO of a scene is its clean picture; "
+        "convert the 16-bit PNGs (as 7D-2 and 7D-7) to 8 bits",
+        test_scenes=(
+            "*_ursulines-red",
+            "*_ursulines-building",
+            "*_stefantiek",
+            "*_CourtineDeVillersDebris",
+            "*_MuseeL-Bobo",
+            "*_MuseeL-Bobo-C500D",
+        ),
+        # what the authors' denoiser holds out too; JDC as published validates on test scenes and trains on these
+        val_scenes=("*_7D-2", "*_7D-7", "*_Pen-pile"),
     ),
     Dataset(
         name="clic_pro",
@@ -292,6 +307,12 @@ CATALOG = {entry.name: entry for entry in _ENTRIES}
 ALIASES = {"bsd68": "cbsd68"}
 
 
+def known(name: str) -> Dataset | None:
+    """The entry that a folder is called after, wherever it lies; None for a folder of the user's own."""
+    last = Path(name).name
+    return CATALOG.get(ALIASES.get(last, last))
+
+
 def entry(name: str) -> Dataset:
     """The catalogue's entry; UserError for a name it does not know."""
     try:
@@ -321,9 +342,9 @@ def pairs(folder: Path, name: str = "") -> list[tuple[Path, Path]]:
     ``name``: the dataset's, for entries with a layout of their own; ``noisy/`` and ``clean/`` work without.
     UserError where a noisy picture has no clean one.
     """
-    known = CATALOG.get(ALIASES.get(name, name))
-    own_layout = known is not None and known.clean_of is not None and not (folder / "noisy").is_dir()
-    clean_of = known.clean_of if own_layout else _same_name
+    own = known(name)
+    own_layout = own is not None and own.clean_of is not None and not (folder / "noisy").is_dir()
+    clean_of = own.clean_of if own_layout else _same_name
     found = [(path, clean) for path in images(folder) if (clean := clean_of(path)) is not None]
     for noisy, clean in found:
         if not clean.is_file():
@@ -340,9 +361,9 @@ def folder(root: Path | str, name: str) -> Path:
     path = root / name
     if has_images(path):
         return path
-    if (known := ALIASES.get(name, name)) in CATALOG:
-        if has_images(root / known):
-            return root / known
+    if (own := ALIASES.get(name, name)) in CATALOG:
+        if has_images(root / own):
+            return root / own
         command = f"jdc fetch {name} --root {shlex.quote(str(root))}"
         raise UserError(f"no pictures in {path}: get them with `{command}`.")
     if path.is_dir():

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from jdcsuite.types import UserError
 
@@ -130,6 +130,18 @@ def sample_bits(image: Image.Image, path: Path) -> int:
         with path.open("rb") as file:  # signature 8, chunk head 8, width 4, height 4, then the bit depth
             return file.read(25)[24]
     return max(image.tag_v2.get(258, (8,))) if image.format == "TIFF" else 8
+
+
+def exif_iso(path: str | Path) -> int | None:
+    """The ISO that a picture's EXIF says, None where it says none; only the file's header is read. UserError as
+    `read`."""
+    with opened(path) as image:
+        # Pillow would decode a whole PNG to find an eXIf chunk behind its pixels
+        if image.format == "PNG" and not {"exif", "Raw profile type exif"} & set(image.info):
+            return None
+        said = image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.ISOSpeedRatings)
+    said = said[0] if isinstance(said, tuple) and said else said
+    return said if isinstance(said, int) and said > 0 else None
 
 
 def files(folder: str | Path) -> list[Path]:

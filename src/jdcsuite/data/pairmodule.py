@@ -8,131 +8,38 @@ level standing for an ISO; everything after that is the same.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache as once
-from math import nan
 from pathlib import Path
 
 import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from jdcsuite.data import provenance, quality
+from jdcsuite.data import provenance, quality, splits
 from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.catalog import folder, images
-from jdcsuite.data.datamodule import Named, Photographs, Sample, Steps, _hold_out
-from jdcsuite.data.images import embedded
-from jdcsuite.data.noise import Noise, PoissonGaussian, Recorded, to_bytes, to_tensor
-from jdcsuite.data.pairs import Shot, Source, refuse_shared_scenes, scene_and_iso, shots
+from jdcsuite.data.datamodule import Photographs, Sample, Steps
+from jdcsuite.data.images import exif_iso
+from jdcsuite.data.madepairs import MADE, MADE_CLEAN, made
+from jdcsuite.data.noise import Noise, PoissonGaussian, Recorded
+from jdcsuite.data.pairs import Shot, Source, listed, refuse_shared_scenes, scene_and_iso, shots, weights
+from jdcsuite.data.pairsamples import PairCrops, PairPictures
 from jdcsuite.data.quality import PairCache
 from jdcsuite.entropy.lossless import Lossless
 from jdcsuite.types import Pair, UserError
-
-MADE, MADE_CLEAN = "embedded-poisson-gaussian", "embedded-clean"
-
-
-class PairCrops(Dataset[Sample]):
-    """Sample number -> (noisy, clean) crop, turned and mirrored.
-
-    ``kept``: the cells of ``at`` that crops come from; all (crop, ISO) pairs alike (``sampling`` pair), or a place of
-    a scene first and one of its ISOs then (scene, as JDC-N and JDC-CN are published). A ``crop`` smaller than its
-    ``cell`` lies anywhere in it. The last ``cleans`` places of each ``batch`` are crops of ``plain`` pictures.
-    """
-
-    def __init__(
-        self,
-        pairs: PairCache,
-        plain: ImageCache,
-        *,
-        at: np.ndarray,
-        cell: int,
-        crop: int,
-        batch: int,
-        cleans: int,
-        sampling: str,
-        seed: int,
-        lossless: Lossless | None,
-    ) -> None:
-        self.pairs, self.plain, self.at, self.cell, self.crop = pairs, plain, at, cell, crop
-        self.batch, self.cleans, self.seed, self.lossless = batch, cleans, seed, lossless
-        places: dict[tuple, list[int]] = {}
-        for k, (i, top, left) in enumerate(at.tolist()):
-            place = (pairs.partner[i], top, left) if sampling == "scene" else k
-            places.setdefault(place, []).append(k)
-        self.places = list(places.values())
-        sides = [plain.shape(i) for i in range(len(plain))]
-        positions = np.array([(h - crop + 1) * (w - crop + 1) for h, w in sides], dtype=np.float64)
-        self.share = np.cumsum(positions) / positions.sum()
-
-    def __getitem__(self, n: int) -> Sample:
-        draw = np.random.Generator(np.random.Philox(key=[self.seed, n]))
-        is_clean = n % self.batch >= self.batch - self.cleans
-        noisy, clean = self._plain(draw) if is_clean else self._pair(draw)
-        turns, mirrored = int(draw.integers(4)), bool(draw.integers(2))
-        sample = {}
-        for kind, image in {"noisy": noisy, "clean": clean}.items():
-            image = np.rot90(image[:, ::-1] if mirrored else image, turns)
-            sample[kind] = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-            if self.lossless is not None:
-                sample[f"bpp_{kind}"] = torch.tensor(self.lossless.bpp(np.ascontiguousarray(image)))
-        sigma = torch.tensor(0.0 if is_clean else nan)
-        return sample | {"sigma": sigma, "noise_seed": torch.tensor(int(draw.integers(2**62)))}
-
-    def _pair(self, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        shots_here = self.places[int(draw.integers(len(self.places)))]
-        i, top, left = self.at[shots_here[int(draw.integers(len(shots_here)))]].tolist()
-        down, right = draw.integers(self.cell - self.crop + 1, size=2).tolist()
-        return self.pairs.crop(i, top + down, left + right, self.crop)
-
-    def _plain(self, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        i = min(int(np.searchsorted(self.share, draw.random(), side="right")), len(self.plain) - 1)
-        top, left = (int(draw.integers(side - self.crop + 1)) for side in self.plain.shape(i))
-        image = self.plain.crop(i, top, left, self.crop)
-        return image, image
-
-
-class PairPictures(Dataset[Named]):
-    """Whole pairs as they are; ``side``: only their central square of that side, in pixels."""
-
-    def __init__(
-        self, pairs: PairCache, *, lossless: Lossless | None, side: int | None = None, limit: int | None = None
-    ) -> None:
-        self.pairs, self.lossless, self.side = pairs, lossless, side
-        self.count = min(limit or len(pairs), len(pairs))
-        # a test set of clean pictures is its own partner
-        self.sigma = 0.0 if pairs.noisy.path == pairs.clean.path else nan
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, i: int) -> tuple[str, Pair]:
-        noisy, clean = (np.ascontiguousarray(self._central(image)) for image in self._whole(i))
-        pair = Pair(noisy=to_tensor(noisy)[None], clean=to_tensor(clean)[None], sigma=torch.tensor([self.sigma]))
-        if self.lossless is not None:
-            rates = {"bpp_noisy": self.lossless.bpp(noisy), "bpp_clean": self.lossless.bpp(clean)}
-            pair = Pair(
-                noisy=pair.noisy, clean=pair.clean, sigma=pair.sigma,
-                **{name: torch.tensor([rate]) for name, rate in rates.items()},
-            )  # fmt: skip
-        return self.pairs.noisy.names[i], pair
-
-    def _whole(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-        return self.pairs.noisy[i], self.pairs.clean[self.pairs.partner[i]]
-
-    def _central(self, image: np.ndarray) -> np.ndarray:
-        if self.side is None:
-            return image
-        top, left = ((s - min(s, self.side)) // 2 for s in image.shape[:2])
-        return image[top : top + self.side, left : left + self.side]
 
 
 class PairFolders(Photographs):
     """``root``: data folder; None = pairs made of the embedded photographs. A root that holds ``noisy/`` and
     ``clean/`` itself is one data set, whose last scenes are held out as test.
     ``train``, ``test``: folders in ``root``, by name or as `data.pairs.Source`'s fields; a test folder without pairs
-    is a set of clean pictures. ``clean``: folder of the clean pictures that are mixed in (None: the clean halves of
-    the training pairs); ``clean_share``: of every batch, rounded, at least one place where it is not 0.
+    is a set of clean pictures. ``val``: which training pictures validate, as `data.splits.hold_out_val` says.
+    ``clean``: folder of the clean pictures that are mixed in (None: the clean halves of the training pairs);
+    ``clean_max_iso``: only those whose EXIF says this ISO or less, as the paper takes them: without an ISO is left out;
+    ``clean_share``: of every batch, rounded, at least one place where it is not 0.
     ``min_ms_ssim``: only cells whose MS-SSIM(noisy, clean) exceeds it; ``cell``: their side in pixels. ``sampling``:
     pair or scene. ``levels``: the noises that stand for ISOs without a root. ``synthetic``: noise that training draws
     on every clean crop in place of the recorded one, for methods that know no real noise; validation and test are
@@ -150,6 +57,8 @@ class PairFolders(Photographs):
         train: list[str | dict] | str | None,
         clean: str | None,
         test: list[str | dict] | str | None,
+        val: list[str] | str | None = None,
+        clean_max_iso: int | None = None,
         levels: list[PoissonGaussian],
         synthetic: Noise | None = None,
         noise_seed: int,
@@ -188,6 +97,16 @@ class PairFolders(Photographs):
         self.whole = root is not None and (Path(root).expanduser() / "noisy").is_dir()
         self.train_sources = [Source.read(said) for said in _list(train)]
         self.test_sources = [Source.read(said) for said in _list(test)]
+        folders = root is not None and not self.whole
+        self.weights = weights(self.train_sources, self.test_sources) if folders else None
+        if clean_max_iso is not None and clean_max_iso <= 0:
+            raise UserError(f"data.clean_max_iso={clean_max_iso} is not usable: give 1 or more, as 200")
+        if clean_max_iso is not None and not (folders and clean):
+            raise UserError(
+                f"data.clean_max_iso={clean_max_iso} has no folder to choose from: give data.root=ROOT and "
+                "data.clean=FOLDER, pictures with EXIF"
+            )
+        self.val, self.clean_max_iso = _list(val), clean_max_iso
         self.clean_name, self.levels, self.synthetic = clean, levels, synthetic
         self.cell, self.min_ms_ssim, self.sampling = max(cell, crop), min_ms_ssim, sampling
         self.clean_share, self.allow_unpaired, self.predenoised = clean_share, allow_unpaired, predenoised
@@ -199,7 +118,11 @@ class PairFolders(Photographs):
     def train_set(self) -> str:
         if self.root is None:
             return MADE
-        return Path(self.root).name if self.whole else "+".join(source.name for source in self.train_sources)
+        if self.whole:
+            return Path(self.root).name
+        # a curve is told by its name, not by data.train
+        names = [s.name if s.weight is None else f"{s.weight:g}*{s.name}" for s in self.train_sources]
+        return "+".join(names)
 
     @property
     def test_sets(self) -> list[str]:
@@ -221,13 +144,16 @@ class PairFolders(Photographs):
         """Decodes all pictures, finds bad ones and scores the cells, before anything is trained."""
         if self._pairs:
             return
-        train, test = self._made() if self.root is None else self._found()
-        self._pairs = {"train": train["train"], "val": train["val"], **test}
-        plain = train["plain"]
+        if self.root is None:
+            parts, plain, test = made(self.levels, noise_seed=self.noise_seed, val=self.val, cache_dir=self.cache_dir)
+        else:
+            parts, plain, test = self._found()
+        self._pairs = {**parts, **test}
         for cache in (self._pairs["train"].noisy, plain):
             cache.require(self.cell if cache is not plain else self.crop)
         self._caches = {"train": self._pairs["train"].noisy, "plain": plain}
         self._at = self._kept()
+        self._refuse_empty()
 
     def _kept(self) -> np.ndarray:
         at = quality.cells(self._pairs["train"].noisy, side=self.cell)
@@ -240,56 +166,82 @@ class PairFolders(Photographs):
         _tell(f"MS-SSIM(noisy, clean) > {self.min_ms_ssim:g}: {len(at)} of {len(score)} crops kept")
         return at
 
-    def _found(self) -> tuple[dict, dict[str, PairCache]]:
+    def _refuse_empty(self) -> None:
+        """A source with a weight needs a crop to be drawn."""
+        if self.weights is None:
+            return
+        left = {self._pairs["train"].sources[i] for i in self._at[:, 0].tolist()}
+        for number, (source, weight) in enumerate(zip(self.train_sources, self.weights, strict=True)):
+            if weight and number not in left:
+                raise UserError(
+                    f"{source.name} has weight={weight:g} and none of its crops is left by min_ms_ssim and "
+                    "validation: lower min_ms_ssim, or leave it out of data.train"
+                )
+
+    def _found(self) -> tuple[dict[str, PairCache], ImageCache, dict[str, PairCache]]:
+        """Training and validation pairs, the clean pictures that are mixed in, and the test sets."""
         root = Path(self.root).expanduser()
         tests: dict[str, list[Shot]] = {}
         if self.whole:
-            every = shots(root, Source(folder=root.name), allow_unpaired=self.allow_unpaired)
-            train, tests[self.test_sets[0]] = _hold_out_scenes(every, salt="test")
+            sources = [Source.read(root.name)]
+            every = shots(root, sources[0], allow_unpaired=self.allow_unpaired)
+            train, tests[self.test_sets[0]] = splits.hold_out_test(every, sources[0])
         else:
             if not self.train_sources or not self.test_sources:
                 raise UserError("data.train and data.test must name folders in data.root, as data.train=[polyu_crops]")
-            train = [shot for source in self.train_sources for shot in self._shots(root, source)]
+            sources = self.train_sources
+            train = [
+                replace(shot, source=number)
+                for number, source in enumerate(sources)
+                for shot in splits.for_training(self._shots(root, source), source)
+            ]
             for source in self.test_sources:
-                found = self._shots(root, source, plain=True)
-                tests[source.name] = found
+                tests[source.name] = splits.for_test(self._shots(root, source, plain=True), source)
         tested = [shot for found in tests.values() for shot in found]
         self._ask_teachers(root, [shot.scene for shot in tested])
         refuse_shared_scenes(train, tested)
-        train, val = _hold_out_scenes(train, salt="val")
+        train, val = splits.hold_out_val(train, sources, self.val)
         parts = {"train": self._cached(train), "val": self._cached(val)}
-        if self.clean_name and not self.whole:
-            plain = images(folder(root, self.clean_name))
-            if self.clean_name in self.test_sets:
-                raise UserError(f"{self.clean_name} is in data.clean and in data.test: leave it out of one")
-            parts["plain"] = ImageCache.build(plain, cache_dir=self.cache_dir)
-            self._plain_scenes = {scene_and_iso(path)[0] for path in plain} if self.cleans else set()
-        else:
-            parts["plain"] = parts["train"].clean
-        return parts, {name: self._cached(found) for name, found in tests.items()}
+        plain = self._plain(root) if self.clean_name and not self.whole else parts["train"].clean
+        if shared := self._plain_scenes & {shot.scene for shot in tested}:
+            raise UserError(
+                f"{len(shared)} scenes are in data.clean and in data.test ({listed(sorted(shared))}): leave them out "
+                "of one, or give another folder as data.clean"
+            )
+        return parts, plain, {name: self._cached(found) for name, found in tests.items()}
+
+    def _plain(self, root: Path) -> ImageCache:
+        """The clean pictures that are mixed in."""
+        plain = images(folder(root, self.clean_name))
+        if self.clean_name in self.test_sets:
+            raise UserError(f"{self.clean_name} is in data.clean and in data.test: leave it out of one")
+        if (most := self.clean_max_iso) is not None:
+            iso = {path: exif_iso(path) for path in plain}
+            silent = sum(value is None for value in iso.values())
+            kept = [path for path, value in iso.items() if value is not None and value <= most]
+            said = f"{len(kept)} of {len(plain)} pictures of {self.clean_name} have an EXIF ISO of {most} or less"
+            said += f" ({silent} say none)"
+            if not kept:
+                raise UserError(f"{said}: raise data.clean_max_iso, or choose them by hand and leave it null")
+            _tell(said)
+            plain = kept
+        self._plain_scenes = {scene_and_iso(path)[0] for path in plain} if self.cleans else set()
+        return ImageCache.build(plain, cache_dir=self.cache_dir)
 
     def _ask_teachers(self, root: Path, tested: list[str]) -> None:
-        """What made the targets of predenoised folders: never a scene of the test, never a test's clean pictures."""
-        for name in [""] if self.whole else [source.folder for source in self.test_sources]:
-            if provenance.read(root / name):
-                raise UserError(
-                    f"the clean pictures of {root / name} are a teacher's, which no result is judged by: give "
-                    "data.root=ROOT, that folder as data.train=[NAME] and real pairs as data.test=[NAME]"
-                )
-        teachers = {}
-        for source in self.train_sources if not self.whole else []:
-            made = provenance.read(root / source.folder)
-            if made is None:
-                if self.predenoised:
-                    raise UserError(f"{root / source.folder} is no predenoised folder: make one with `jdc predenoise`")
-                continue
-            teachers[made.teacher.label] = None
-            if made.teacher.train_scenes is None:
-                _tell(f"{source.folder}: the weights of {made.teacher.name} do not say which scenes they learned from, "
+        teachers = provenance.teachers(
+            root,
+            train=[source.folder for source in self.train_sources if not self.whole],
+            test=[""] if self.whole else [source.folder for source in self.test_sources],
+            tested=tested,
+            required=self.predenoised,
+        )
+        for name, teacher in teachers.items():
+            if teacher.train_scenes is None:
+                _tell(f"{name}: the weights of {teacher.name} do not say which scenes they learned from, "
                       "so it is not known whether they have seen those of data.test")  # fmt: skip
-            provenance.refuse_learned_scenes(made.teacher, source.folder, tested)
         if teachers:
-            self.facts["teacher"] = "+".join(teachers)
+            self.facts["teacher"] = "+".join(dict.fromkeys(teacher.label for teacher in teachers.values()))
 
     def _shots(self, root: Path, source: Source, *, plain: bool = False) -> list[Shot]:
         """A folder's pairs; with ``plain``, pictures that have no pairs are clean ones, their own partners."""
@@ -309,35 +261,12 @@ class PairFolders(Photographs):
     def _cached(self, found: Sequence[Shot]) -> PairCache:
         return PairCache.of_shots(found, cache_dir=self.cache_dir, allow_unpaired=self.allow_unpaired)
 
-    def _made(self) -> tuple[dict, dict[str, PairCache]]:
-        """The embedded photographs at each level of noise, a picture a scene."""
-        train, val = _hold_out(embedded("train"), salt="val")
-        test = embedded("test")
-        plain = ImageCache.build(train, cache_dir=self.cache_dir)
-        clean = ImageCache.build(test, cache_dir=self.cache_dir)
-        alone = PairCache(noisy=clean, clean=clean, partner=list(range(len(test))), scenes=clean.names)
-        parts = {"train": self._noised(train), "val": self._noised(val), "plain": plain}
-        return parts, {MADE: self._noised(test), MADE_CLEAN: alone}
-
-    def _noised(self, photographs: list[tuple[str, np.ndarray]]) -> PairCache:
-        noisy, partner = [], []
-        for number, (name, image) in enumerate(photographs):
-            for level in self.levels:
-                made = to_bytes(level.fixed(image, seed=self.noise_seed))
-                noisy.append((f"{Path(name).stem}_a{level.a[0]:g}_b{level.b[0]:g}.png", made))
-                partner.append(number)
-        return PairCache(
-            noisy=ImageCache.build(noisy, cache_dir=self.cache_dir),
-            clean=ImageCache.build(photographs, cache_dir=self.cache_dir),
-            partner=partner,
-            scenes=[photographs[number][0] for number in partner],
-        )
-
     def crops(self) -> PairCrops:
         """The training samples by number."""
         return PairCrops(
             self._pairs["train"], self._caches["plain"], at=self._at, cell=self.cell, crop=self.crop,
             batch=self.batch, cleans=self.cleans, sampling=self.sampling, seed=self.seed, lossless=self.lossless,
+            weights=self.weights,
         )  # fmt: skip
 
     def train_dataloader(self) -> DataLoader:
@@ -378,13 +307,3 @@ def _float(x: Tensor | None) -> Tensor | None:
 
 def _list(said: list[str | dict] | str | dict | None) -> list[str | dict]:
     return [said] if isinstance(said, str | dict) else list(said or [])
-
-
-def _hold_out_scenes(found: list[Shot], *, salt: str) -> tuple[list[Shot], list[Shot]]:
-    """Whole scenes, one in ten, chosen by the hash of their names."""
-    names = sorted({shot.scene for shot in found})
-    if len(names) < 2:
-        raise UserError("at least 2 scenes are needed to train on one and hold out another: add pairs of other scenes")
-    _, held = _hold_out([(name, None) for name in names], salt=salt)
-    out = {name for name, _ in held}
-    return [s for s in found if s.scene not in out], [s for s in found if s.scene in out]

@@ -10,6 +10,7 @@ import fnmatch
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from math import inf
 from pathlib import Path
 
 from jdcsuite.data import catalog, provenance
@@ -32,23 +33,26 @@ _NAMES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Shot:
-    """``iso``: as the name says it, "" where it says none."""
+    """``iso``: as the name says it, "" where it says none. ``source``: number of the training source."""
 
     noisy: Path
     clean: Path
     scene: str
     iso: str = ""
+    source: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """A folder below the data root, and which of its pictures. ``only``, ``without``: patterns of file names, as
-    "Canon*". ``name``: what it is called in results."""
+    "Canon*". ``name``: what it is called in results. ``weight``: of a training source, the relative chance that a pair
+    comes from it."""
 
     folder: str
     only: Sequence[str] = ()
     without: Sequence[str] = ()
     name: str = ""
+    weight: float | None = None
 
     @classmethod
     def read(cls, said: str | dict) -> Source:
@@ -58,6 +62,9 @@ class Source:
         known = {f.name for f in fields(cls)}
         if "folder" not in said or not set(said) <= known:
             raise UserError(f"{said} names no pictures: give a folder, with {', '.join(sorted(known))} as you need")
+        weight = said.get("weight")
+        if weight is not None and not (_is_number(weight) and 0 <= weight < inf):
+            raise UserError(f"weight={weight} of {said['folder']} is not usable: give a number, 0 or more")
         made = cls(**said)
         return made if made.name else cls(**{**said, "name": made.folder})
 
@@ -66,6 +73,24 @@ class Source:
             return any(fnmatch.fnmatchcase(path.name, pattern) for pattern in patterns)
 
         return (not self.only or among(self.only)) and not among(self.without)
+
+
+def weights(train: Sequence[Source], test: Sequence[Source]) -> list[float] | None:
+    """Of each training source, 1 where only others say one; None where none does: all pairs alike. UserError: all are
+    0, or a test source has one."""
+    for source in test:
+        if source.weight is not None:
+            raise UserError(f"{source.name} of data.test has a weight, which only a folder of data.train can have")
+    if all(source.weight is None for source in train):
+        return None
+    found = [1.0 if source.weight is None else float(source.weight) for source in train]
+    if not any(found):
+        raise UserError("every weight of data.train is 0: give at least one folder a weight above 0")
+    return found
+
+
+def _is_number(said: object) -> bool:
+    return isinstance(said, int | float) and not isinstance(said, bool)
 
 
 def scene_and_iso(path: Path) -> tuple[str, str]:
@@ -92,7 +117,7 @@ def _real_and_mean(path: Path) -> Path | None:
 def _rule(folder: Path, name: str) -> Callable[[Path], Path | None]:
     if (folder / "noisy").is_dir():
         return _noisy_and_clean
-    known = catalog.CATALOG.get(catalog.ALIASES.get(name, name))
+    known = catalog.known(name)
     if known is not None and known.clean_of is not None:
         return known.clean_of
     own = [catalog.CATALOG[layout].clean_of for layout in ("sidd", "nind")]

@@ -60,6 +60,30 @@ def read(folder: Path) -> Predenoised | None:
         raise UserError(f"{path} cannot be read ({error}): make the folder again with `jdc predenoise`") from None
 
 
+def teachers(
+    root: Path, *, train: Sequence[str], test: Sequence[str], tested: Sequence[str], required: bool
+) -> dict[str, Teacher]:
+    """What made the targets of the predenoised ones of the ``train`` folders: folder -> teacher.
+
+    UserError: a ``test`` folder is a teacher's work; a training folder is none where ``required``; a teacher learned
+    from a scene of ``tested``.
+    """
+    for name in test:
+        if read(root / name):
+            raise UserError(
+                f"the clean pictures of {root / name} are a teacher's, which no result is judged by: give "
+                "data.root=ROOT, that folder as data.train=[NAME] and real pairs as data.test=[NAME]"
+            )
+    found = {}
+    for name in train:
+        if made := read(root / name):
+            refuse_learned_scenes(made.teacher, name, tested)
+            found[name] = made.teacher
+        elif required:
+            raise UserError(f"{root / name} is no predenoised folder: make one with `jdc predenoise`")
+    return found
+
+
 def refuse_learned_scenes(teacher: Teacher, folder: str, tested: Sequence[str]) -> None:
     """UserError when ``folder``'s teacher learned from a scene that is tested; ``tested``: scenes."""
     shared = sorted(set(teacher.train_scenes or []) & set(tested))

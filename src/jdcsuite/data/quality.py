@@ -45,10 +45,19 @@ def ms_ssim(x_hat: Float[Tensor, "b 3 h w"], clean: Float[Tensor, "b 3 h w"]) ->
 
 class PairCache:
     """Decoded pairs, two memory-mapped files. ``partner``: number of each noisy picture's clean one, which several
-    may share. ``scenes``: of each noisy picture."""
+    may share. ``scenes``, ``sources``: of each noisy picture; without ``sources`` all are of the first."""
 
-    def __init__(self, *, noisy: ImageCache, clean: ImageCache, partner: list[int], scenes: list[str]) -> None:
+    def __init__(
+        self,
+        *,
+        noisy: ImageCache,
+        clean: ImageCache,
+        partner: list[int],
+        scenes: list[str],
+        sources: list[int] | None = None,
+    ) -> None:
         self.noisy, self.clean, self.partner, self.scenes = noisy, clean, partner, scenes
+        self.sources = [0] * len(partner) if sources is None else sources
 
     @classmethod
     def of_shots(cls, shots: Sequence[Shot], *, cache_dir: str | None, allow_unpaired: bool = False) -> PairCache:
@@ -67,7 +76,8 @@ class PairCache:
                 f"{len(differ)} of {len(shots)} pairs differ in size: {listed(sizes)}; mend them, or say "
                 "data.allow_unpaired=true to leave them out"
             )
-        return cls(noisy=noisy, clean=clean, partner=partner, scenes=[shot.scene for shot in shots])
+        scenes, sources = [shot.scene for shot in shots], [shot.source for shot in shots]
+        return cls(noisy=noisy, clean=clean, partner=partner, scenes=scenes, sources=sources)
 
     def __len__(self) -> int:
         return len(self.partner)
