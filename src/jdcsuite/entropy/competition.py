@@ -111,10 +111,26 @@ class Competition(MonotoneCDF):
         elements = self.elements or (2**24 if rows.is_cuda else 2**17)
         costs = []
         for some in rows.split(max(1, elements // (self.num_priors * self.num_latents))):
-            x = some[:, None]
-            p = between(monotone_logits(x - 0.5, *scalars), monotone_logits(x + 0.5, *scalars))
-            costs.append(-torch.log2(self.floor(p)).sum(2))
+            costs.append(self._bits(some[:, None], *scalars).sum(2))
         return torch.cat(costs)
+
+    @torch.no_grad()
+    def _bits(self, x: Tensor, slopes: Tensor, offsets: Tensor, bends: Tensor) -> Tensor:
+        """-log2 of `likelihood`, without gradient and in place: a fraction of the time of the same by `monotone_logits`
+        and `between`, most of which goes into fetching memory for what is used once."""
+        ends = []
+        for side in (-0.5, 0.5):
+            end = torch.addcmul(offsets[0] + side * slopes[0], slopes[0], x)
+            for stage in range(3):
+                end.addcmul_(bends[stage], torch.tanh(end)).mul_(slopes[stage + 1]).add_(offsets[stage + 1])
+            ends.append(end)
+        lower, upper = ends
+        # on the side where neither sigmoid is close to one: both ends mirrored where their middle is above 0
+        width = upper - lower
+        middle = upper.add_(lower).abs_()
+        far = torch.add(middle, width, out=lower).mul_(-0.5).sigmoid_()
+        near = width.sub_(middle).mul_(0.5).sigmoid_()
+        return self.floor(near.sub_(far)).log2_().neg_()
 
     def _costs_of_integers(self, rows: Float[Tensor, "n c"]) -> Float[Tensor, "n p"]:
         """The same for integers: each density is evaluated once a symbol, then looked up."""
