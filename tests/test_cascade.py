@@ -131,6 +131,9 @@ def test_evaluate_takes_a_denoiser_before_any_codec(jdc, folder: Path, run: Path
         ("nowhere+avif", "there are no weights at nowhere"),
         ("UNET", "say what codes a denoiser's pictures, as in"),
         ("UNET+UNET", "holds no codec but a UNet"),
+        ("UNET+avif@", "avif@ names no qualities: give numbers, as in avif@30,50"),
+        ("UNET+avif@30;50", "avif@30;50 names no qualities"),
+        ("nlm+jpeg@200", "from 1 to 100"),
     ],
 )
 def test_a_mistake_is_one_sentence(
@@ -143,9 +146,13 @@ def test_a_mistake_is_one_sentence(
 
 def test_a_denoiser_that_learned_nothing_goes_before_any_codec(jdc, folder: Path, tmp_path: Path) -> None:  # noqa: F811
     out = tmp_path / "out.csv"
-    assert jdc("evaluate", "nlm+png", "--data", folder, "--sigma", 20, "--out", out)[0] == 0
+    words = ["nlm+png", "nlm+jpeg@90,50,50", "jpegxl@0.5"]
+    assert jdc("evaluate", *words, "--data", folder, "--sigma", 20, "--out", out)[0] == 0
     rows = pd.read_csv(out)
-    assert set(rows["method"]) == {"denoise + png"} and set(rows["run"]) == {"nlm+png"}
+    asked = {"nlm+jpeg": [50, 50, 90, 90], "nlm+png": [0, 0]}
+    assert rows.groupby("run")["quality"].apply(sorted).to_dict() == asked, "those asked for, once"
+    assert rows[rows["method"] == "noisy + jpegxl"]["quality"].tolist() == [0.5, 0.5]
+    rows = rows[rows["method"] == "denoise + png"]
     assert (rows["psnr"] > rows["psnr_noisy"] + 1).all()
 
 

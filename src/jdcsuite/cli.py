@@ -244,7 +244,11 @@ def fetch(
 @app.command()
 def evaluate(
     codecs: Annotated[
-        list[str], typer.Argument(help="run folders, weights files, standard codecs (avif), DENOISER+CODEC")
+        list[str],
+        typer.Argument(
+            help="run folders, weights files, standard codecs (avif, or avif@30,50 at these qualities only), "
+            "DENOISER+CODEC (DENOISER: a run, a weights file, nlm or bm3d)"
+        ),
     ],
     data: Annotated[list[Path], typer.Option(help="folder of clean pictures, or of noisy/ and clean/ ones; repeat")],
     out: Annotated[Path, typer.Option(help="csv file to write")],

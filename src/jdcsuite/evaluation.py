@@ -142,7 +142,8 @@ def evaluate(
     (`data/pairs`), on its noisy pictures as they are.
 
     ``codecs``: runs, weights files, standard codecs, or ``DENOISER+CODEC`` with any of them after a denoiser's run, nlm
-    or bm3d. A standard codec is judged at every quality of its ladder (`baselines.standards.LADDERS`).
+    or bm3d. A standard codec is judged at every quality of its ladder (`baselines.standards.LADDERS`), or at those that
+    follow an @, as in ``avif@30,50``.
     """
     judged: list[tuple[str, dict[str, object], Dataset[Named]]] = []
     for folder in folders:
@@ -169,10 +170,11 @@ def evaluate(
 
 
 def _candidates(word: str, load: Load) -> list[Candidate]:
-    """A word of the command line -> what it stands for, each rung of a standard codec's ladder by itself."""
-    if word in LADDERS:
-        ladder = [Standard(codec=word, quality=float(quality)) for quality in LADDERS[word]]
-        return [Candidate(codec, standard_about(codec)) for codec in ladder]
+    """A word of the command line -> what it stands for, each quality of a standard codec by itself."""
+    name = word.partition("@")[0]
+    if name in LADDERS:
+        codecs = [Standard(codec=name, quality=quality) for quality in _qualities(word)]
+        return [Candidate(codec, standard_about(codec)) for codec in codecs]
     if not Path(word).exists():
         if "+" in word:
             return _cascades(word, load)
@@ -185,6 +187,15 @@ def _candidates(word: str, load: Load) -> list[Candidate]:
         )
     named = {name: about[name] for name in ("run", "curve", "method", "lmbda", "seed", "budget")}
     return [Candidate(model, {**named, "sigma_train": about["sigma"]})]
+
+
+def _qualities(word: str) -> list[float]:
+    """``avif@30,50`` -> 30 and 50; a codec alone -> its ladder."""
+    name, at, said = word.partition("@")
+    try:
+        return list(dict.fromkeys(float(quality) for quality in (said.split(",") if at else LADDERS[name])))
+    except ValueError:
+        raise UserError(f"{word} names no qualities: give numbers, as in {name}@30,50") from None
 
 
 def _cascades(word: str, load: Load) -> list[Candidate]:
