@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import dying
 import imagecodecs
 import numpy as np
 import pandas as pd
@@ -113,6 +114,37 @@ def test_a_picture_that_fails_is_told_and_the_others_are_done(jdc, folder: Path,
         sorted(p.name for p in (out / "clean").iterdir()) == sorted(p.name for p in (out / "noisy").iterdir()) == kept
     )
     assert sorted(provenance.read(out).pictures) == kept and sorted(pd.read_csv(out / "scores.csv")["image"]) == kept
+
+
+@pytest.mark.parametrize("kind", ["nlm", "unet"])
+def test_several_processes_make_the_same(jdc, folder: Path, tmp_path: Path, kind: str) -> None:
+    word = unet(tmp_path / "u.safetensors", train_scenes=[]) if kind == "unet" else kind
+    (folder / "noisy" / CANON.format("d")).write_bytes(b"no picture")
+    for jobs in (1, 2):
+        words = ["predenoise", folder, "-o", tmp_path / str(jobs), "--weights", word, "--jobs", jobs]
+        status, said, err = jdc(*words)
+        assert status == 1 and "5 pictures" in said and CANON.format("d") in err and len(err.splitlines()) == 1, err
+    one, two = tmp_path / "1", tmp_path / "2"
+    assert names(one) == names(two) and len(names(one)) == 12
+    for name in names(one):
+        assert (one / name).read_bytes() == (two / name).read_bytes(), name
+
+
+def test_a_picture_that_kills_its_process_takes_no_other_with_it(tmp_path: Path) -> None:
+    for i in range(4):
+        save(tmp_path / "in" / f"{i}.png", np.full_like(photo(0), 255) if i == 1 else photo(i))
+    out = tmp_path / "taught"
+    jobs = predenoising.plan([str(tmp_path / "in")], out)
+    predenoising.prepare(out, force=False)
+    about = provenance.Teacher(name="t", id="1", train_scenes=[])
+    teacher = predenoising.Teacher(dying.denoise, about)
+    ended = list(predenoising.run(jobs, teacher, out, processes=2))
+    assert {done.job.name: "its process died" in done.error for done in ended} == {
+        "0.png": False, "1.png": True, "2.png": False, "3.png": False
+    }  # fmt: skip
+    kept = ["0.png", "2.png", "3.png"]
+    assert sorted(provenance.read(out).pictures) == kept == pd.read_csv(out / "scores.csv")["image"].tolist()
+    assert all(sorted(p.name for p in (out / kind).iterdir()) == kept for kind in ("noisy", "clean"))
 
 
 def test_what_exists_is_kept_unless_forced_and_teachers_never_mix(jdc, folder: Path, tmp_path: Path) -> None:
