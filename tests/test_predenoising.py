@@ -295,6 +295,16 @@ def test_a_method_of_targets_takes_no_others(tmp_path: Path) -> None:
         module(None, predenoised=True)
 
 
+def test_what_a_teacher_saw_is_counted_over_all_teachers() -> None:
+    def teacher(scenes: list[str] | None) -> provenance.Teacher:
+        return provenance.Teacher(name="t", id="1", train_scenes=scenes)
+
+    assert provenance.saw([], ["a"]) == ""
+    assert provenance.saw([teacher([])], ["a", "b"]) == "0 of 2"
+    assert provenance.saw([teacher(["a", "x"]), teacher(["a", "c"])], ["a", "b", "c"]) == "2 of 3"
+    assert provenance.saw([teacher(["a"]), teacher(None)], ["a"]) == provenance.saw([teacher(["a"])], None) == "unknown"
+
+
 def test_a_damaged_record_is_told(tmp_path: Path) -> None:
     taught(tmp_path, train_scenes=[])
     record = tmp_path / "taught" / provenance.FILE

@@ -101,12 +101,7 @@ def teacher(word: str, *, sigma: float | None = None, tile: int = TILE, device: 
     else:
         path = weights.path_of(word)
         said = weights.read(path)[1]
-        about = provenance.Teacher(
-            name=str(said.get("run") or said.get("method") or path.stem),
-            id=str(runs.weights_hash(path)),
-            train_set=str(said.get("train_set") or ""),
-            train_scenes=said.get("train_scenes"),
-        )
+        about = provenance.Teacher.of_weights(said, id=str(runs.weights_hash(path)), name=path.stem)
     asked = Asked(word, about.id, sigma, tile, device)
     _loaded(asked)  # what is wrong with it is told before anything is written
     return Teacher(asked, about)
