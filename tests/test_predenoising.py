@@ -181,6 +181,23 @@ def test_an_interruption_leaves_pairs_and_their_teacher(folder: Path, tmp_path: 
     assert len(shots(out, Source(folder="taught"))) == 1
 
 
+def test_what_other_processes_end_after_an_interruption_is_recorded(folder: Path, tmp_path: Path) -> None:
+    for i in range(6):
+        save(folder / "noisy" / f"{i}.png", photo(i))
+    out = tmp_path / "taught"
+    jobs = predenoising.plan([str(folder / "noisy")], out)
+    predenoising.prepare(out, force=False)
+    ended = predenoising.run(jobs, predenoising.teacher("nlm"), out, processes=2)
+    first = next(ended)
+    ended.close()  # as Ctrl-C does
+    made = sorted(provenance.read(out).pictures)
+    assert first.job.name in made and 1 < len(made) < len(jobs), "those begun were ended, no more were begun"
+    assert all(sorted(p.name for p in (out / kind).iterdir()) == made for kind in ("noisy", "clean"))
+    rows = pd.read_csv(out / "scores.csv", index_col="image")
+    assert sorted(rows.index) == made and rows.loc[first.job.name, "ms_ssim"] == pytest.approx(first.score)
+    assert rows["ms_ssim"].between(0.5, 1).all() and set(rows["height"]) == {SIDE}
+
+
 def test_a_teacher_that_gives_no_numbers_gives_no_picture(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "taught"
     jobs = predenoising.plan([str(folder / "noisy")], out)

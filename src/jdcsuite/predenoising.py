@@ -149,30 +149,46 @@ def run(jobs: list[Job], taught_by: Teacher, out: Path, *, processes: int = 1) -
     first, so that no picture is ever without its teacher's name, and again at the end, of what is there."""
     made = Predenoised(teacher=taught_by.about, pictures={job.name: _origin(job.source) for job in jobs})
     _record(made, out)
-    rows: dict[str, dict[str, object]] = {}
+    known: dict[str, Done] = {}
     work = partial(_guarded, taught_by=taught_by, out=out)
     ended = pool.run(jobs, work, jobs=processes, died=lambda job: Done(job, error=pool.DIED))
     try:
         for done in ended:
-            name = done.job.name
+            known[done.job.name] = done
             if done.error:
-                for place in _places(out, name):  # half a pair is none
-                    place.unlink(missing_ok=True)
-            else:
-                row = {"image": name, **made.pictures[name], "height": done.height, "width": done.width}
-                rows[name] = {**row, "ms_ssim": done.score, "teacher": taught_by.about.name}
+                _remove(out, done.job.name)
             yield done
     finally:  # Ctrl-C, too
         ended.close()  # pictures that other processes have begun are ended
+        there, rows = {}, []
+        for job in jobs:
+            if not all(place.exists() for place in _places(out, job.name)):
+                _remove(out, job.name)
+                continue
+            done = known.get(job.name) or _ended(job, out)
+            there[job.name] = made.pictures[job.name]
+            row = {"image": job.name, **there[job.name], "height": done.height, "width": done.width}
+            rows.append({**row, "ms_ssim": done.score, "teacher": taught_by.about.name})
         if rows:
-            runs.write_rows([rows[job.name] for job in jobs if job.name in rows], out / SCORES)
-        there = {name: said for name, said in made.pictures.items() if _places(out, name)[0].exists()}
+            runs.write_rows(rows, out / SCORES)
         _record(Predenoised(teacher=made.teacher, pictures=there), out)
 
 
 def _places(out: Path, name: str) -> list[Path]:
     """Of a picture's target and input."""
     return [out / kind / name for kind in ("clean", "noisy")]
+
+
+def _remove(out: Path, name: str) -> None:
+    """Half a pair is none."""
+    for place in _places(out, name):
+        place.unlink(missing_ok=True)
+
+
+def _ended(job: Job, out: Path) -> Done:
+    """What another process made of a picture when nobody listened any more."""
+    clean, noisy = (files.read(place).pixels for place in _places(out, job.name))
+    return Done(job, *noisy.shape[:2], score=score(clean, noisy))
 
 
 def _record(made: Predenoised, out: Path) -> None:
