@@ -26,7 +26,7 @@ from jdcsuite.data.noise import GaussianNoise
 from jdcsuite.data.pairmodule import PairPictures
 from jdcsuite.data.pairs import Source, shots
 from jdcsuite.data.quality import PairCache
-from jdcsuite.metrics import judge, timed
+from jdcsuite.metrics import judge, of_input, timed
 from jdcsuite.models.codec import Codec
 from jdcsuite.types import Compressor, Pair, UserError
 
@@ -75,9 +75,10 @@ def _judged(
         if i == 0:  # of libraries and kernels, so that the first times are like the others'
             _warm_up(denoisers.values(), pair)
         made = {key: timed(partial(denoised, net, pair), pair.noisy) for key, net in denoisers.items()}
+        known = of_input(pair)
         for number, one in enumerate(candidates):
             handed, handed_ms = made.get(id(one.denoiser), (None, 0.0))
-            row, _ = judge(one.codec, pair, handed=handed, handed_ms=handed_ms)
+            row, _ = judge(one.codec, pair, handed=handed, handed_ms=handed_ms, known=known)
             yield number, name, row
 
 

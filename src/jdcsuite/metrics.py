@@ -57,31 +57,39 @@ def quality(x_hat: Float[Tensor, "1 3 h w"], clean: Float[Tensor, "1 3 h w"]) ->
     return {name: float(values[name]) if name in values else None for name in ("psnr", "ms_ssim")}
 
 
+def of_input(pair: Pair) -> dict[str, object]:
+    """The columns of a Pair of one that no codec changes: the noisy picture against the clean one, and its size."""
+    height, width = pair.clean.shape[-2:]
+    noisy = quality(pair.noisy, pair.clean)
+    row = {"sigma": float(pair.sigma[0]), "height": height, "width": width}
+    return row | {"psnr_noisy": noisy["psnr"], "ms_ssim_noisy": noisy["ms_ssim"]}
+
+
 @torch.no_grad()
 def judge(
-    codec: Compressor, pair: Pair, *, handed: Pair | None = None, handed_ms: float = 0.0
+    codec: Compressor,
+    pair: Pair,
+    *,
+    handed: Pair | None = None,
+    handed_ms: float = 0.0,
+    known: dict[str, object] | None = None,
 ) -> tuple[dict[str, object], Float[Tensor, "1 3 h w"]]:
     """Compresses and decompresses the noisy picture of a Pair of one: (columns of its row, decoded picture).
 
     ``codec``: whatever has ``compress`` and ``decompress``, learned or standard. bpp counts the whole file.
     ``handed``: the Pair that the codec is given where something before it, as a denoiser, made another of ``pair``;
-    ``handed_ms``: how long that took, which is part of encoding.
+    ``handed_ms``: how long that took, which is part of encoding. ``known``: `of_input`, where it is at hand.
     """
     height, width = pair.clean.shape[-2:]
     seen = pair if handed is None else handed
-    known = float(seen.sigma[0])
-    data, enc_ms = timed(lambda: codec.compress(seen.noisy, sigma=None if math.isnan(known) else known), seen.noisy)
+    told = float(seen.sigma[0])
+    data, enc_ms = timed(lambda: codec.compress(seen.noisy, sigma=None if math.isnan(told) else told), seen.noisy)
     x_hat, dec_ms = timed(lambda: codec.decompress(data), pair.noisy)
     x_hat = x_hat.to(pair.clean.device)  # standard codecs decode on the CPU
-    decoded, noisy = quality(x_hat, pair.clean), quality(pair.noisy, pair.clean)
     row: dict[str, object] = {
-        "sigma": float(pair.sigma[0]),
-        "height": height,
-        "width": width,
+        **(of_input(pair) if known is None else known),
         "bpp": 8 * len(data) / (height * width),
-        **decoded,
-        "psnr_noisy": noisy["psnr"],
-        "ms_ssim_noisy": noisy["ms_ssim"],
+        **quality(x_hat, pair.clean),
         "enc_ms": round(handed_ms + enc_ms, 3),
         "dec_ms": round(dec_ms, 3),
         "device": str(pair.noisy.device.type),
