@@ -9,16 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from rich.console import Console
 from test_cli import folder, jdc, run  # noqa: F401
 from torch import Tensor, nn
 
 from jdcsuite import evaluation, weights
-from jdcsuite.baselines.cascade import Cascade, denoise
+from jdcsuite.baselines.cascade import denoise, denoised
 from jdcsuite.baselines.standards import LADDERS, Standard
 from jdcsuite.data.noise import to_bytes, to_tensor
-from jdcsuite.metrics import judge
+from jdcsuite.metrics import judge, timed
 from jdcsuite.models.unet import UNet
-from jdcsuite.types import Compressor, Output, Pair, UserError
+from jdcsuite.types import Output, Pair, UserError
 
 
 class Darker(nn.Module):
@@ -41,24 +42,43 @@ def unet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_codec_is_given_the_denoiser_s_picture_in_8_bits() -> None:
-    x = torch.rand(1, 3, 37, 50)
-    cascade, codec = Cascade(denoiser=Darker(), codec=Standard(codec="png")), Standard(codec="png")
-    assert isinstance(cascade, Compressor)
-    data = cascade.compress(x, sigma=7.0)
-    expected = (x * 0.5 - 0.1).clamp(0, 1)
-    assert data == codec.compress(expected) and cascade.denoiser.told.tolist() == [7.0]
-    assert torch.equal(cascade.decompress(data), to_tensor(to_bytes(expected[0]))[None])
-    cascade.compress(x)
-    assert cascade.denoiser.told.isnan().all()
+    x, net = torch.rand(1, 3, 37, 50), Darker()
+    handed = denoised(net, Pair(noisy=x, clean=x.flip(2), sigma=torch.tensor([7.0])))
+    assert torch.equal(handed.noisy, to_tensor(to_bytes((x * 0.5 - 0.1)[0]))[None]) and net.told.tolist() == [7.0]
+    assert torch.equal(handed.clean, x.flip(2)) and handed.sigma.isnan().all(), "the codec is told no sigma"
+    denoised(net, handed)
+    assert net.told.isnan().all()
 
 
 def test_time_and_quality_are_those_of_the_whole() -> None:
     clean = torch.rand(1, 3, 32, 32)
     pair = Pair(noisy=clean, clean=clean, sigma=torch.tensor([0.0]))
-    row, x_hat = judge(Cascade(denoiser=Darker(), codec=Standard(codec="png")), pair)
-    assert row["enc_ms"] >= 50 > row["dec_ms"]
+    handed, ms = timed(lambda: denoised(Darker(), pair), clean)
+    row, x_hat = judge(Standard(codec="png"), pair, handed=handed, handed_ms=ms)
+    assert row["enc_ms"] >= 50 > row["dec_ms"] and row["sigma"] == 0
     error = float(((x_hat - (clean * 255).round() / 255) ** 2).mean())
     assert row["psnr"] == pytest.approx(-10 * np.log10(error), abs=1e-3) and row["psnr_noisy"] > 90
+
+
+def test_each_picture_is_denoised_once_for_all_codecs(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:  # noqa: F811
+    seen = []
+
+    class Counting(Darker):
+        def forward(self, x: Tensor, **other: Tensor) -> Output:
+            seen.append(tuple(x.shape[-2:]))
+            return super().forward(x, **other)
+
+    monkeypatch.setitem(evaluation.UNTAUGHT, "counting", Counting)
+    rows = evaluation.evaluate(
+        ["counting+jpeg", "counting+png", "jpegls"], folders=[folder], sigmas=[5.0, 10.0], noise_seed=0,
+        protocol="clip8", device="cpu", console=Console(),
+    )  # fmt: skip
+    assert seen == [(64, 64), (66, 70), (66, 70)] * 2, "a warm-up and two pictures at each of two sigmas"
+    assert len(rows) == (len(LADDERS["jpeg"]) + 2) * 4
+    own = [row for row in rows if row["method"] != "noisy + jpegls"]
+    assert all(row["enc_ms"] >= 50 for row in own), "a row's time is the denoiser's and the codec's"
+    keys = [(row["sigma"], row["method"], float(row["quality"])) for row in rows]
+    assert len(set(keys)) == len(rows) / 2 and keys[::2] == keys[1::2], "a codec's rows follow each other"
 
 
 def test_what_makes_no_picture_is_one_sentence() -> None:
@@ -90,11 +110,15 @@ def test_evaluate_takes_a_denoiser_before_any_codec(jdc, folder: Path, run: Path
     assert set(standard["curve"]) == {"denoise + jpeg (unet + jpeg)"}
     assert rows.groupby("image")["psnr_noisy"].nunique().eq(1).all(), "every codec was given the same noisy picture"
     row = learned.iloc[0]
-    cascade = Cascade(denoiser=weights.load(unet), codec=weights.load(run))
     cache = evaluation.ImageCache.build(evaluation.files(folder))
     noise = evaluation.GaussianNoise(sigma=5.0)
-    noisy = evaluation.Pictures(cache, noise=noise, noise_seed=0, lossless=None)[0][1].noisy
-    assert 8 * len(cascade.compress(noisy, sigma=5.0)) / (66 * 70) == pytest.approx(row["bpp"])
+    pair = evaluation.Pictures(cache, noise=noise, noise_seed=0, lossless=None)[0][1]
+    handed = denoised(weights.load(unet), pair).noisy
+    assert 8 * len(weights.load(run).compress(handed)) / (66 * 70) == pytest.approx(row["bpp"])
+    assert row["bpp"] == pytest.approx(row["bpp_y"] + row["bpp_z"] + row["bpp_header"])
+    alone, _ = judge(weights.load(run), Pair(noisy=handed, clean=pair.clean, sigma=torch.tensor([0.0])))
+    for part in ("bpp_payload", "bpp_est", "bpp_header", "psnr"):
+        assert row[part] == pytest.approx(alone[part]), f"{part} is what the codec reports of the picture it was given"
     status, said, err = jdc("report", out, "-o", tmp_path / "report")
     assert status == 0, said + err
 
@@ -107,6 +131,9 @@ def test_evaluate_takes_a_denoiser_before_any_codec(jdc, folder: Path, run: Path
         ("nowhere+avif", "there are no weights at nowhere"),
         ("UNET", "say what codes a denoiser's pictures, as in"),
         ("UNET+UNET", "holds no codec but a UNet"),
+        ("UNET+avif@", "avif@ names no qualities: give numbers, as in avif@30,50"),
+        ("UNET+avif@30;50", "avif@30;50 names no qualities"),
+        ("nlm+jpeg@200", "from 1 to 100"),
     ],
 )
 def test_a_mistake_is_one_sentence(
@@ -119,9 +146,13 @@ def test_a_mistake_is_one_sentence(
 
 def test_a_denoiser_that_learned_nothing_goes_before_any_codec(jdc, folder: Path, tmp_path: Path) -> None:  # noqa: F811
     out = tmp_path / "out.csv"
-    assert jdc("evaluate", "nlm+png", "--data", folder, "--sigma", 20, "--out", out)[0] == 0
+    words = ["nlm+png", "nlm+jpeg@90,50,50", "jpegxl@0.5"]
+    assert jdc("evaluate", *words, "--data", folder, "--sigma", 20, "--out", out)[0] == 0
     rows = pd.read_csv(out)
-    assert set(rows["method"]) == {"denoise + png"} and set(rows["run"]) == {"nlm+png"}
+    asked = {"nlm+jpeg": [50, 50, 90, 90], "nlm+png": [0, 0]}
+    assert rows.groupby("run")["quality"].apply(sorted).to_dict() == asked, "those asked for, once"
+    assert rows[rows["method"] == "noisy + jpegxl"]["quality"].tolist() == [0.5, 0.5]
+    rows = rows[rows["method"] == "denoise + png"]
     assert (rows["psnr"] > rows["psnr_noisy"] + 1).all()
 
 

@@ -114,6 +114,8 @@ def test_every_experiment_takes_a_step_and_is_judged(command: Command, pictures:
     if experiment == "unet":
         scenes = {f"pairs/{i}" for i in range(4)} | {f"train/{i}" for i in range(4)}
         assert set(about["train_scenes"]) == scenes, "those that chose a checkpoint, and the clean pictures, too"
+    saw = {"jdc_ud": "8 of 8", "jdc_ud_whole": "0 of 4"}.get(experiment, "")
+    assert row["teacher_saw"] == saw and bool(row["teacher"]) == bool(saw)
     if experiment == "clean_entropy":
         assert np.isfinite([float(row[c]) for c in ("h_noisy", "h_clean", "h_hat", "h_linear", "h_analytic")]).all()
         return
@@ -191,6 +193,44 @@ def test_key_holds_what_changes_the_result_and_nothing_else() -> None:
                  "model.start=random", "target=lossless", "data.noise.protocol=float",
                  "trainer.precision=bf16-mixed"):  # fmt: skip
         assert key(word) != same, word
+
+
+def test_key_and_curve_hold_who_made_the_targets(tmp_path: Path) -> None:
+    def planned(id: str, *words: str) -> tuple[str, str]:
+        teacher = provenance.Teacher(name="unet-1", id=id, train_scenes=[])
+        (tmp_path / "taught").mkdir(exist_ok=True)
+        (tmp_path / "taught" / provenance.FILE).write_bytes(provenance.Predenoised(teacher=teacher).dump())
+        with hydra_config():
+            job = launcher.plan(["+experiment=jdc_ud_whole", f"data.root={tmp_path}", *words])
+        return job.key, runs.curve(job.config, job.overrides)
+
+    for train in ("data.train=[taught]", "data.train=taught", "data.train=[{folder: taught, name: other}]"):
+        one, two = planned("a" * 64, train), planned("b" * 64, train)
+        assert one[0] != two[0] and one == planned("a" * 64, train)
+        assert one[1] == "jdc_ud_whole teacher=" + "a" * 16
+    assert planned("a" * 64, "data.train=[none]") == planned("b" * 64, "data.train=[none]")
+
+
+def test_a_teacher_that_learned_a_test_scene_is_refused(command: Command, pictures: Path) -> None:
+    tiny = ("trainer.max_steps=1", *TINY, *data(pictures, "jdc_ud"))
+    assert command("+experiment=unet", *tiny)[0] == 0
+    (teacher,) = command.runs("unet")
+
+    def taught_by(*, train_scenes: list[str] | None) -> tuple[int, str]:
+        path = teacher / "weights.safetensors"
+        config, about, _ = weights.read(path)
+        weights.save(weights.load(path), config, path, about={**about, "train_scenes": train_scenes})
+        status, _, err = command("+experiment=jdc_ud", *tiny)
+        return status, err
+
+    status, err = taught_by(train_scenes=["unseen/0", "pairs/1"])
+    said = "targets of jdc_ud were made by unet-"
+    assert status == 1 and said in err and "learned from 1 scenes of data.test (as unseen/0)" in err
+    assert taught_by(train_scenes=None)[0] == 0
+    (pupil,) = command.runs("jdc_ud")
+    assert rows(pupil)[0]["teacher_saw"] == "unknown"
+    assert taught_by(train_scenes=["pairs/1", "train/2", "elsewhere/3"])[0] == 0
+    assert rows(pupil)[0]["teacher_saw"] == "2 of 8"
 
 
 def test_an_interrupted_run_ends_with_the_weights_of_one_that_never_was(

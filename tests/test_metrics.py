@@ -14,7 +14,9 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from jdcsuite.baselines.standards import Standard
 from jdcsuite.data.noise import GaussianNoise, to_tensor
+from jdcsuite.entropy.lossless import Lossless
 from jdcsuite.metrics import Quality, eight_bit, judge, quality
+from jdcsuite.models.clean_entropy import CleanEntropy
 from jdcsuite.models.fllic import FLLIC
 from jdcsuite.types import Pair
 
@@ -107,3 +109,18 @@ def test_row_of_a_codec_accounts_for_every_bit(pairs: list[Pair]) -> None:
     assert row["bpp_payload"] == pytest.approx(row["bpp_y"] + row["bpp_z"])
     assert row["bpp"] == pytest.approx(row["bpp_payload"] + row["bpp_header"])
     assert row["bpp_est"] > 0 and "h_hat" not in row
+
+
+def test_a_guided_codec_accounts_for_what_it_was_handed(pairs: list[Pair]) -> None:
+    torch.manual_seed(0)
+    guide = CleanEntropy(widths=[8, 8], lossless=Lossless(coder="jpegls"))
+    codec = FLLIC(widths=[8, 8, 16], num_latents=32, prior_width=8, guide=guide).eval()
+    codec.update()
+    handed = Pair(noisy=pairs[1].clean, clean=pairs[1].clean, sigma=torch.tensor([torch.nan]))
+    row, x_hat = judge(codec, pairs[1], handed=handed, handed_ms=1e6)
+    alone, same = judge(codec, handed)
+    assert torch.equal(x_hat, same) and row["enc_ms"] > 1e6 > alone["enc_ms"] and row["sigma"] == 10
+    for part in ("bpp", "bpp_payload", "bpp_est", "bpp_header", "bpp_y", "bpp_z", "h_hat", "psnr"):
+        assert row[part] == alone[part] > 0, "the codec's own, whether a denoiser came before it or not"
+    assert row["bpp_est"] == pytest.approx(row["bpp_payload"], rel=0.15)  # priors that learned nothing
+    assert row["psnr_noisy"] < alone["psnr_noisy"], "the input is the noisy picture all the same"

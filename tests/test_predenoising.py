@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import dying
 import imagecodecs
 import numpy as np
 import pandas as pd
@@ -115,6 +116,37 @@ def test_a_picture_that_fails_is_told_and_the_others_are_done(jdc, folder: Path,
     assert sorted(provenance.read(out).pictures) == kept and sorted(pd.read_csv(out / "scores.csv")["image"]) == kept
 
 
+@pytest.mark.parametrize("kind", ["nlm", "unet"])
+def test_several_processes_make_the_same(jdc, folder: Path, tmp_path: Path, kind: str) -> None:
+    word = unet(tmp_path / "u.safetensors", train_scenes=[]) if kind == "unet" else kind
+    (folder / "noisy" / CANON.format("d")).write_bytes(b"no picture")
+    for jobs in (1, 2):
+        words = ["predenoise", folder, "-o", tmp_path / str(jobs), "--weights", word, "--jobs", jobs]
+        status, said, err = jdc(*words)
+        assert status == 1 and "5 pictures" in said and CANON.format("d") in err and len(err.splitlines()) == 1, err
+    one, two = tmp_path / "1", tmp_path / "2"
+    assert names(one) == names(two) and len(names(one)) == 12
+    for name in names(one):
+        assert (one / name).read_bytes() == (two / name).read_bytes(), name
+
+
+def test_a_picture_that_kills_its_process_takes_no_other_with_it(tmp_path: Path) -> None:
+    for i in range(4):
+        save(tmp_path / "in" / f"{i}.png", np.full_like(photo(0), 255) if i == 1 else photo(i))
+    out = tmp_path / "taught"
+    jobs = predenoising.plan([str(tmp_path / "in")], out)
+    predenoising.prepare(out, force=False)
+    about = provenance.Teacher(name="t", id="1", train_scenes=[])
+    teacher = predenoising.Teacher(dying.denoise, about)
+    ended = list(predenoising.run(jobs, teacher, out, processes=2))
+    assert {done.job.name: "its process died" in done.error for done in ended} == {
+        "0.png": False, "1.png": True, "2.png": False, "3.png": False
+    }  # fmt: skip
+    kept = ["0.png", "2.png", "3.png"]
+    assert sorted(provenance.read(out).pictures) == kept == pd.read_csv(out / "scores.csv")["image"].tolist()
+    assert all(sorted(p.name for p in (out / kind).iterdir()) == kept for kind in ("noisy", "clean"))
+
+
 def test_what_exists_is_kept_unless_forced_and_teachers_never_mix(jdc, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "taught"
     assert jdc("predenoise", folder, "-o", out, "--weights", "nlm")[0] == 0
@@ -147,6 +179,23 @@ def test_an_interruption_leaves_pairs_and_their_teacher(folder: Path, tmp_path: 
         list(predenoising.run(jobs, predenoising.Teacher(denoise, about), out))
     assert list(provenance.read(out).pictures) == [CANON.format("a")]
     assert len(shots(out, Source(folder="taught"))) == 1
+
+
+def test_what_other_processes_end_after_an_interruption_is_recorded(folder: Path, tmp_path: Path) -> None:
+    for i in range(6):
+        save(folder / "noisy" / f"{i}.png", photo(i))
+    out = tmp_path / "taught"
+    jobs = predenoising.plan([str(folder / "noisy")], out)
+    predenoising.prepare(out, force=False)
+    ended = predenoising.run(jobs, predenoising.teacher("nlm"), out, processes=2)
+    first = next(ended)
+    ended.close()  # as Ctrl-C does
+    made = sorted(provenance.read(out).pictures)
+    assert first.job.name in made and 1 < len(made) < len(jobs), "those begun were ended, no more were begun"
+    assert all(sorted(p.name for p in (out / kind).iterdir()) == made for kind in ("noisy", "clean"))
+    rows = pd.read_csv(out / "scores.csv", index_col="image")
+    assert sorted(rows.index) == made and rows.loc[first.job.name, "ms_ssim"] == pytest.approx(first.score)
+    assert rows["ms_ssim"].between(0.5, 1).all() and set(rows["height"]) == {SIDE}
 
 
 def test_a_teacher_that_gives_no_numbers_gives_no_picture(folder: Path, tmp_path: Path) -> None:
@@ -261,6 +310,16 @@ def test_a_method_of_targets_takes_no_others(tmp_path: Path) -> None:
         module(tmp_path, train=["real"], test=["photos"], predenoised=True)
     with pytest.raises(UserError, match=r"data\.root=ROOT"):
         module(None, predenoised=True)
+
+
+def test_what_a_teacher_saw_is_counted_over_all_teachers() -> None:
+    def teacher(scenes: list[str] | None) -> provenance.Teacher:
+        return provenance.Teacher(name="t", id="1", train_scenes=scenes)
+
+    assert provenance.saw([], ["a"]) == ""
+    assert provenance.saw([teacher([])], ["a", "b"]) == "0 of 2"
+    assert provenance.saw([teacher(["a", "x"]), teacher(["a", "c"])], ["a", "b", "c"]) == "2 of 3"
+    assert provenance.saw([teacher(["a"]), teacher(None)], ["a"]) == provenance.saw([teacher(["a"])], None) == "unknown"
 
 
 def test_a_damaged_record_is_told(tmp_path: Path) -> None:

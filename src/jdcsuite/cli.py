@@ -147,9 +147,9 @@ def _sigma(word: str) -> float | None:
 
 def _work(tasks: list[Task], options: Options, *, decode: bool, jobs: int) -> None:
     """Does the tasks under a progress bar, and says at the end what became of them. Exit code 1 if any failed."""
-    from jdcsuite import batch
+    from jdcsuite import batch, pool
 
-    batch.quieten()
+    pool.quieten()
     terminal = Console(stderr=True)
     ended = track(
         batch.run(tasks, options, decode=decode, jobs=jobs),
@@ -191,6 +191,7 @@ def predenoise(
     tile: Annotated[
         int, typer.Option(help="side of a tile in pixels, 0: the picture as one; no seams at any. BM3D has none")
     ] = 512,
+    jobs: Jobs = 1,
     device: Device = "cpu",
     force: Annotated[bool, typer.Option("--force", help="make OUT anew where predenoise made it before")] = False,
 ) -> None:
@@ -199,18 +200,18 @@ def predenoise(
     scores.csv in OUT holds MS-SSIM(target, input) of each; predenoised.json names the teacher and the scenes that it
     learned from, and training refuses to be tested on those.
     """
-    from jdcsuite import batch, predenoising
+    from jdcsuite import pool, predenoising
 
-    batch.quieten()
-    jobs = predenoising.plan(inputs, out)
+    pool.quieten()
+    pictures = predenoising.plan(inputs, out)
     teacher = predenoising.teacher(weights, sigma=_sigma(sigma), tile=tile, device=device)
     predenoising.prepare(out, force=force)
     if teacher.about.train_scenes is None:
         print(f"jdc: {weights} does not say which scenes it learned from: see that none is tested", file=sys.stderr)
     terminal = Console(stderr=True)
     made = track(
-        predenoising.run(jobs, teacher, out), "predenoising", total=len(jobs), console=terminal, transient=True,
-        disable=not terminal.is_terminal,
+        predenoising.run(pictures, teacher, out, processes=jobs), "predenoising", total=len(pictures),
+        console=terminal, transient=True, disable=not terminal.is_terminal,
     )  # fmt: skip
     results = list(made)
     failed = [done for done in results if done.error]
@@ -244,7 +245,11 @@ def fetch(
 @app.command()
 def evaluate(
     codecs: Annotated[
-        list[str], typer.Argument(help="run folders, weights files, standard codecs (avif), DENOISER+CODEC")
+        list[str],
+        typer.Argument(
+            help="run folders, weights files, standard codecs (avif, or avif@30,50 at these qualities only), "
+            "DENOISER+CODEC (DENOISER: a run, a weights file, nlm or bm3d)"
+        ),
     ],
     data: Annotated[list[Path], typer.Option(help="folder of clean pictures, or of noisy/ and clean/ ones; repeat")],
     out: Annotated[Path, typer.Option(help="csv file to write")],

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache as once
 from functools import partial
 from pathlib import Path
 
 from hydra.utils import instantiate
 from rich.console import Console
 from rich.progress import track
-from torch import nn
 from torch.utils.data import Dataset
 
 from jdcsuite import runs, weights
-from jdcsuite.baselines.cascade import Cascade
+from jdcsuite.baselines.cascade import denoised
 from jdcsuite.baselines.denoisers import UNTAUGHT
 from jdcsuite.baselines.standards import LADDERS, Standard
 from jdcsuite.data.cache import ImageCache
@@ -25,14 +26,25 @@ from jdcsuite.data.noise import GaussianNoise
 from jdcsuite.data.pairmodule import PairPictures
 from jdcsuite.data.pairs import Source, shots
 from jdcsuite.data.quality import PairCache
-from jdcsuite.entropy.lossless import Lossless
-from jdcsuite.metrics import judge
+from jdcsuite.metrics import judge, of_input, timed
 from jdcsuite.models.codec import Codec
-from jdcsuite.types import Compressor, UserError
+from jdcsuite.types import Compressor, Pair, UserError
+
+Load = Callable[[str], tuple[object, dict]]  # a word of the command line -> model, and what is said of it
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What is judged. ``about``: the columns that name it. ``denoiser``: what comes before the codec, as
+    `baselines.cascade.denoise` takes it; one that several candidates share works once a picture."""
+
+    codec: Compressor
+    about: dict[str, object]
+    denoiser: object | None = None
 
 
 def rows_of(
-    codec: Compressor,
+    candidates: list[Candidate],
     pictures: Dataset[Named],
     *,
     dataset: str,
@@ -40,17 +52,40 @@ def rows_of(
     console: Console,
     device: str = "cpu",
 ) -> list[dict[str, object]]:
-    """One row a picture. ``about``: the columns that are the same for all of them."""
-    label = f"{about['method']} {about.get('quality') or about.get('lmbda') or ''} on {dataset}"
-    numbers: Iterable[int] = track(
-        range(len(pictures)), label, console=console, transient=True, disable=not console.is_terminal
-    )
-    rows = []
-    for i in numbers:
+    """One row a candidate and picture, a candidate after the other. ``about``: columns that are the same for all."""
+    rows: list[list[dict[str, object]]] = [[] for _ in candidates]
+    made = track(
+        _judged(candidates, pictures, device), f"{len(candidates)} codecs on {dataset}", console=console,
+        total=len(pictures) * len(candidates), transient=True, disable=not console.is_terminal,
+    )  # fmt: skip
+    for number, name, row in made:
+        rows[number].append({**candidates[number].about, **about, "dataset": dataset, "image": name, **row})
+    return [row for of_one in rows for row in of_one]
+
+
+def _judged(
+    candidates: list[Candidate], pictures: Dataset[Named], device: str
+) -> Iterator[tuple[int, str, dict[str, object]]]:
+    """Picture by picture: (number of the candidate, name of the picture, columns). No more than one picture and what
+    each denoiser makes of it is held."""
+    denoisers = {id(one.denoiser): one.denoiser for one in candidates if one.denoiser is not None}
+    for i in range(len(pictures)):
         name, pair = pictures[i]
-        row, _ = judge(codec, pair.to(device))
-        rows.append({**about, "dataset": dataset, "image": name, **row})
-    return rows
+        pair = pair.to(device)
+        if i == 0:  # of libraries and kernels, so that the first times are like the others'
+            _warm_up(denoisers.values(), pair)
+        made = {key: timed(partial(denoised, net, pair), pair.noisy) for key, net in denoisers.items()}
+        known = of_input(pair)
+        for number, one in enumerate(candidates):
+            handed, handed_ms = made.get(id(one.denoiser), (None, 0.0))
+            row, _ = judge(one.codec, pair, handed=handed, handed_ms=handed_ms, known=known)
+            yield number, name, row
+
+
+def _warm_up(denoisers: Iterable[object], pair: Pair) -> None:
+    corner = replace(pair, noisy=pair.noisy[..., :64, :64], clean=pair.clean[..., :64, :64])
+    for denoiser in denoisers:
+        denoised(denoiser, corner)
 
 
 def standard_about(codec: Standard) -> dict[str, object]:
@@ -85,10 +120,10 @@ def standards_rows(config: dict, console: Console) -> list[Path]:
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             rows = []
-            for codec in codecs:
-                about = standard_about(codec) | about_noise
-                for dataset in data.test_sets:
-                    rows += rows_of(codec, data.pictures(dataset), dataset=dataset, about=about, console=console)
+            candidates = [Candidate(codec, standard_about(codec)) for codec in codecs]
+            for dataset in data.test_sets:
+                pictures = data.pictures(dataset)
+                rows += rows_of(candidates, pictures, dataset=dataset, about=about_noise, console=console)
             runs.write_rows(rows, path)
         made.append(path)
     return made
@@ -108,14 +143,15 @@ def evaluate(
     (`data/pairs`), on its noisy pictures as they are.
 
     ``codecs``: runs, weights files, standard codecs, or ``DENOISER+CODEC`` with any of them after a denoiser's run, nlm
-    or bm3d. A standard codec is judged at every quality of its ladder (`baselines.standards.LADDERS`).
+    or bm3d. A standard codec is judged at every quality of its ladder (`baselines.standards.LADDERS`), or at those that
+    follow an @, as in ``avif@30,50``.
     """
-    judged: list[tuple[str, dict[str, object], Callable[..., Dataset[Named]]]] = []
+    judged: list[tuple[str, dict[str, object], Dataset[Named]]] = []
     for folder in folders:
         pictures = files(folder)
         if found := shots(folder, Source.read(folder.name)):
             pairs = PairCache.of_shots(found, cache_dir=None)
-            judged.append((folder.name, {"noise_protocol": "real"}, partial(PairPictures, pairs)))
+            judged.append((folder.name, {"noise_protocol": "real"}, PairPictures(pairs, lossless=None)))
             continue
         if not sigmas:
             raise UserError(f"{folder} holds clean pictures: give the noise to add, as in --sigma 10")
@@ -123,51 +159,61 @@ def evaluate(
         for sigma in sigmas:
             noise = GaussianNoise(sigma=sigma, protocol=protocol)
             about_noise = {"noise_protocol": protocol, "noise_seed": noise_seed}
-            judged.append((folder.name, about_noise, partial(Pictures, cache, noise=noise, noise_seed=noise_seed)))
-    named = [(codec, about) for word in codecs for codec, about in _codecs(word, device)]
+            noisy = Pictures(cache, noise=noise, noise_seed=noise_seed, lossless=None)
+            judged.append((folder.name, about_noise, noisy))
+    load = once(partial(_load, device=device))
+    candidates = [candidate for word in codecs for candidate in _candidates(word, load)]
     rows = []
     for dataset, about_noise, noisy in judged:
-        for codec, about in named:
-            about = about | about_noise | {"code_version": runs.code_version()}
-            seen = noisy(lossless=_lossless(codec))
-            rows += rows_of(codec, seen, dataset=dataset, about=about, console=console, device=device)
+        about = about_noise | {"code_version": runs.code_version()}
+        rows += rows_of(candidates, noisy, dataset=dataset, about=about, console=console, device=device)
     return rows
 
 
-def _codecs(word: str, device: str) -> list[tuple[Compressor, dict[str, object]]]:
-    """A word of the command line -> codecs with the columns that name them."""
-    if word in LADDERS:
-        ladder = [Standard(codec=word, quality=float(quality)) for quality in LADDERS[word]]
-        return [(codec, standard_about(codec)) for codec in ladder]
+def _candidates(word: str, load: Load) -> list[Candidate]:
+    """A word of the command line -> what it stands for, each quality of a standard codec by itself."""
+    name = word.partition("@")[0]
+    if name in LADDERS:
+        codecs = [Standard(codec=name, quality=quality) for quality in _qualities(word)]
+        return [Candidate(codec, standard_about(codec)) for codec in codecs]
     if not Path(word).exists():
         if "+" in word:
-            return _cascades(word, device)
+            return _cascades(word, load)
         raise UserError(f"{word} is neither a run, a weights file nor a standard codec ({', '.join(LADDERS)})")
-    model, about = _trained(word, device)
+    model, about = load(word)
     if not isinstance(model, Codec):
         raise UserError(
             f"{word} holds no codec but a {type(model).__name__}: give a codec's run, or say what codes a denoiser's "
             f"pictures, as in {word}+avif"
         )
     named = {name: about[name] for name in ("run", "curve", "method", "lmbda", "seed", "budget")}
-    return [(model, {**named, "sigma_train": about["sigma"]})]
+    return [Candidate(model, {**named, "sigma_train": about["sigma"]})]
 
 
-def _cascades(word: str, device: str) -> list[tuple[Compressor, dict[str, object]]]:
-    """``DENOISER+CODEC`` -> the denoiser before each rung of the codec, with the columns that name them."""
+def _qualities(word: str) -> list[float]:
+    """``avif@30,50`` -> 30 and 50; a codec alone -> its ladder."""
+    name, at, said = word.partition("@")
+    try:
+        return list(dict.fromkeys(float(quality) for quality in (said.split(",") if at else LADDERS[name])))
+    except ValueError:
+        raise UserError(f"{word} names no qualities: give numbers, as in {name}@30,50") from None
+
+
+def _cascades(word: str, load: Load) -> list[Candidate]:
+    """``DENOISER+CODEC`` -> the denoiser before each rung of the codec."""
     parts = word.split("+")
     # a path may hold a + of its own
     splits = [("+".join(parts[:i]), "+".join(parts[i:])) for i in range(1, len(parts))]
     known = [split for split in splits if split[0] in UNTAUGHT or Path(split[0]).exists()]
     first, second = known[0] if known else splits[0]
-    denoiser, about = _untaught(first) if first in UNTAUGHT else _trained(first, device)
+    denoiser, about = load(first)
     if isinstance(denoiser, Codec):
         raise UserError(f"{first} holds a codec, no denoiser: before the + goes a denoiser's run, as +experiment=unet")
     made = []
-    for codec, named in _codecs(second, device):
-        standard = isinstance(codec, Standard)
+    for one in _candidates(second, load):
+        standard, named = isinstance(one.codec, Standard), one.about
         budgets = dict.fromkeys(filter(None, [about["budget"], named.get("budget")]))
-        name = codec.name if standard else named["method"]
+        name = one.codec.name if standard else named["method"]
         own = {
             "run": f"{about['run']}+{name if standard else named['run']}",
             "curve": f"denoise + {name} ({about['curve']} + {name if standard else named['curve']})",
@@ -176,19 +222,14 @@ def _cascades(word: str, device: str) -> list[tuple[Compressor, dict[str, object
             "seed": named.get("seed", about["seed"]),
             "budget": "+".join(map(str, budgets)),
         }
-        made.append((Cascade(denoiser=denoiser, codec=codec), {**named, **own}))
+        made.append(Candidate(one.codec, {**named, **own}, denoiser))
     return made
 
 
-def _untaught(word: str) -> tuple[object, dict]:
-    """A denoiser that learned nothing and estimates the noise of each picture."""
-    return UNTAUGHT[word](), {"run": word, "curve": word, "budget": None, "sigma": None, "seed": None}
-
-
-def _trained(word: str, device: str) -> tuple[nn.Module, dict]:
+def _load(word: str, *, device: str) -> tuple[object, dict]:
+    """A denoiser that learned nothing (it estimates the noise of each picture), or a trained model, and what is said
+    of it."""
+    if word in UNTAUGHT:
+        return UNTAUGHT[word](), {"run": word, "curve": word, "budget": None, "sigma": None, "seed": None}
     path = weights.path_of(word)
     return weights.load(path, device=device), weights.read(path)[1]
-
-
-def _lossless(codec: Compressor) -> Lossless | None:
-    return getattr(getattr(codec, "guide", None), "lossless", None)

@@ -71,6 +71,7 @@ def plan(overrides: list[str], *, config_name: str = "config") -> Job:
     resolved = runs.plain(config)
     lossless = resolved["data"]["lossless"]
     resolved["lossless_version"] = instantiate(lossless).version if lossless else None
+    resolved["teachers"] = {name: teacher.id for name, teacher in runs.teachers(resolved["data"]).items()}
     key = runs.key(resolved, {role: job.key for role, job in needs.items()})
     return Job(resolved, overrides, key, runs.folder(resolved, key), needs)
 

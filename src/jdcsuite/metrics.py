@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 from torchmetrics.image import MultiScaleStructuralSimilarityIndexMeasure, PeakSignalNoiseRatio
 
+from jdcsuite.data.noise import estimate_sigma, to_bytes
 from jdcsuite.data.quality import full_float32
 from jdcsuite.entropy.container import H_UNIT, header_bytes, unpack
 from jdcsuite.models.codec import Codec
@@ -55,32 +57,45 @@ def quality(x_hat: Float[Tensor, "1 3 h w"], clean: Float[Tensor, "1 3 h w"]) ->
     return {name: float(values[name]) if name in values else None for name in ("psnr", "ms_ssim")}
 
 
+def of_input(pair: Pair) -> dict[str, object]:
+    """The columns of a Pair of one that no codec changes: the noisy picture against the clean one, and its size."""
+    height, width = pair.clean.shape[-2:]
+    noisy = quality(pair.noisy, pair.clean)
+    row = {"sigma": float(pair.sigma[0]), "height": height, "width": width}
+    return row | {"psnr_noisy": noisy["psnr"], "ms_ssim_noisy": noisy["ms_ssim"]}
+
+
 @torch.no_grad()
-def judge(codec: Compressor, pair: Pair) -> tuple[dict[str, object], Float[Tensor, "1 3 h w"]]:
+def judge(
+    codec: Compressor,
+    pair: Pair,
+    *,
+    handed: Pair | None = None,
+    handed_ms: float = 0.0,
+    known: dict[str, object] | None = None,
+) -> tuple[dict[str, object], Float[Tensor, "1 3 h w"]]:
     """Compresses and decompresses the noisy picture of a Pair of one: (columns of its row, decoded picture).
 
     ``codec``: whatever has ``compress`` and ``decompress``, learned or standard. bpp counts the whole file.
+    ``handed``: the Pair that the codec is given where something before it, as a denoiser, made another of ``pair``;
+    ``handed_ms``: how long that took, which is part of encoding. ``known``: `of_input`, where it is at hand.
     """
     height, width = pair.clean.shape[-2:]
-    sigma = float(pair.sigma[0])
-    data, enc_ms = timed(lambda: codec.compress(pair.noisy, sigma=None if math.isnan(sigma) else sigma), pair.noisy)
+    seen = pair if handed is None else handed
+    told = float(seen.sigma[0])
+    data, enc_ms = timed(lambda: codec.compress(seen.noisy, sigma=None if math.isnan(told) else told), seen.noisy)
     x_hat, dec_ms = timed(lambda: codec.decompress(data), pair.noisy)
     x_hat = x_hat.to(pair.clean.device)  # standard codecs decode on the CPU
-    decoded, noisy = quality(x_hat, pair.clean), quality(pair.noisy, pair.clean)
     row: dict[str, object] = {
-        "sigma": sigma,
-        "height": height,
-        "width": width,
+        **(of_input(pair) if known is None else known),
         "bpp": 8 * len(data) / (height * width),
-        **decoded,
-        "psnr_noisy": noisy["psnr"],
-        "ms_ssim_noisy": noisy["ms_ssim"],
-        "enc_ms": round(enc_ms, 3),
+        **quality(x_hat, pair.clean),
+        "enc_ms": round(handed_ms + enc_ms, 3),
         "dec_ms": round(dec_ms, 3),
         "device": str(pair.noisy.device.type),
     }
     if isinstance(codec, Codec):
-        row |= _account(codec, pair, data)
+        row |= _account(codec, seen, data)
     return row, x_hat
 
 
@@ -93,11 +108,24 @@ def _account(codec: Codec, pair: Pair, data: bytes) -> dict[str, float]:
     for tile in contents.tiles:
         for name, segment in zip(codec.segment_names, tile.segments, strict=True):
             parts[f"bpp_{name}"] = parts.get(f"bpp_{name}", 0.0) + bits * len(segment)
+    pair = _guided(codec, pair)
     output = codec(pair.noisy, sigma=pair.sigma, bpp_noisy=pair.bpp_noisy)
     estimate = sum(float(rate) for rate in output.bpp(contents.height * contents.width).values())
     guided = {"tile": contents.tile} | ({"h_hat": contents.h / H_UNIT} if contents.h else {})
     payload = bits * (len(data) - header)
     return {"bpp_payload": payload, "bpp_est": estimate, "bpp_header": bits * header, **parts, **guided}
+
+
+def _guided(codec: Codec, pair: Pair) -> Pair:
+    """The Pair with what the codec's guide, where it has one, measures itself when it is not told."""
+    lossless = getattr(getattr(codec, "guide", None), "lossless", None)
+    if lossless is None:
+        return pair
+    sigma, bpp = pair.sigma, pair.bpp_noisy
+    if bool(sigma.isnan().any()):
+        sigma = torch.full_like(sigma, estimate_sigma(pair.noisy[0]))
+    bpp = sigma.new_tensor([lossless.bpp(to_bytes(pair.noisy[0]))]) if bpp is None else bpp
+    return replace(pair, sigma=sigma, bpp_noisy=bpp)
 
 
 def timed(work: Callable[[], T], like: Tensor) -> tuple[T, float]:

@@ -9,16 +9,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from jdcsuite import paths, runs, weights
+from jdcsuite import paths, pool, runs, weights
 from jdcsuite.baselines.denoisers import UNTAUGHT
 from jdcsuite.data import files, provenance, quality
 from jdcsuite.data.noise import to_bytes, to_tensor
@@ -33,10 +33,39 @@ SCORES = "scores.csv"
 
 @dataclass(frozen=True)
 class Teacher:
-    """``denoise``: (1, 3, h, w) in [0, 1] -> the same, of any size."""
+    """``denoise``: (1, 3, h, w) in [0, 1] -> the same, of any size; pickled where several processes work."""
 
     denoise: Callable[[Tensor], Tensor]
     about: provenance.Teacher
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A teacher's `denoise` as it was asked for: small enough to go with every picture to any process, and loaded once
+    in each. ``id``: as in `provenance.Teacher`, so that what changed is loaded anew."""
+
+    word: str
+    id: str
+    sigma: float | None
+    tile: int
+    device: str
+
+    def __call__(self, x: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "1 3 h w"]:
+        return _loaded(self)(x)
+
+
+@lru_cache(maxsize=1)
+def _loaded(asked: Asked) -> Callable[[Tensor], Tensor]:
+    if asked.word in UNTAUGHT:
+        return partial(UNTAUGHT[asked.word](sigma=asked.sigma).denoise, tile=asked.tile)
+    model = weights.load(asked.word, device=asked.device)
+    if not isinstance(model, Denoiser):
+        raise UserError(f"{asked.word} holds no denoiser but a {type(model).__name__}: give a run of +experiment=unet")
+    if asked.tile % model.stride:
+        raise UserError(
+            f"--tile {asked.tile} is not possible: this denoiser's are multiples of {model.stride}, or 0 for one"
+        )
+    return partial(model.eval().denoise, tile=asked.tile)
 
 
 @dataclass(frozen=True)
@@ -64,28 +93,18 @@ def teacher(word: str, *, sigma: float | None = None, tile: int = TILE, device: 
     if tile < 0:
         raise UserError(f"--tile {tile} is not possible: give pixels, or 0 for the picture as one")
     if word in UNTAUGHT:
-        made = UNTAUGHT[word](sigma=sigma)
         level = "estimated" if sigma is None else f"{sigma:g}"
         package = "scikit-image" if word == "nlm" else "bm3d"
-        said = f"{package} {runs.installed(package)}, sigma {level}"
-        about = provenance.Teacher(name=word, id=said, train_scenes=[])
-        return Teacher(partial(made.denoise, tile=tile), about)
-    if sigma is not None:
+        about = provenance.Teacher(name=word, id=f"{package} {runs.installed(package)}, sigma {level}", train_scenes=[])
+    elif sigma is not None:
         raise UserError(f"--sigma is for {' and '.join(UNTAUGHT)}: a trained denoiser is not told the noise level")
-    path = weights.path_of(word)
-    model = weights.load(path, device=device)
-    if not isinstance(model, Denoiser):
-        raise UserError(f"{path} holds no denoiser but a {type(model).__name__}: give a run of +experiment=unet")
-    if tile % model.stride:
-        raise UserError(f"--tile {tile} is not possible: this denoiser's are multiples of {model.stride}, or 0 for one")
-    said = weights.read(path)[1]
-    about = provenance.Teacher(
-        name=str(said.get("run") or said.get("method") or path.stem),
-        id=str(runs.weights_hash(path)),
-        train_set=str(said.get("train_set") or ""),
-        train_scenes=said.get("train_scenes"),
-    )
-    return Teacher(partial(model.eval().denoise, tile=tile), about)
+    else:
+        path = weights.path_of(word)
+        said = weights.read(path)[1]
+        about = provenance.Teacher.of_weights(said, id=str(runs.weights_hash(path)), name=path.stem)
+    asked = Asked(word, about.id, sigma, tile, device)
+    _loaded(asked)  # what is wrong with it is told before anything is written
+    return Teacher(asked, about)
 
 
 def plan(inputs: list[str], out: Path) -> list[Job]:
@@ -125,26 +144,51 @@ def prepare(out: Path, *, force: bool) -> None:
         (out / kind).mkdir(parents=True, exist_ok=True)
 
 
-def run(jobs: list[Job], taught_by: Teacher, out: Path) -> Iterator[Done]:
+def run(jobs: list[Job], taught_by: Teacher, out: Path, *, processes: int = 1) -> Iterator[Done]:
     """Every picture, as it is done; a picture that fails is told and the others are still done. Records are written
     first, so that no picture is ever without its teacher's name, and again at the end, of what is there."""
     made = Predenoised(teacher=taught_by.about, pictures={job.name: _origin(job.source) for job in jobs})
     _record(made, out)
-    rows, failed = [], set()
+    known: dict[str, Done] = {}
+    work = partial(_guarded, taught_by=taught_by, out=out)
+    ended = pool.run(jobs, work, jobs=processes, died=lambda job: Done(job, error=pool.DIED))
     try:
-        for job in jobs:
-            done = _guarded(job, taught_by, out)
+        for done in ended:
+            known[done.job.name] = done
             if done.error:
-                failed.add(job.name)
-            else:
-                row = {"image": job.name, **made.pictures[job.name], "height": done.height, "width": done.width}
-                rows.append({**row, "ms_ssim": done.score, "teacher": taught_by.about.name})
+                _remove(out, done.job.name)
             yield done
     finally:  # Ctrl-C, too
+        ended.close()  # pictures that other processes have begun are ended
+        there, rows = {}, []
+        for job in jobs:
+            if not all(place.exists() for place in _places(out, job.name)):
+                _remove(out, job.name)
+                continue
+            done = known.get(job.name) or _ended(job, out)
+            there[job.name] = made.pictures[job.name]
+            row = {"image": job.name, **there[job.name], "height": done.height, "width": done.width}
+            rows.append({**row, "ms_ssim": done.score, "teacher": taught_by.about.name})
         if rows:
             runs.write_rows(rows, out / SCORES)
-        there = {name: said for name, said in made.pictures.items() if (out / "clean" / name).exists()}
         _record(Predenoised(teacher=made.teacher, pictures=there), out)
+
+
+def _places(out: Path, name: str) -> list[Path]:
+    """Of a picture's target and input."""
+    return [out / kind / name for kind in ("clean", "noisy")]
+
+
+def _remove(out: Path, name: str) -> None:
+    """Half a pair is none."""
+    for place in _places(out, name):
+        place.unlink(missing_ok=True)
+
+
+def _ended(job: Job, out: Path) -> Done:
+    """What another process made of a picture when nobody listened any more."""
+    clean, noisy = (files.read(place).pixels for place in _places(out, job.name))
+    return Done(job, *noisy.shape[:2], score=score(clean, noisy))
 
 
 def _record(made: Predenoised, out: Path) -> None:
@@ -156,15 +200,12 @@ def _origin(source: Path) -> dict[str, str]:
     return {"source": str(source), "scene": scene, "iso": iso}
 
 
-def _guarded(job: Job, taught_by: Teacher, out: Path) -> Done:
-    places = [out / kind / job.name for kind in ("clean", "noisy")]
+def _guarded(job: Job, *, taught_by: Teacher, out: Path) -> Done:
     try:
-        return _one(job, taught_by, places)
-    except (UserError, OSError, MemoryError, RuntimeError) as error:
-        for place in places:  # half a pair is none
-            place.unlink(missing_ok=True)
-        if isinstance(error, UserError):
-            return Done(job, error=str(error))
+        return _one(job, taught_by, _places(out, job.name))
+    except UserError as error:
+        return Done(job, error=str(error))
+    except (OSError, MemoryError, RuntimeError) as error:
         said = "there is not enough memory" if isinstance(error, MemoryError) else str(error).splitlines()[0]
         return Done(job, error=f"it could not be denoised ({said}): a smaller --tile needs less memory")
 

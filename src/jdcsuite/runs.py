@@ -20,6 +20,9 @@ import torch
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from jdcsuite.data import provenance
+from jdcsuite.data.pairs import Source
+from jdcsuite.data.provenance import Teacher
 from jdcsuite.types import UserError
 
 T = TypeVar("T")
@@ -59,8 +62,19 @@ def key(config: dict, needs: dict[str, str]) -> str:
     said["data"]["root"] = root and Path(root).name
     # where a part comes from is a path; which part it is, is its key
     said["needs"] = needs
+    if config.get("teachers"):
+        said["teachers"] = config["teachers"]
     said["init_from"] = weights_hash(Path(config["init_from"])) if config["init_from"] else None
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def teachers(data: dict) -> dict[str, Teacher]:
+    """Training folders of a data configuration that `jdc predenoise` made -> who taught there. A folder's name does not
+    say it, so a run's key and curve do, by the teacher's id."""
+    said = data["train"] or []
+    folders = [Source.read(one).folder for one in ([said] if isinstance(said, str | dict) else said)]
+    made = {name: provenance.read(Path(data["root"]).expanduser() / name) for name in folders if data["root"]}
+    return {name: found.teacher for name, found in made.items() if found}
 
 
 def whole_first(needs: dict[str, T], said: Mapping[str, Mapping]) -> list[tuple[str, T]]:
@@ -82,7 +96,8 @@ def curve(config: dict, overrides: list[str]) -> str:
     silent |= {f"{section}.{name}" for section, names in INCIDENTAL.items() for name in names}
     silent |= {"data.train", "data.test", "data.limit"}  # columns of their own
     kept = sorted(o for o in overrides if o.split("=")[0] not in silent and not o.startswith(("report.", "logger.")))
-    return " ".join([config["method"], *kept])
+    taught = sorted({f"teacher={provenance.shortened(id)}" for id in (config.get("teachers") or {}).values()})
+    return " ".join([config["method"], *kept, *taught])
 
 
 def weights_hash(run_or_file: Path) -> str | None:

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
-from jdcsuite.metrics import Quality, eight_bit, judge, quality, timed
+from jdcsuite.metrics import Quality, eight_bit, judge, of_input, quality, timed
 from jdcsuite.models.clean_entropy import analytic_entropy
 from jdcsuite.types import Output, Pair
 
@@ -198,9 +198,8 @@ class DenoiserTask(Task):
         dataset = self.test_set(dataloader_idx)
         with torch.autocast(self.device.type, enabled=False):
             denoised, milliseconds = timed(lambda: self.model.denoise(pair.noisy), pair.noisy)
-        x_hat, noisy = eight_bit(denoised), quality(pair.noisy, pair.clean)
-        row = {"sigma": float(pair.sigma[0]), "height": x_hat.shape[-2], "width": x_hat.shape[-1]}
-        row |= {**quality(x_hat, pair.clean), "psnr_noisy": noisy["psnr"], "ms_ssim_noisy": noisy["ms_ssim"]}
+        x_hat = eight_bit(denoised)
+        row = of_input(pair) | quality(x_hat, pair.clean)
         device = str(pair.noisy.device.type)
         self.rows.append({"dataset": dataset, "image": name, **row, "enc_ms": round(milliseconds, 3), "device": device})
         if index == 0:

@@ -19,6 +19,7 @@ from jdcsuite import runs, tracker, weights
 from jdcsuite.callbacks import EMA, Progress, checkpoints
 from jdcsuite.data.datamodule import Photographs
 from jdcsuite.data.noise import to_bytes
+from jdcsuite.data.provenance import Teacher, refuse_learned_scenes, saw
 from jdcsuite.entropy.container import VERSION
 from jdcsuite.task import Task
 from jdcsuite.types import UserError
@@ -31,6 +32,10 @@ def run(config: dict, folder: Path, *, needs: dict[str, Path], curve: str, conso
     L.seed_everything(config["seed"], workers=True, verbose=False)
     data, task = build(config, needs)
     data.prepare()
+    teachers = _teachers(config, needs)
+    for teacher in teachers:
+        refuse_learned_scenes(teacher, config["method"], data.test_scenes)
+    data.facts |= {"teacher": "+".join(t.label for t in teachers), "teacher_saw": saw(teachers, data.train_scenes)}
     loggers = _loggers(config, folder)
     failed = True
     try:
@@ -59,6 +64,16 @@ def build(config: dict, needs: dict[str, Path]) -> tuple[Photographs, Task]:
     if config["init_from"]:
         weights.load_into(task.model, config["init_from"])
     return data, task
+
+
+def _teachers(config: dict, needs: dict[str, Path]) -> list[Teacher]:
+    """Who made the targets: of predenoised folders, and the need that is called teacher."""
+    found = list(runs.teachers(config["data"]).values())
+    if "teacher" in needs:
+        run = needs["teacher"]
+        about = weights.read(weights.path_of(run))[1]
+        found.append(Teacher.of_weights(about, id=str(runs.weights_hash(run)), name=run.name))
+    return found
 
 
 def construct(config: dict, **parts: nn.Module) -> Any:

@@ -1,4 +1,4 @@
-"""Noisy picture -> a denoiser's picture -> bytes -> picture: denoise-then-compress, what a joint codec has to beat."""
+"""Noisy picture -> what a denoiser hands to a codec: denoise-then-compress, what a joint codec has to beat."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from jdcsuite.data.noise import to_bytes, to_tensor
-from jdcsuite.types import Compressor, UserError
+from jdcsuite.types import Pair, UserError
 
 
 @torch.no_grad()
@@ -31,22 +31,13 @@ def denoise(denoiser: object, x: Float[Tensor, "1 3 h w"], *, sigma: float | Non
     return made
 
 
-class Cascade:
-    """``denoiser``: what `denoise` takes, a network in evaluation mode. ``codec``: what codes its picture, learned
-    (ready to code) or standard.
+def denoised(denoiser: object, pair: Pair) -> Pair:
+    """A Pair of one -> the Pair that a codec behind ``denoiser`` is given: its input is the denoised picture.
 
-    Between the two the picture is rounded to 8 bits, as in the file that a denoiser hands to a codec, so that learned
-    and standard codecs are given the same one. The codec is not told the noise's sigma: it is that of a picture which
-    it never sees.
+    That is rounded to 8 bits, as in the file that a denoiser hands to a codec, so that learned and standard codecs are
+    given the same one. The noise's sigma, that of a picture which the codec never sees, is unknown to it.
     """
-
-    def __init__(self, *, denoiser: object, codec: Compressor) -> None:
-        self.denoiser, self.codec = denoiser, codec
-
-    def compress(self, x: Float[Tensor, "1 3 h w"], *, sigma: float | None = None) -> bytes:
-        """``x``: the noisy picture in [0, 1]. The bytes are the codec's own."""
-        clean = to_tensor(to_bytes(denoise(self.denoiser, x, sigma=sigma)[0]))[None]
-        return self.codec.compress(clean.to(x.device))
-
-    def decompress(self, data: bytes) -> Float[Tensor, "1 3 h w"]:
-        return self.codec.decompress(data)
+    sigma = float(pair.sigma[0])
+    made = denoise(denoiser, pair.noisy, sigma=None if math.isnan(sigma) else sigma)
+    handed = to_tensor(to_bytes(made[0]))[None].to(pair.noisy.device)
+    return Pair(noisy=handed, clean=pair.clean, sigma=torch.full_like(pair.sigma, math.nan))

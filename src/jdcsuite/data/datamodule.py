@@ -171,6 +171,11 @@ class Photographs(L.LightningDataModule):
         """What the training pictures show, as `data.pairs` names it; None: not known."""
         return None
 
+    @property
+    def test_scenes(self) -> list[str]:
+        """What the test pictures show, where that is known."""
+        return []
+
     def prepare(self) -> None:
         """Decodes all pictures into the cache and finds bad ones, before anything is trained."""
         train, val, test = self._sources()

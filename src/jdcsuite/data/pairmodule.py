@@ -136,6 +136,10 @@ class PairFolders(Photographs):
         return sorted({scene for part in ("train", "val") for scene in self._pairs[part].scenes} | self._plain_scenes)
 
     @property
+    def test_scenes(self) -> list[str]:
+        return sorted({scene for name in self.test_sets for scene in self._pairs[name].scenes})
+
+    @property
     def cleans(self) -> int:
         """Places of a batch that hold a clean picture."""
         return max(1, round(self.clean_share * self.batch)) if self.clean_share else 0

@@ -7,7 +7,7 @@ learned from: the teacher's weights list their scenes, the file keeps the list, 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -27,10 +27,25 @@ class Teacher:
     train_set: str = ""
     train_scenes: list[str] | None = None
 
+    @classmethod
+    def of_weights(cls, about: Mapping[str, object], *, id: str, name: str) -> Teacher:
+        """``about``: what a weights file says of itself. ``name``: where it says none."""
+        return cls(
+            name=str(about.get("run") or about.get("method") or name),
+            id=id,
+            train_set=str(about.get("train_set") or ""),
+            train_scenes=about.get("train_scenes"),
+        )
+
     @property
     def label(self) -> str:
         """For rows; of a hash, the beginning."""
-        return f"{self.name} ({self.id[:16] if len(self.id) == 64 else self.id})"
+        return f"{self.name} ({shortened(self.id)})"
+
+
+def shortened(id: str) -> str:
+    """Of a hash, the beginning; a version with settings as it is."""
+    return id[:16] if len(id) == 64 else id
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,3 +107,14 @@ def refuse_learned_scenes(teacher: Teacher, folder: str, tested: Sequence[str]) 
             f"the targets of {folder} were made by {teacher.name}, which learned from {len(shared)} scenes of "
             f"data.test (as {shared[0]}): leave them out of data.test, or take a teacher that has not seen them"
         )
+
+
+def saw(teachers: Sequence[Teacher], trained: Sequence[str] | None) -> str:
+    """How many of a pupil's training scenes its ``teachers`` had labels of, as "3 of 40": such a pupil owes something
+    to labels, although it was given none. "" without a teacher, "unknown" where weights or data name no scenes."""
+    if not teachers:
+        return ""
+    learned = [teacher.train_scenes for teacher in teachers]
+    if trained is None or None in learned:
+        return "unknown"
+    return f"{len(set(trained).intersection(scene for scenes in learned for scene in scenes))} of {len(set(trained))}"
