@@ -191,10 +191,14 @@ def test_progress_appears_only_when_it_takes_long(folder, capsys):
     assert "decoding pictures" in shown and "3/3" in shown and "/s" in shown
 
 
-def test_look_ahead_is_bounded(monkeypatch):
+def test_look_ahead_is_bounded():
     decoded = []
-    monkeypatch.setattr(store, "read", lambda path: decoded.append(path) or np.zeros((1, 1, 3), np.uint8))
-    stream = store._decoded([Path(str(i)) for i in range(500)])
+
+    def reader(path: Path) -> np.ndarray:
+        decoded.append(path)
+        return np.zeros((1, 1, 3), np.uint8)
+
+    stream = store._decoded([Path(str(i)) for i in range(500)], reader)
     next(stream)
     assert len(decoded) < 50
     stream.close()

@@ -17,7 +17,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from jdcsuite.data import quality
+from jdcsuite.data import files, quality
 from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.noise import PoissonGaussian
 from jdcsuite.data.pairmodule import PairFolders
@@ -174,6 +174,17 @@ def nind(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def scenes_of(made: PairFolders, part: str) -> set[str]:
     return {scene.removeprefix("nind_NIND_") for scene in made._pairs[part].scenes}
+
+
+def test_pairs_of_16_bits_are_rounded_to_8(tmp_path: Path) -> None:
+    deep = np.random.default_rng(0).integers(0, 2**16, (64, 64, 3), dtype=np.uint16)
+    for kind, pixels in (("noisy", deep), ("clean", np.flipud(deep))):
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / "a.png").write_bytes(files.encode(files.Picture(pixels), Path("a.png")))
+    found = PairCache.of_shots(shots(tmp_path, Source(folder="pairs")), cache_dir=str(tmp_path))
+    expected = np.rint(deep / 65535 * 255).astype(np.uint8)
+    noisy, clean = found.crop(0, 0, 0, 64)
+    assert np.array_equal(noisy, expected) and np.array_equal(clean, np.flipud(expected))
 
 
 def test_nind_is_split_as_published(nind: Path) -> None:

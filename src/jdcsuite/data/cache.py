@@ -11,7 +11,7 @@ import time
 import uuid
 import zlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
@@ -25,6 +25,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from jdcsuite.data.images import read
 from jdcsuite.types import UserError
+
+Reader = Callable[[Path], UInt8[np.ndarray, "_ _ 3"]]
 
 
 class ImageCache:
@@ -46,8 +48,10 @@ class ImageCache:
         images: Sequence[Path] | Sequence[tuple[str, UInt8[np.ndarray, "_ _ 3"]]],
         *,
         cache_dir: str | Path | None = None,
+        reader: Reader = read,
     ) -> ImageCache:
-        """Open the cache of these files (or named arrays); decode them first where it is absent or unsound.
+        """Open the cache of these files (or named arrays); decode them by ``reader`` first where it is absent or
+        unsound. Readers differ in what they refuse, not in the pixels of what they read.
 
         ``cache_dir``: default $JDCSUITE_CACHE, else the user's cache folder. Several processes may build
         at once: one decodes, the others wait. UserError: no pictures, one of them refused, a full disk.
@@ -62,7 +66,7 @@ class ImageCache:
                 return cache
             with FileLock(path.with_suffix(".lock")):
                 if (cache := cls._open(path)) is None:
-                    _write(path, names, images)
+                    _write(path, names, images, reader)
                     cache = cls._open(path)
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -169,13 +173,13 @@ def _key(names: list[str], images: Sequence) -> str:
     return digest.hexdigest()[:32]
 
 
-def _write(path: Path, names: list[str], images: Sequence) -> None:
+def _write(path: Path, names: list[str], images: Sequence, reader: Reader) -> None:
     """Pixels, then the index that declares them whole; each under a name of its own until it is complete."""
     shapes, checks = [], []
     part = path.with_name(f"{path.stem}.{uuid.uuid4().hex}.tmp")
     try:
         with part.open("wb") as out:
-            for array in _decoded(images):
+            for array in _decoded(images, reader):
                 shapes.append(array.shape[:2])
                 checks.append(zlib.crc32(array))
                 out.write(array)
@@ -188,7 +192,7 @@ def _write(path: Path, names: list[str], images: Sequence) -> None:
         part.unlink(missing_ok=True)
 
 
-def _decoded(images: Sequence, *, patience: float = 2.0) -> Iterator[UInt8[np.ndarray, "_ _ 3"]]:
+def _decoded(images: Sequence, reader: Reader = read, *, patience: float = 2.0) -> Iterator[UInt8[np.ndarray, "_ _ 3"]]:
     """The pictures in order, decoded a few ahead on threads (Pillow frees the interpreter's lock).
 
     The look-ahead is bounded: a disk slower than the decoders must not fill the memory. A progress bar
@@ -206,7 +210,7 @@ def _decoded(images: Sequence, *, patience: float = 2.0) -> Iterator[UInt8[np.nd
     task, begun = bar.add_task("", total=len(images), rate=""), time.monotonic()
 
     def load(image: Path | tuple) -> np.ndarray:
-        return np.ascontiguousarray(image[1] if isinstance(image, tuple) else read(image))
+        return np.ascontiguousarray(image[1] if isinstance(image, tuple) else reader(image))
 
     try:
         with ThreadPoolExecutor(workers) as pool:

@@ -239,8 +239,7 @@ _ENTRIES = (
         clean_of=_nind,
         by_hand="NIND is single files on commons.wikimedia.org/wiki/Natural_Image_Noise_Dataset: download "
         "them (for instance with src/nind_denoise/tools/dl_ds_1.py of github.com/trougnouf/compression) as "
-        "{folder}/SCENE/NIND_SCENE_ISOVALUE.jpg or .png, and the lowest ISO of a scene is its clean picture; "
-        "convert the 16-bit PNGs (as 7D-2 and 7D-7) to 8 bits",
+        "{folder}/SCENE/NIND_SCENE_ISOVALUE.jpg or .png, and the lowest ISO of a scene is its clean picture",
         test_scenes=(
             "*_ursulines-red",
             "*_ursulines-building",

@@ -59,6 +59,12 @@ def read(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
         return Picture(pixels, grey, _metadata(image))
 
 
+def rounded(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
+    """An image file of 8 or 16 bits a sample, rounded to 8. UserError as `read`."""
+    pixels = read(path).pixels
+    return pixels if pixels.dtype == np.uint8 else ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
 def encode(picture: Picture, path: Path) -> bytes:
     """The bytes of an image file of the kind that ``path`` ends in. JPEG at quality 95 without chroma subsampling, all
     else lossless. UserError: an unknown ending, 16 bits in a format of 8, sides that the format does not hold."""

@@ -18,6 +18,7 @@ from torch import Tensor
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
 from jdcsuite.data.cache import ImageCache
+from jdcsuite.data.files import rounded
 from jdcsuite.data.pairs import Shot, listed
 from jdcsuite.types import UserError
 
@@ -61,10 +62,13 @@ class PairCache:
 
     @classmethod
     def of_shots(cls, shots: Sequence[Shot], *, cache_dir: str | None, allow_unpaired: bool = False) -> PairCache:
-        """Decodes the pictures. UserError lists pairs whose sizes differ; with ``allow_unpaired`` they are left out."""
+        """Decodes the pictures, those of 16 bits rounded to 8 (NIND has some). UserError lists pairs whose sizes
+        differ; with ``allow_unpaired`` they are left out."""
         cleans = sorted({shot.clean for shot in shots})
-        noisy = ImageCache.build([shot.noisy for shot in shots], cache_dir=cache_dir)
-        clean = ImageCache.build(cleans, cache_dir=cache_dir)
+        noisy, clean = (
+            ImageCache.build(paths, cache_dir=cache_dir, reader=rounded)
+            for paths in ([shot.noisy for shot in shots], cleans)
+        )
         partner = [cleans.index(shot.clean) for shot in shots]
         differ = [i for i, p in enumerate(partner) if noisy.shape(i) != clean.shape(p)]
         if differ and allow_unpaired and len(differ) < len(shots):
