@@ -269,6 +269,20 @@ def test_a_threshold_keeps_the_crops_above_it_and_scores_are_computed_once(
     assert len(quality.above(exact, score)) == (score > exact).sum(), "strictly"
 
 
+@pytest.mark.parametrize("damage", ["cut", "of other crops", "pickled"])
+def test_scores_that_are_not_those_of_the_crops_are_computed_again(root: Path, tmp_path: Path, damage: str) -> None:
+    pairs = module(root, cache=str(tmp_path))._pairs["train"]
+    at = quality.cells(pairs.noisy, side=176)
+    score = quality.scores(pairs, at, side=176)
+    (path,) = (tmp_path / "images").glob("*.scores.npy")
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-5])
+    else:
+        np.save(path, score[1:] if damage == "of other crops" else np.array([{}], dtype=object), allow_pickle=True)
+    assert np.array_equal(quality.scores(pairs, at, side=176), score)
+    assert np.array_equal(np.load(path), score), "and kept"
+
+
 def test_a_threshold_that_leaves_nothing_says_what_there_was(root: Path) -> None:
     with pytest.raises(UserError, match=r"min_ms_ssim=0\.9999 leaves none of 28 crops: the best has 0\.\d+ \(.*above"):
         module(root, min_ms_ssim=0.9999)

@@ -10,10 +10,13 @@ import hashlib
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
@@ -110,10 +113,8 @@ def scores(pairs: PairCache, at: Int[np.ndarray, "k 3"], *, side: int) -> Float[
     # a cache's name is the hash of what decides its pixels
     said = [pairs.noisy.path.stem, pairs.clean.path.stem, pairs.partner, side]
     path = pairs.noisy.path.with_name(f"{hashlib.sha256(repr(said).encode()).hexdigest()[:32]}.scores.npy")
-    if path.is_file():
-        known = np.load(path)
-        if known.shape == (len(at),):
-            return known
+    if (known := _read(path, len(at))) is not None:
+        return known
     made = _measure(pairs, at, side)
     part = path.with_name(f"{path.stem}.{uuid.uuid4().hex}.npy")
     np.save(part, made)
@@ -121,11 +122,23 @@ def scores(pairs: PairCache, at: Int[np.ndarray, "k 3"], *, side: int) -> Float[
     return made
 
 
+def _read(path: Path, count: int) -> Float[np.ndarray, "k"] | None:
+    """The scores kept at ``path``, None where there are none or not ``count`` sound ones."""
+    try:
+        known = np.load(path)
+    except (OSError, ValueError, EOFError):  # absent, or cut off
+        return None
+    sound = known.shape == (count,) and known.dtype == np.float32 and bool(np.isfinite(known).all())
+    return known if sound else None
+
+
 @torch.no_grad()
 def _measure(pairs: PairCache, at: Int[np.ndarray, "k 3"], side: int) -> Float[np.ndarray, "k"]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     found = []
-    for start in range(0, len(at), BATCH):
+    console = Console(stderr=True)
+    starts = range(0, len(at), BATCH)
+    for start in track(starts, "scoring crops", console=console, transient=True, disable=not console.is_terminal):
         crops = [pairs.crop(i, top, left, side) for i, top, left in at[start : start + BATCH].tolist()]
         noisy, clean = (
             torch.from_numpy(np.stack(kind)).to(device).permute(0, 3, 1, 2).float() / 255
