@@ -99,15 +99,15 @@ def test_evaluate_takes_a_denoiser_before_any_codec(jdc, folder: Path, run: Path
     rows = pd.read_csv(out)
     count = len(LADDERS["jpeg"])
     assert rows["method"].value_counts().to_dict() == {
-        "denoise + fllic": 2, "denoise + jpeg": 2 * count, "fllic": 2, "noisy + jpeg": 2 * count
+        "unet + fllic": 2, "unet + jpeg": 2 * count, "fllic": 2, "noisy + jpeg": 2 * count
     }  # fmt: skip
-    learned, standard = (rows[rows["method"] == f"denoise + {name}"] for name in ("fllic", "jpeg"))
+    learned, standard = (rows[rows["method"] == f"unet + {name}"] for name in ("fllic", "jpeg"))
     assert (
         set(learned["run"]) == {"u1+r1"} and set(learned["lmbda"]) == {8192} and set(learned["budget"]) == {"lab+demo"}
     )
     assert set(standard["run"]) == {"u1+jpeg"} and set(standard["budget"]) == {"lab"}
     assert sorted(set(standard["quality"])) == LADDERS["jpeg"] and standard["codec_version"].notna().all()
-    assert set(standard["curve"]) == {"denoise + jpeg (unet + jpeg)"}
+    assert set(standard["curve"]) == {"unet + jpeg"}
     assert rows.groupby("image")["psnr_noisy"].nunique().eq(1).all(), "every codec was given the same noisy picture"
     row = learned.iloc[0]
     cache = evaluation.ImageCache.build(evaluation.files(folder))
@@ -152,7 +152,7 @@ def test_a_denoiser_that_learned_nothing_goes_before_any_codec(jdc, folder: Path
     asked = {"nlm+jpeg": [50, 50, 90, 90], "nlm+png": [0, 0]}
     assert rows.groupby("run")["quality"].apply(sorted).to_dict() == asked, "those asked for, once"
     assert rows[rows["method"] == "noisy + jpegxl"]["quality"].tolist() == [0.5, 0.5]
-    rows = rows[rows["method"] == "denoise + png"]
+    rows = rows[rows["method"] == "nlm + png"]
     assert (rows["psnr"] > rows["psnr_noisy"] + 1).all()
 
 

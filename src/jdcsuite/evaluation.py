@@ -216,8 +216,8 @@ def _cascades(word: str, load: Load) -> list[Candidate]:
         name = one.codec.name if standard else named["method"]
         own = {
             "run": f"{about['run']}+{name if standard else named['run']}",
-            "curve": f"denoise + {name} ({about['curve']} + {name if standard else named['curve']})",
-            "method": f"denoise + {name}",
+            "curve": f"{about['curve']} + {name if standard else named['curve']}",
+            "method": f"{about['method']} + {name}",  # as "noisy + avif" is of a codec alone
             "sigma_train": about["sigma"],  # the denoiser is what knows the noise
             "seed": named.get("seed", about["seed"]),
             "budget": "+".join(map(str, budgets)),
@@ -230,6 +230,6 @@ def _load(word: str, *, device: str) -> tuple[object, dict]:
     """A denoiser that learned nothing (it estimates the noise of each picture), or a trained model, and what is said
     of it."""
     if word in UNTAUGHT:
-        return UNTAUGHT[word](), {"run": word, "curve": word, "budget": None, "sigma": None, "seed": None}
+        return UNTAUGHT[word](), {"run": word, "curve": word, "method": word, "budget": None, "sigma": None, "seed": None}
     path = weights.path_of(word)
     return weights.load(path, device=device), weights.read(path)[1]
