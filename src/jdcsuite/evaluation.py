@@ -230,6 +230,7 @@ def _load(word: str, *, device: str) -> tuple[object, dict]:
     """A denoiser that learned nothing (it estimates the noise of each picture), or a trained model, and what is said
     of it."""
     if word in UNTAUGHT:
-        return UNTAUGHT[word](), {"run": word, "curve": word, "method": word, "budget": None, "sigma": None, "seed": None}
+        named = dict.fromkeys(("run", "curve", "method"), word) | dict.fromkeys(("budget", "sigma", "seed"))
+        return UNTAUGHT[word](), named
     path = weights.path_of(word)
     return weights.load(path, device=device), weights.read(path)[1]
