@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from jdcsuite import pool
 from jdcsuite.types import UserError
 
 if TYPE_CHECKING:
@@ -147,9 +148,8 @@ def _sigma(word: str) -> float | None:
 
 def _work(tasks: list[Task], options: Options, *, decode: bool, jobs: int) -> None:
     """Does the tasks under a progress bar, and says at the end what became of them. Exit code 1 if any failed."""
-    from jdcsuite import batch, pool
+    from jdcsuite import batch
 
-    pool.quieten()
     terminal = Console(stderr=True)
     ended = track(
         batch.run(tasks, options, decode=decode, jobs=jobs),
@@ -200,9 +200,8 @@ def predenoise(
     scores.csv in OUT holds MS-SSIM(target, input) of each; predenoised.json names the teacher and the scenes that it
     learned from, and training refuses to be tested on those.
     """
-    from jdcsuite import pool, predenoising
+    from jdcsuite import predenoising
 
-    pool.quieten()
     pictures = predenoising.plan(inputs, out)
     teacher = predenoising.teacher(weights, sigma=_sigma(sigma), tile=tile, device=device)
     predenoising.prepare(out, force=force)
@@ -326,6 +325,7 @@ def bench(
 
 def main() -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    pool.quieten()
     try:
         app()
     except UserError as error:
