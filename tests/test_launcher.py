@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from jdcsuite import __main__ as entry
 from jdcsuite import launcher, runs, training, weights
 from jdcsuite.data import provenance
+from jdcsuite.types import UserError
 
 CONF = Path(entry.CONF)
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
@@ -457,6 +458,24 @@ def test_jdc_s_methods_can_start_from_one_plain_codec(command: Command, pictures
     for folder in command.runs("jdc_n"):
         needs = json.loads((folder / "run.json").read_text())["needs"]
         assert needs["start"]["weights"] == runs.weights_hash(start)
+
+
+def test_what_was_said_of_the_model_holds_where_it_starts_from_a_codec() -> None:
+    """A start's model used to replace the job's own without a word: rows called adaptive, or testolina, were neither."""
+    with hydra_config():
+        said = ["+experiment=jdc_cn8", "model.index_cost=adaptive", "lmbda=2048"]
+        for start, role in (("codec", "start"), ("codec_chain", "above")):
+            job = launcher.plan([*said, f"+start={start}"])
+            assert job.config["model"]["index_cost"] == "adaptive"
+            assert job.needs[role].config["model"] == job.config["model"]
+        for words, said in {
+            ("+experiment=testolina", "+start=codec"): "testolina has another model than codec",
+            ("+experiment=unet", "+start=codec"): "unet has another model than codec",
+            ("+experiment=jdc_n", "+start=codec", "init_from=x"): "leave one out",
+            ("+experiment=jdc_n", "+start=codec_chain", "lmbda=4096", "init_from=x"): "leave one out",
+        }.items():
+            with pytest.raises(UserError, match=said):
+                launcher.plan(list(words))
 
 
 def test_a_ladder_without_a_sigma_is_jdc_s() -> None:
