@@ -212,6 +212,17 @@ def test_key_and_curve_hold_who_made_the_targets(tmp_path: Path) -> None:
     assert planned("a" * 64, "data.train=[none]") == planned("b" * 64, "data.train=[none]")
 
 
+def test_a_curve_tells_parts_of_a_training_folder_apart() -> None:
+    """The column train_set has the folder's name alone, so two parts of it used to be averaged."""
+    with hydra_config():
+        curves = {
+            runs.curve(launcher.plan(words).config, words)
+            for part in ("[a]", "[{folder: a, only: ['X*']}]", "[{folder: a, only: ['Y*']}]")
+            for words in [["+experiment=jdc_n", f"data.train={part}"]]
+        }
+    assert len(curves) == 3
+
+
 def test_a_teacher_that_learned_a_test_scene_is_refused(command: Command, pictures: Path) -> None:
     tiny = ("trainer.max_steps=1", *TINY, *data(pictures, "jdc_ud"))
     assert command("+experiment=unet", *tiny)[0] == 0
@@ -461,7 +472,7 @@ def test_jdc_s_methods_can_start_from_one_plain_codec(command: Command, pictures
 
 
 def test_what_was_said_of_the_model_holds_where_it_starts_from_a_codec() -> None:
-    """A start's model used to replace the job's own without a word: rows called adaptive, or testolina, were neither."""
+    """Rows called adaptive, or testolina, must not be those of the codec's own model."""
     with hydra_config():
         said = ["+experiment=jdc_cn8", "model.index_cost=adaptive", "lmbda=2048"]
         for start, role in (("codec", "start"), ("codec_chain", "above")):
