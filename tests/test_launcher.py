@@ -212,6 +212,13 @@ def test_key_and_curve_hold_who_made_the_targets(tmp_path: Path) -> None:
     assert planned("a" * 64, "data.train=[none]") == planned("b" * 64, "data.train=[none]")
 
 
+def test_the_threshold_of_jdc_ud_is_on_its_targets() -> None:
+    """min_ms_ssim= used to sort its crops by the clean pictures that the method must not see."""
+    with hydra_config():
+        config = launcher.plan(["+experiment=jdc_ud", "min_ms_ssim=0.5"]).config
+    assert config["data"]["min_ms_ssim"] is None and config["criterion"]["supervision"]["min_ms_ssim"] == 0.5
+
+
 def test_a_curve_tells_parts_of_a_training_folder_apart() -> None:
     """The column train_set has the folder's name alone, so two parts of it used to be averaged."""
     with hydra_config():
@@ -370,6 +377,10 @@ def test_a_folder_of_another_configuration_is_refused(command: Command, pictures
         (["+experiment=fllic", "+model.foo=3"], "unexpected keyword argument 'foo'"),
         (["+experiment=fllic", "budget=big"], "there is no budget 'big': choose one of demo, lab, paper"),
         (["+experiment=fllic", "sigma=-1"], "sigma=-1 is not a noise level"),
+        (["+experiment=fllic", "seed=-1"], "seed=-1 is not usable"),
+        (["+experiment=fllic", "trainer.max_steps=a"], "trainer.max_steps=a is not usable"),
+        (["+experiment=jdc_n", "data.root=5"], "data.root=5 is no path"),
+        (["+experiment=jdc_ud", "min_ms_ssim=high"], "min_ms_ssim=high is not usable"),
         (["+experiment=fllic", "sigma=x"], "sigma=x is not a noise level"),
         (["+experiment=fllic", "lmbda=-1"], "lmbda=-1 is not usable"),
         (["+experiment=fllic", "lmbda=[1"], "'lmbda=[1' cannot be read"),

@@ -30,9 +30,9 @@ def compare(rows: pd.DataFrame, anchor: str) -> pd.DataFrame:
     that both curves reach on a picture, on a logarithmic axis, mean over ``pictures``; ``low``, ``high``: its 95 %
     interval, pictures drawn with replacement. Several seeds are averaged picture by picture before. ``verdict`` on
     "beats the anchor": holds or fails where the interval excludes 0 and every seed's mean has its sign, else
-    undecided; "no overlap" where no rate is common, and numbers are NaN. ``bd_rate`` (per cent): of the mean curves over
-    the pictures that both have, on their increasing parts only; ``cut``: how many points that leaves out; ``overlap``: share of the curves' PSNR
-    range that both reach.
+    undecided; "no overlap" where no rate is common, and numbers are NaN. ``bd_rate`` (per cent): of the mean
+    curves over the pictures that both have, on their increasing parts only; ``cut``: how many points that leaves out;
+    ``overlap``: share of the curves' PSNR range that both reach.
 
     UserError: no curve has the anchor's name, or no curve stands beside it.
     """

@@ -106,9 +106,14 @@ def check(config: DictConfig, overrides: list[str]) -> None:
         raise UserError(f"sigma={config.sigma} is not a noise level: give grey levels of 0 or more, as in sigma=10")
     if config.lmbda is not None and not (_number(config.lmbda) and config.lmbda > 0):
         raise UserError(f"lmbda={config.lmbda} is not usable: give a number above 0")
+    if not (isinstance(config.seed, int) and config.seed >= 0):
+        raise UserError(f"seed={config.seed} is not usable: give a whole number of 0 or more")
+    for name, path in {"data.root": config.data.root, "init_from": config.init_from}.items():
+        if path is not None and not isinstance(path, str):
+            raise UserError(f"{name}={path} is no path: give one, a number as ./{path}")
     if config.target not in ("codec", "lossless", "distortion"):
         raise UserError(f"target={config.target} is unknown: choose codec, lossless or distortion")
-    if config.trainer.max_steps < 1:
+    if not (isinstance(config.trainer.max_steps, int) and config.trainer.max_steps >= 1):
         raise UserError(f"trainer.max_steps={config.trainer.max_steps} is not usable: give 1 or more")
 
 

@@ -319,6 +319,8 @@ def make(paths: Sequence[Path], out: Path, console: Console, *, against: str | N
     rows = _read(paths)
     points = curves(rows)
     compared = None if against is None else comparison.compare(labelled(rows, points), against)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file: give a folder as the output.")
     if _is_run(out):
         raise UserError(f"{out} holds a run, whose results.csv a report would replace: choose another folder.")
     out.mkdir(parents=True, exist_ok=True)
