@@ -378,7 +378,6 @@ def test_a_folder_of_another_configuration_is_refused(command: Command, pictures
         (["+experiment=fllic", "budget=big"], "there is no budget 'big': choose one of demo, lab, paper"),
         (["+experiment=fllic", "sigma=-1"], "sigma=-1 is not a noise level"),
         (["+experiment=fllic", "seed=-1"], "seed=-1 is not usable"),
-        (["+experiment=fllic", "trainer.max_steps=a"], "trainer.max_steps=a is not usable"),
         (["+experiment=jdc_n", "data.root=5"], "data.root=5 is no path"),
         (["+experiment=jdc_ud", "min_ms_ssim=1.5"], "min_ms_ssim=1.5 is not usable"),
         (["+experiment=fllic", "sigma=x"], "sigma=x is not a noise level"),
