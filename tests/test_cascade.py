@@ -17,7 +17,9 @@ from jdcsuite import evaluation, weights
 from jdcsuite.baselines.cascade import denoise, denoised
 from jdcsuite.baselines.standards import LADDERS, Standard
 from jdcsuite.data.noise import to_bytes, to_tensor
+from jdcsuite.data.pairs import scene_and_iso
 from jdcsuite.metrics import judge, timed
+from jdcsuite.models.manypriors import ManyPriors
 from jdcsuite.models.unet import UNet
 from jdcsuite.types import Output, Pair, UserError
 
@@ -174,5 +176,36 @@ def test_pairs_are_judged_with_the_noise_that_they_have(jdc, tmp_path: Path) -> 
     plain = rows[rows["method"] == "noisy + png"]
     np.testing.assert_allclose(plain["psnr"], plain["psnr_noisy"])
     assert plain["psnr_noisy"].between(28, 32).all()
+    status, _, err = jdc("evaluate", "nlm+nlm+png", "--data", tmp_path / "pairs", "--out", out, "--force")
+    assert status == 2 and "names two denoisers" in err
+    twice = ["--data", tmp_path / "pairs", "--data", tmp_path / "pairs"]
+    status, _, err = jdc("evaluate", "png", *twice, "--out", out, "--force")
+    assert status == 2 and "two folders of --data are called pairs" in err
+    status, _, err = jdc("report", out, "-o", out)
+    assert status == 2 and "is a file: give a folder" in err
     status, _, err = jdc("evaluate", "png", "--data", tmp_path / "pairs" / "clean", "--out", out, "--force")
     assert status == 2 and "give the noise to add" in err
+
+
+def test_evaluate_says_what_learned_from_its_pictures(jdc, folder: Path, tmp_path: Path) -> None:  # noqa: F811
+    """The weights list their scenes, and rows keep what they learned from, as a run's own rows do."""
+    about = {
+        "run": "m1",
+        "curve": "jdc_ud",
+        "method": "jdc_ud",
+        "sigma": None,
+        "lmbda": 512,
+        "budget": "lab",
+        "seed": 0,
+    }
+    about |= {"seed": 0, "train_set": "mine", "teacher_saw": "2 of 2"}
+    about["train_scenes"] = [scene_and_iso(path)[0] for path in evaluation.files(folder)][:1]
+    config = {"_target_": "jdcsuite.models.manypriors.ManyPriors", "num_channels": 8, "num_latents": 8}
+    model = ManyPriors(num_channels=8, num_latents=8)
+    model.update()
+    weights.save(model, config, tmp_path / "m.safetensors", about=about)
+    out = tmp_path / "out.csv"
+    status, said, err = jdc("evaluate", tmp_path / "m.safetensors", "--data", folder, "--sigma", 5, "--out", out)
+    assert status == 0 and f"m1 learned from 1 scenes of {folder.name}" in said, said + err
+    rows = pd.read_csv(out)
+    assert set(rows["train_set"]) == {"mine"} and set(rows["teacher_saw"]) == {"2 of 2"}

@@ -34,7 +34,7 @@ def compared(*parts: list[dict], anchor: str = "codec") -> pd.DataFrame:
     every = pd.DataFrame([row for part in parts for row in part]).reindex(columns=report.COLUMNS)
     every[report.TEXT] = every[report.TEXT].fillna("").astype(str)
     points = report.curves(every)
-    return compare(report.labelled(every, points), points, anchor).set_index("label")
+    return compare(report.labelled(every, points), anchor).set_index("label")
 
 
 CODEC = {512: (0.4, 28.0), 2048: (1.0, 31.0)}
@@ -65,6 +65,19 @@ def test_bd_rate_is_the_factor_that_was_put_in() -> None:
     saved = {lmbda: (0.8 * bpp, psnr) for lmbda, (bpp, psnr) in CODEC.items()}
     (found,) = compared(rows("codec", CODEC, spread=0), rows("jdc_n", saved, spread=0)).to_dict("records")
     assert found["bd_rate"] == pytest.approx(-20) and found["overlap"] == pytest.approx(1) and found["cut"] == 0
+
+
+def test_curves_are_compared_on_the_pictures_that_both_have() -> None:
+    """A curve of fewer, cheaper pictures used to win in BD-rate by their means."""
+    other = [row for row in rows("jdc_n", CODEC, spread=0) if row["image"] in IMAGES[:3]]
+    (found,) = compared(rows("codec", CODEC, spread=0), other).to_dict("records")
+    assert found["pictures"] == 3 and found["bd_rate"] == pytest.approx(0, abs=1e-6)
+
+
+def test_lossless_points_of_clean_pictures_have_no_bd_rate() -> None:
+    endless = {512: (0.4, np.inf), 2048: (1.0, np.inf)}
+    found = compared(rows("codec", endless, spread=0), rows("jdc_n", endless, spread=0)).loc["jdc_n"]
+    assert np.isnan(found["bd_rate"]) and found["overlap"] == 0 and found["verdict"] == "no overlap"
 
 
 def test_a_point_that_a_cheaper_one_beats_is_cut_from_the_bd_rate() -> None:

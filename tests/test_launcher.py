@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from jdcsuite import __main__ as entry
 from jdcsuite import launcher, runs, training, weights
 from jdcsuite.data import provenance
+from jdcsuite.types import UserError
 
 CONF = Path(entry.CONF)
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
@@ -211,6 +212,24 @@ def test_key_and_curve_hold_who_made_the_targets(tmp_path: Path) -> None:
     assert planned("a" * 64, "data.train=[none]") == planned("b" * 64, "data.train=[none]")
 
 
+def test_the_threshold_of_jdc_ud_is_on_its_targets() -> None:
+    """min_ms_ssim= used to sort its crops by the clean pictures that the method must not see."""
+    with hydra_config():
+        config = launcher.plan(["+experiment=jdc_ud", "min_ms_ssim=0.5"]).config
+    assert config["data"]["min_ms_ssim"] is None and config["criterion"]["supervision"]["min_ms_ssim"] == 0.5
+
+
+def test_a_curve_tells_parts_of_a_training_folder_apart() -> None:
+    """The column train_set has the folder's name alone, so two parts of it used to be averaged."""
+    with hydra_config():
+        curves = {
+            runs.curve(launcher.plan(words).config, words)
+            for part in ("[a]", "[{folder: a, only: ['X*']}]", "[{folder: a, only: ['Y*']}]")
+            for words in [["+experiment=jdc_n", f"data.train={part}"]]
+        }
+    assert len(curves) == 3
+
+
 def test_a_teacher_that_learned_a_test_scene_is_refused(command: Command, pictures: Path) -> None:
     tiny = ("trainer.max_steps=1", *TINY, *data(pictures, "jdc_ud"))
     assert command("+experiment=unet", *tiny)[0] == 0
@@ -358,6 +377,9 @@ def test_a_folder_of_another_configuration_is_refused(command: Command, pictures
         (["+experiment=fllic", "+model.foo=3"], "unexpected keyword argument 'foo'"),
         (["+experiment=fllic", "budget=big"], "there is no budget 'big': choose one of demo, lab, paper"),
         (["+experiment=fllic", "sigma=-1"], "sigma=-1 is not a noise level"),
+        (["+experiment=fllic", "seed=-1"], "seed=-1 is not usable"),
+        (["+experiment=jdc_n", "data.root=5"], "data.root=5 is no path"),
+        (["+experiment=jdc_ud", "min_ms_ssim=1.5"], "min_ms_ssim=1.5 is not usable"),
         (["+experiment=fllic", "sigma=x"], "sigma=x is not a noise level"),
         (["+experiment=fllic", "lmbda=-1"], "lmbda=-1 is not usable"),
         (["+experiment=fllic", "lmbda=[1"], "'lmbda=[1' cannot be read"),
@@ -457,6 +479,24 @@ def test_jdc_s_methods_can_start_from_one_plain_codec(command: Command, pictures
     for folder in command.runs("jdc_n"):
         needs = json.loads((folder / "run.json").read_text())["needs"]
         assert needs["start"]["weights"] == runs.weights_hash(start)
+
+
+def test_what_was_said_of_the_model_holds_where_it_starts_from_a_codec() -> None:
+    """Rows called adaptive, or testolina, must not be those of the codec's own model."""
+    with hydra_config():
+        said = ["+experiment=jdc_cn8", "model.index_cost=adaptive", "lmbda=2048"]
+        for start, role in (("codec", "start"), ("codec_chain", "above")):
+            job = launcher.plan([*said, f"+start={start}"])
+            assert job.config["model"]["index_cost"] == "adaptive"
+            assert job.needs[role].config["model"] == job.config["model"]
+        for words, said in {
+            ("+experiment=testolina", "+start=codec"): "testolina has another model than codec",
+            ("+experiment=unet", "+start=codec"): "unet has another model than codec",
+            ("+experiment=jdc_n", "+start=codec", "init_from=x"): "leave one out",
+            ("+experiment=jdc_n", "+start=codec_chain", "lmbda=4096", "init_from=x"): "leave one out",
+        }.items():
+            with pytest.raises(UserError, match=said):
+                launcher.plan(list(words))
 
 
 def test_a_ladder_without_a_sigma_is_jdc_s() -> None:

@@ -19,9 +19,10 @@ from PIL import ExifTags, Image
 
 from jdcsuite.data import files, quality
 from jdcsuite.data.cache import ImageCache
+from jdcsuite.data.datamodule import at_least
 from jdcsuite.data.noise import PoissonGaussian
 from jdcsuite.data.pairmodule import PairFolders
-from jdcsuite.data.pairs import Source, refuse_shared_scenes, scene_and_iso, shots
+from jdcsuite.data.pairs import Source, patterns, refuse_shared_scenes, scene_and_iso, several, shots
 from jdcsuite.data.pairsamples import PairCrops
 from jdcsuite.data.quality import PairCache
 from jdcsuite.types import Pair, UserError
@@ -230,8 +231,8 @@ def test_one_folder_of_nind_crops_is_split_as_published(nind: Path, tmp_path: Pa
 
 
 def test_validation_scenes_can_be_named(root: Path, nind: Path) -> None:
-    for patterns in (["sidd_00[23]"], ["0002_*", "0003_003_S6_00800_*"], "*_00[23]*"):
-        made = module(root, val=patterns)
+    for val in (["sidd_00[23]"], ["0002_*", "0003_003_S6_00800_*"], "*_00[23]*"):
+        made = module(root, val=val)
         assert scenes_of(made, "val") == {"sidd_002", "sidd_003"}, "whole scenes"
         assert len(scenes_of(made, "train")) == 6
     made = module(nind, train=["nind"], test=["nind"], val=["*_soap"], cell=64)
@@ -504,6 +505,18 @@ def test_embedded_pairs_need_no_folder_and_say_what_they_are() -> None:
     assert len(batches(made)) == 5 and len(made.pictures("embedded-clean")) == 2
 
 
+def test_words_that_are_no_names_are_refused() -> None:
+    for call, said in {
+        lambda: several("data.train", 5): "data.train=5 is not usable",
+        lambda: patterns("data.val", 5): "data.val=5 is not usable",
+        lambda: patterns("data.val", [["a"]]): "is not usable: give patterns",
+        lambda: at_least("data.cell", "big", 1): "data.cell=big is not usable",
+    }.items():
+        with pytest.raises(UserError, match=said):
+            call()
+    assert Source.read({"folder": "a", "only": "Canon*"}).only == ["Canon*"], "it used to be taken letter by letter"
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
@@ -512,7 +525,10 @@ def test_embedded_pairs_need_no_folder_and_say_what_they_are() -> None:
         ({"min_ms_ssim": 1.5}, "under 1"),
         ({"train": ["plain"]}, "holds no pairs"),
         ({"clean": "plain"}, "data.clean and in data.test"),
-        ({"clean": "other", "test": [{"folder": "other", "name": "renamed"}]}, "2 scenes are in data.clean and in"),
+        (
+            {"clean": "other/clean", "test": [{"folder": "other", "name": "renamed"}]},
+            "2 scenes are in data.clean and in",
+        ),
         ({"train": None}, "must name folders"),
         ({"train": [{"folder": "real", "weight": -1}]}, "weight=-1 of real is not usable"),
         ({"train": [{"folder": "real", "weight": float("nan")}]}, "weight=nan of real is not usable"),
@@ -523,6 +539,15 @@ def test_embedded_pairs_need_no_folder_and_say_what_they_are() -> None:
         ({"test": [{"folder": "other", "weight": 1}]}, "other of data.test has a weight"),
         ({"train": [EARLY, NOISY | {"weight": 1}], "min_ms_ssim": 0.7}, "noisiest has weight=1 and none"),
         ({"train": [EARLY | {"weight": 2}, NOISY], "min_ms_ssim": 0.7}, "noisiest has weight=1 and none"),
+        ({"train": [{"folder": 5}]}, "names no pictures"),
+        ({"train": [{"folder": "real", "name": 5}]}, "name=5 of real is no name"),
+        ({"train": [{"folder": "real", "only": [5]}]}, r"only=\[5\] is not usable"),
+        ({"train": [{"folder": "real", "only": "NOPE*"}]}, "holds no pairs that match only"),
+        ({"test": ["other", "other"]}, "other is in data.test twice"),
+        ({"clean": "real"}, "real of data.clean holds pairs"),
+        ({"batch": 1}, "leaves no place for pairs"),
+        ({"limit": 0}, "data.limit=0 is not usable"),
+        ({"workers": -1}, "data.workers=-1 is not usable"),
         ({"clean_max_iso": 200}, "has no folder to choose from"),
         ({"clean_max_iso": 0, "clean": "plain"}, "clean_max_iso=0 is not usable"),
         ({"clean_max_iso": 200, "clean": "plain", "test": ["other"]}, r"0 of 3 pictures .* \(3 say none\)"),

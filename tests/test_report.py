@@ -134,6 +134,21 @@ def test_curves_are_not_mixed_and_seeds_are_averaged(tmp_path: Path) -> None:
     assert sorted(points["label"]) == ["fllic (lab clip8)", "fllic (paper clip8)", "fllic rate_scale=.5"]
 
 
+def test_runs_that_learned_from_other_pictures_are_other_curves(tmp_path: Path) -> None:
+    """`jdc evaluate` judges them on one dataset, where they used to be averaged as if they were seeds."""
+    run_folder(tmp_path / "one", "jdc_n", 512.0, train_set="sidd")
+    run_folder(tmp_path / "two", "jdc_n", 512.0, run="other", train_set="polyu")
+    assert report.curves(report.read([tmp_path]))["label"].tolist() == ["jdc_n (polyu)", "jdc_n (sidd)"]
+
+
+def test_both_protocols_of_the_same_noise_are_kept(tmp_path: Path) -> None:
+    for protocol in ("clip8", "float"):
+        rows = [row("noisy + avif", image, 1.0, 30.0, quality=30, noise_protocol=protocol) for image in IMAGES]
+        pd.DataFrame(rows).to_csv(tmp_path / f"{protocol}.csv", index=False)
+    rows = report.read([tmp_path / "clip8.csv", tmp_path / "float.csv"])
+    assert rows["noise_protocol"].value_counts().to_dict() == {"clip8": len(IMAGES), "float": len(IMAGES)}
+
+
 def test_make_writes_rows_that_read_back_equal(sweep: Path, avif: Path, tmp_path: Path) -> None:
     out = tmp_path / "report"
     text = printed([sweep, avif], out)

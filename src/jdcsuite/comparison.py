@@ -23,16 +23,16 @@ RESAMPLES, CONFIDENCE = 9999, 0.95
 CLAIM = {1: "holds", -1: "fails", 0: "undecided"}
 
 
-def compare(rows: pd.DataFrame, points: pd.DataFrame, anchor: str) -> pd.DataFrame:
+def compare(rows: pd.DataFrame, anchor: str) -> pd.DataFrame:
     """One row for each dataset, noise and curve other than ``anchor``; every curve by its label.
 
-    ``rows``: with "label", a picture each. ``points``: of mean curves, with "label". ``bd_psnr`` (dB): over the rates
+    ``rows``: with "label", a picture each. ``bd_psnr`` (dB): over the rates
     that both curves reach on a picture, on a logarithmic axis, mean over ``pictures``; ``low``, ``high``: its 95 %
     interval, pictures drawn with replacement. Several seeds are averaged picture by picture before. ``verdict`` on
     "beats the anchor": holds or fails where the interval excludes 0 and every seed's mean has its sign, else
-    undecided; "no overlap" where no rate is common, and numbers are NaN. ``bd_rate`` (per cent): of the mean curves,
-    on their increasing parts only; ``cut``: how many points that leaves out; ``overlap``: share of the curves' PSNR
-    range that both reach.
+    undecided; "no overlap" where no rate is common, and numbers are NaN. ``bd_rate`` (per cent): of the mean
+    curves over the pictures that both have, on their increasing parts only; ``cut``: how many points that leaves out;
+    ``overlap``: share of the curves' PSNR range that both reach.
 
     UserError: no curve has the anchor's name, or no curve stands beside it.
     """
@@ -44,13 +44,13 @@ def compare(rows: pd.DataFrame, points: pd.DataFrame, anchor: str) -> pd.DataFra
     compared = []
     for (dataset, sigma), panel in rows.groupby(["dataset", "sigma"], dropna=False, sort=False):
         ours = panel[panel["label"] == anchor]
-        level = points["sigma"].isna() if np.isnan(sigma) else points["sigma"] == sigma
-        mean = points[(points["dataset"] == dataset) & level]
         for label in panel["label"].unique():
             if label == anchor or ours.empty:
                 continue
-            differences = _by_picture(ours, panel[panel["label"] == label])
-            curves = (mean[mean["label"] == name] for name in (anchor, label))
+            theirs = panel[panel["label"] == label]
+            differences = _by_picture(ours, theirs)
+            common = set(ours["image"]) & set(theirs["image"])
+            curves = (_mean(part[part["image"].isin(common)]) for part in (ours, theirs))
             compared.append(
                 {"dataset": dataset, "sigma": sigma, "label": label, "anchor": anchor}
                 | _interval(differences)
@@ -89,9 +89,15 @@ def _bd_rate(anchor: pd.DataFrame, other: pd.DataFrame) -> dict[str, float]:
     return {"bd_rate": float(rate), "overlap": overlap, "cut": cut}
 
 
+def _mean(rows: pd.DataFrame) -> pd.DataFrame:
+    """The points of a curve: means over its rows of each rung."""
+    return rows.groupby(["lmbda", "quality"], dropna=False)[["bpp", "psnr"]].mean()
+
+
 def pareto(curve: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     """The part of a curve where each point beats all cheaper ones in PSNR, and how many points that cuts."""
-    points = curve.dropna(subset=["bpp", "psnr"]).sort_values(["bpp", "psnr"], ascending=[True, False])
+    finite = curve[np.isfinite(curve["bpp"]) & np.isfinite(curve["psnr"])]
+    points = finite.sort_values(["bpp", "psnr"], ascending=[True, False])
     best = points["psnr"].cummax().shift(fill_value=-np.inf)
     kept = points[points["psnr"] > best]
     return kept.reset_index(drop=True), len(curve) - len(kept)

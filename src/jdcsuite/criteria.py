@@ -84,6 +84,8 @@ class Taught(nn.Module):
 
     def __init__(self, *, teacher: nn.Module | None = None, min_ms_ssim: float = 0.8) -> None:
         super().__init__()
+        if not isinstance(min_ms_ssim, int | float) or isinstance(min_ms_ssim, bool) or not 0 <= min_ms_ssim < 1:
+            raise UserError(f"min_ms_ssim={min_ms_ssim} is not usable: give 0 or more, under 1")
         self.teacher, self.min_ms_ssim = teacher, min_ms_ssim
         if teacher is not None:
             teacher.requires_grad_(False)

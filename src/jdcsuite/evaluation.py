@@ -24,23 +24,27 @@ from jdcsuite.data.datamodule import Named, Photographs, Pictures
 from jdcsuite.data.images import files
 from jdcsuite.data.noise import GaussianNoise
 from jdcsuite.data.pairmodule import PairPictures
-from jdcsuite.data.pairs import Source, shots
+from jdcsuite.data.pairs import Source, scene_and_iso, shots
 from jdcsuite.data.quality import PairCache
 from jdcsuite.metrics import judge, of_input, timed
 from jdcsuite.models.codec import Codec
 from jdcsuite.types import Compressor, Pair, UserError
 
+# Columns that weights files have had only lately.
+ABOUT = ("train_set", "min_ms_ssim", "teacher", "teacher_saw")
 Load = Callable[[str], tuple[object, dict]]  # a word of the command line -> model, and what is said of it
 
 
 @dataclass(frozen=True)
 class Candidate:
     """What is judged. ``about``: the columns that name it. ``denoiser``: what comes before the codec, as
-    `baselines.cascade.denoise` takes it; one that several candidates share works once a picture."""
+    `baselines.cascade.denoise` takes it; one that several candidates share works once a picture. ``learned``: scenes
+    that the weights of either learned from, where those say so."""
 
     codec: Compressor
     about: dict[str, object]
     denoiser: object | None = None
+    learned: frozenset[str] = frozenset()
 
 
 def rows_of(
@@ -147,8 +151,13 @@ def evaluate(
     follow an @, as in ``avif@30,50``.
     """
     judged: list[tuple[str, dict[str, object], Dataset[Named]]] = []
+    names = [folder.name for folder in folders]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"two folders of --data are called {twice[0]}, their name in results: judge them apart")
+    scenes: dict[str, set[str]] = {}
     for folder in folders:
         pictures = files(folder)
+        scenes[folder.name] = {scene_and_iso(path)[0] for path in pictures}
         if found := shots(folder, Source.read(folder.name)):
             pairs = PairCache.of_shots(found, cache_dir=None)
             judged.append((folder.name, {"noise_protocol": "real"}, PairPictures(pairs, lossless=None)))
@@ -163,11 +172,23 @@ def evaluate(
             judged.append((folder.name, about_noise, noisy))
     load = once(partial(_load, device=device))
     candidates = [candidate for word in codecs for candidate in _candidates(word, load)]
+    _tell_learned(candidates, scenes, console)
     rows = []
     for dataset, about_noise, noisy in judged:
         about = about_noise | {"code_version": runs.code_version()}
         rows += rows_of(candidates, noisy, dataset=dataset, about=about, console=console, device=device)
     return rows
+
+
+def _tell_learned(candidates: list[Candidate], scenes: dict[str, set[str]], console: Console) -> None:
+    """Says what is judged on pictures that it learned from: such rows are no test."""
+    for dataset, shown in scenes.items():
+        seen = {str(one.about["run"]): shown & one.learned for one in candidates if shown & one.learned}
+        for run, shared in seen.items():
+            console.print(
+                f"{run} learned from {len(shared)} scenes of {dataset} (as {min(shared)}): its rows there are no test",
+                style="yellow", markup=False, highlight=False, soft_wrap=True,
+            )  # fmt: skip
 
 
 def _candidates(word: str, load: Load) -> list[Candidate]:
@@ -187,7 +208,12 @@ def _candidates(word: str, load: Load) -> list[Candidate]:
             f"pictures, as in {word}+avif"
         )
     named = {name: about[name] for name in ("run", "curve", "method", "lmbda", "seed", "budget")}
-    return [Candidate(model, {**named, "sigma_train": about["sigma"]})]
+    named |= {name: about.get(name) for name in ABOUT}
+    return [Candidate(model, {**named, "sigma_train": about["sigma"]}, learned=_scenes(about))]
+
+
+def _scenes(about: dict) -> frozenset[str]:
+    return frozenset(about.get("train_scenes") or ())
 
 
 def _qualities(word: str) -> list[float]:
@@ -211,6 +237,8 @@ def _cascades(word: str, load: Load) -> list[Candidate]:
         raise UserError(f"{first} holds a codec, no denoiser: before the + goes a denoiser's run, as +experiment=unet")
     made = []
     for one in _candidates(second, load):
+        if one.denoiser is not None:
+            raise UserError(f"{word} names two denoisers: give one")
         standard, named = isinstance(one.codec, Standard), one.about
         budgets = dict.fromkeys(filter(None, [about["budget"], named.get("budget")]))
         name = one.codec.name if standard else named["method"]
@@ -221,8 +249,9 @@ def _cascades(word: str, load: Load) -> list[Candidate]:
             "sigma_train": about["sigma"],  # the denoiser is what knows the noise
             "seed": named.get("seed", about["seed"]),
             "budget": "+".join(map(str, budgets)),
+            "train_set": "+".join(dict.fromkeys(filter(None, [about.get("train_set"), named.get("train_set")]))),
         }
-        made.append(Candidate(one.codec, {**named, **own}, denoiser))
+        made.append(Candidate(one.codec, {**named, **own}, denoiser, learned=_scenes(about) | one.learned))
     return made
 
 

@@ -30,7 +30,9 @@ from jdcsuite.types import UserError
 OWN = ("+experiment", "+sweep", "+start", "init_from", "rerun", "rate_scale", "min_ms_ssim", "needs", "card", "task")
 # A need that is the same method at another rung is composed from all of them, but this.
 SELF, SELF_OWN = "self", ("rerun",)
-OWN_SECTIONS = ("model", "+model", "criterion", "+criterion", "needs.", "report.", "task=")
+OWN_SECTIONS = ("criterion", "+criterion", "needs.", "report.", "task=")
+# A need that starts the whole model is that model: what was said of it holds there too.
+WHOLE, OWN_MODEL = "model", ("model", "+model")
 
 _failures: list[str] = []
 
@@ -60,11 +62,13 @@ def plan(overrides: list[str], *, config_name: str = "config") -> Job:
             continue
         extra = [f"{k}={'null' if v is None else v}" for k, v in need.items() if k not in ("experiment", "into")]
         replaced = {e.split("=")[0] for e in extra}
-        passed = [o for o in _passed(overrides, need.experiment) if o.split("=")[0] not in replaced]
+        passed = [o for o in _passed(overrides, need) if o.split("=")[0] not in replaced]
         needs[role] = plan([*passed, *extra], config_name=config_name)
     with open_dict(config):
         if any(config.needs[role].experiment == SELF for role in needs):
             config.init_from = None  # the rungs above have begun there
+        for role, job in needs.items():
+            _check_start(config, config.needs[role], job)
         for role, job in runs.whole_first(needs, config.needs):
             # the part is built from its own run's configuration, then filled with that run's weights
             OmegaConf.update(config, config.needs[role].into, job.config["model"], force_add=True, merge=False)
@@ -76,12 +80,23 @@ def plan(overrides: list[str], *, config_name: str = "config") -> Job:
     return Job(resolved, overrides, key, runs.folder(resolved, key), needs)
 
 
-def _passed(overrides: list[str], experiment: str) -> list[str]:
-    """The words from which a need of this ``experiment`` is composed."""
-    if experiment == SELF:
+def _passed(overrides: list[str], need: DictConfig) -> list[str]:
+    """The words from which a need is composed."""
+    if need.experiment == SELF:
         return [o for o in overrides if o.split("=")[0] not in SELF_OWN]
-    passed = [o for o in overrides if o.split("=")[0] not in OWN and not o.startswith(OWN_SECTIONS)]
-    return [f"+experiment={experiment}", *passed]
+    sections = OWN_SECTIONS if need.into == WHOLE else OWN_SECTIONS + OWN_MODEL
+    passed = [o for o in overrides if o.split("=")[0] not in OWN and not o.startswith(sections)]
+    return [f"+experiment={need.experiment}", *passed]
+
+
+def _check_start(config: DictConfig, need: DictConfig, job: Job) -> None:
+    """UserError where another method's run would start the whole model, and is not of that model or not alone."""
+    if need.into != WHOLE or need.experiment == SELF:
+        return
+    if config.init_from:
+        raise UserError(f"init_from={config.init_from} and +start both say where the model starts: leave one out")
+    if OmegaConf.to_container(config.model, resolve=True) != job.config["model"]:
+        raise UserError(f"{config.method} has another model than {need.experiment}, so it cannot start from one")
 
 
 def check(config: DictConfig, overrides: list[str]) -> None:
@@ -91,9 +106,14 @@ def check(config: DictConfig, overrides: list[str]) -> None:
         raise UserError(f"sigma={config.sigma} is not a noise level: give grey levels of 0 or more, as in sigma=10")
     if config.lmbda is not None and not (_number(config.lmbda) and config.lmbda > 0):
         raise UserError(f"lmbda={config.lmbda} is not usable: give a number above 0")
+    if not (isinstance(config.seed, int) and config.seed >= 0):
+        raise UserError(f"seed={config.seed} is not usable: give a whole number of 0 or more")
+    for name, path in {"data.root": config.data.root, "init_from": config.init_from}.items():
+        if path is not None and not isinstance(path, str):
+            raise UserError(f"{name}={path} is no path: give one, a number as ./{path}")
     if config.target not in ("codec", "lossless", "distortion"):
         raise UserError(f"target={config.target} is unknown: choose codec, lossless or distortion")
-    if config.trainer.max_steps < 1:
+    if not (isinstance(config.trainer.max_steps, int) and config.trainer.max_steps >= 1):
         raise UserError(f"trainer.max_steps={config.trainer.max_steps} is not usable: give 1 or more")
 
 

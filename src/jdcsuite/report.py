@@ -32,7 +32,7 @@ TEXT = (  # noqa: SIM905
     "run curve method quality target budget train_set teacher teacher_saw noise_protocol dataset image device tile "
     "entropy_coder codec_version code_version"
 ).split()
-POINT = ["curve", "method", "dataset", "sigma", "lmbda", "quality", "budget", "noise_protocol"]
+POINT = ["curve", "method", "dataset", "sigma", "lmbda", "quality", "budget", "noise_protocol", "train_set"]
 MEANS = ["bpp", "bpp_est", "bpp_payload", "psnr", "ms_ssim", "psnr_noisy", "ms_ssim_noisy"]
 FIGURE = "rd.png"
 
@@ -53,7 +53,7 @@ def _read(paths: Sequence[Path]) -> pd.DataFrame:
     rows = rows.reindex(columns=[*COLUMNS, *extra])
     rows[TEXT] = rows[TEXT].fillna("").astype(str)
     who = rows["run"].where(rows["run"] != "", rows["method"])
-    identity = rows[["quality", "dataset", "image", "sigma", "noise_seed"]].assign(who=who)
+    identity = rows[["quality", "dataset", "image", "sigma", "noise_seed", "noise_protocol"]].assign(who=who)
     return rows[~identity.duplicated(keep="last")].reset_index(drop=True)
 
 
@@ -112,9 +112,9 @@ def curves(rows: pd.DataFrame) -> pd.DataFrame:
     points = grouped[MEANS].mean().assign(images=grouped["image"].nunique()).reset_index()
     several = points.groupby("method")["curve"].transform("nunique") > 1
     points["label"] = points["curve"].where(several, points["method"])
-    protocols = points["budget"] + " " + points["noise_protocol"]
-    several = protocols.groupby(points["label"]).transform("nunique") > 1
-    points["label"] = points["label"].where(~several, points["label"] + " (" + protocols.str.strip() + ")")
+    for said in (points["budget"] + " " + points["noise_protocol"], points["train_set"]):
+        several = (said.groupby(points["label"]).transform("nunique") > 1) & (said != "")
+        points["label"] = points["label"].where(~several, points["label"] + " (" + said.str.strip() + ")")
     points["standard"] = points["lmbda"].isna()
     points = points.sort_values(["dataset", "sigma", "standard", "label", "bpp"], ignore_index=True)
     return points[["label", *POINT, *MEANS, "images"]]
@@ -128,7 +128,7 @@ def _coded(rows: pd.DataFrame) -> pd.DataFrame:
 
 def labelled(rows: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
     """The rows behind ``points``, each with its curve's label."""
-    named = ["curve", "method", "budget", "noise_protocol"]
+    named = ["curve", "method", "budget", "noise_protocol", "train_set"]
     return _coded(rows).merge(points[[*named, "label"]].drop_duplicates(), on=named)
 
 
@@ -222,7 +222,9 @@ def make(paths: Sequence[Path], out: Path, console: Console, *, against: str | N
     """
     rows = _read(paths)
     points = curves(rows)
-    compared = None if against is None else comparison.compare(labelled(rows, points), points, against)
+    compared = None if against is None else comparison.compare(labelled(rows, points), against)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file: give a folder as the output.")
     if _is_run(out):
         raise UserError(f"{out} holds a run, whose results.csv a report would replace: choose another folder.")
     out.mkdir(parents=True, exist_ok=True)

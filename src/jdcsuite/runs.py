@@ -21,7 +21,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from jdcsuite.data import provenance
-from jdcsuite.data.pairs import Source
+from jdcsuite.data.pairs import Source, several
 from jdcsuite.data.provenance import Teacher
 from jdcsuite.types import UserError
 
@@ -71,8 +71,7 @@ def key(config: dict, needs: dict[str, str]) -> str:
 def teachers(data: dict) -> dict[str, Teacher]:
     """Training folders of a data configuration that `jdc predenoise` made -> who taught there. A folder's name does not
     say it, so a run's key and curve do, by the teacher's id."""
-    said = data["train"] or []
-    folders = [Source.read(one).folder for one in ([said] if isinstance(said, str | dict) else said)]
+    folders = [Source.read(one).folder for one in several("data.train", data["train"])]
     made = {name: provenance.read(Path(data["root"]).expanduser() / name) for name in folders if data["root"]}
     return {name: found.teacher for name, found in made.items() if found}
 
@@ -94,7 +93,13 @@ def curve(config: dict, overrides: list[str]) -> str:
     row states in a column of its own."""
     silent = {"+experiment", "+sweep", "lmbda", "seed", "sigma", "name", "runs", "rerun", "debug", "launcher", "logger"}
     silent |= {f"{section}.{name}" for section, names in INCIDENTAL.items() for name in names}
-    silent |= {"data.train", "data.test", "data.limit"}  # columns of their own
+    silent |= {"data.test", "data.limit"}  # columns of their own
+    if not any(
+        {"only", "without"} & set(one)
+        for one in several("data.train", config["data"]["train"])
+        if isinstance(one, dict)
+    ):
+        silent.add("data.train")  # the column train_set tells all of it but patterns
     kept = sorted(o for o in overrides if o.split("=")[0] not in silent and not o.startswith(("report.", "logger.")))
     taught = sorted({f"teacher={provenance.shortened(id)}" for id in (config.get("teachers") or {}).values()})
     return " ".join([config["method"], *kept, *taught])

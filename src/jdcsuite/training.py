@@ -158,6 +158,9 @@ def _export(config: dict, model: nn.Module, data: Photographs, folder: Path, cur
         "train_set": data.train_set,
         # for pupils: what this model taught must not be tested on them
         "train_scenes": data.train_scenes,
+        # of rows that `jdc evaluate` makes
+        "min_ms_ssim": config["min_ms_ssim"],
+        **{name: data.facts[name] for name in ("teacher", "teacher_saw") if data.facts.get(name)},
     }
     weights.save(model, config["model"], folder / "weights.safetensors", about=about)
 

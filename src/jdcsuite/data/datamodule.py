@@ -114,6 +114,12 @@ class Pictures(Dataset[Named]):
         return self.cache.names[i], pair
 
 
+def at_least(name: str, value: object, least: int) -> None:
+    """UserError where ``value`` is no whole number of that size."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise UserError(f"{name}={value} is not usable: give {least} or more, a whole number")
+
+
 class Photographs(L.LightningDataModule):
     """``root``: data folder; None = the photographs inside scikit-image's wheel, which need no download.
     ``train``, ``test``: names of folders in ``root`` (None: ``root`` itself, its last pictures held out as test).
@@ -143,8 +149,10 @@ class Photographs(L.LightningDataModule):
         if root is None and (train or test):
             raise UserError("data.train and data.test name folders in data.root: give data.root=FOLDER too")
         for name, value in {"data.batch": batch, "data.crop": crop, "data.val_crop": val_crop}.items():
-            if value < 1:
-                raise UserError(f"{name}={value} is not usable: give 1 or more")
+            at_least(name, value, 1)
+        at_least("data.workers", workers, 0)
+        if limit is not None:
+            at_least("data.limit", limit, 1)
         self.root, self.train_name = root, train
         self.test_names = [test] if isinstance(test, str) else list(test or [])
         if self.test_names and not train:

@@ -21,11 +21,22 @@ from torch.utils.data import DataLoader
 from jdcsuite.data import provenance, quality, splits
 from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.catalog import folder, images
-from jdcsuite.data.datamodule import Photographs, Sample, Steps
+from jdcsuite.data.datamodule import Photographs, Sample, Steps, at_least
 from jdcsuite.data.images import exif_iso
 from jdcsuite.data.madepairs import MADE, MADE_CLEAN, made
 from jdcsuite.data.noise import Noise, PoissonGaussian, Recorded
-from jdcsuite.data.pairs import Shot, Source, listed, refuse_shared_scenes, scene_and_iso, shots, weights
+from jdcsuite.data.pairs import (
+    Shot,
+    Source,
+    is_number,
+    listed,
+    patterns,
+    refuse_shared_scenes,
+    scene_and_iso,
+    several,
+    shots,
+    weights,
+)
 from jdcsuite.data.pairsamples import PairCrops, PairPictures
 from jdcsuite.data.quality import PairCache
 from jdcsuite.entropy.lossless import Lossless
@@ -85,31 +96,43 @@ class PairFolders(Photographs):
         )  # fmt: skip
         if sampling not in ("pair", "scene"):
             raise UserError(f"data.sampling={sampling} is unknown: choose pair or scene")
-        if not 0 <= clean_share < 1:
+        if not (is_number(clean_share) and 0 <= clean_share < 1):
             raise UserError(f"data.clean_share={clean_share} is not usable: give 0 or more, under 1")
-        if min_ms_ssim is not None and not 0 <= min_ms_ssim < 1:
+        if min_ms_ssim is not None and not (is_number(min_ms_ssim) and 0 <= min_ms_ssim < 1):
             raise UserError(f"min_ms_ssim={min_ms_ssim} is not usable: give 0 or more, under 1")
+        at_least("data.cell", cell, 1)
+        if clean is not None and not isinstance(clean, str):
+            raise UserError(f"data.clean={clean} names no folder: give one in data.root, as data.clean=photos_train")
         if predenoised and root is None:
             raise UserError(
                 "this method learns from predenoised pictures: make a folder with `jdc predenoise`, then give "
                 "data.root=ROOT and data.train=[FOLDER]"
             )
         self.whole = root is not None and (Path(root).expanduser() / "noisy").is_dir()
-        self.train_sources = [Source.read(said) for said in _list(train)]
-        self.test_sources = [Source.read(said) for said in _list(test)]
+        self.train_sources = [Source.read(said) for said in several("data.train", train)]
+        self.test_sources = [Source.read(said) for said in several("data.test", test)]
+        names = [source.name for source in self.test_sources]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise UserError(f"{twice[0]} is in data.test twice: leave one out, or give it another name, as "
+                            f"{{folder: {twice[0]}, name: NAME}}")  # fmt: skip
         folders = root is not None and not self.whole
         self.weights = weights(self.train_sources, self.test_sources) if folders else None
-        if clean_max_iso is not None and clean_max_iso <= 0:
+        if clean_max_iso is not None and not (is_number(clean_max_iso) and clean_max_iso > 0):
             raise UserError(f"data.clean_max_iso={clean_max_iso} is not usable: give 1 or more, as 200")
         if clean_max_iso is not None and not (folders and clean):
             raise UserError(
                 f"data.clean_max_iso={clean_max_iso} has no folder to choose from: give data.root=ROOT and "
                 "data.clean=FOLDER, pictures with EXIF"
             )
-        self.val, self.clean_max_iso = _list(val), clean_max_iso
+        self.val, self.clean_max_iso = patterns("data.val", val), clean_max_iso
         self.clean_name, self.levels, self.synthetic = clean, levels, synthetic
         self.cell, self.min_ms_ssim, self.sampling = max(cell, crop), min_ms_ssim, sampling
         self.clean_share, self.allow_unpaired, self.predenoised = clean_share, allow_unpaired, predenoised
+        if self.cleans >= batch:
+            raise UserError(
+                f"data.clean_share={clean_share} of data.batch={batch} leaves no place for pairs: give a larger batch "
+                "or a smaller share"
+            )
         self._plain_scenes: set[str] = set()
         self._pairs: dict[str, PairCache] = {}
         self._at = np.zeros((0, 3), dtype=np.int64)
@@ -216,7 +239,13 @@ class PairFolders(Photographs):
 
     def _plain(self, root: Path) -> ImageCache:
         """The clean pictures that are mixed in."""
-        plain = images(folder(root, self.clean_name))
+        path = folder(root, self.clean_name)
+        if shots(path, Source.read(self.clean_name), allow_unpaired=True):
+            raise UserError(
+                f"{self.clean_name} of data.clean holds pairs, half of them noisy: give a folder of clean pictures, as "
+                f"{self.clean_name}/clean, or null for the clean halves of the training pairs"
+            )
+        plain = images(path)
         if self.clean_name in self.test_sets:
             raise UserError(f"{self.clean_name} is in data.clean and in data.test: leave it out of one")
         if (most := self.clean_max_iso) is not None:
@@ -307,7 +336,3 @@ def _tell(said: str) -> None:
 
 def _float(x: Tensor | None) -> Tensor | None:
     return None if x is None else x.float()
-
-
-def _list(said: list[str | dict] | str | dict | None) -> list[str | dict]:
-    return [said] if isinstance(said, str | dict) else list(said or [])

@@ -60,10 +60,13 @@ class Source:
         if isinstance(said, str):
             return cls(folder=said, name=said)
         known = {f.name for f in fields(cls)}
-        if "folder" not in said or not set(said) <= known:
+        if not isinstance(said, dict) or not isinstance(said.get("folder"), str) or not set(said) <= known:
             raise UserError(f"{said} names no pictures: give a folder, with {', '.join(sorted(known))} as you need")
+        if not isinstance(said.get("name", ""), str):
+            raise UserError(f"name={said['name']} of {said['folder']} is no name: give letters, or leave it out")
+        said = said | {kind: patterns(kind, said[kind]) for kind in ("only", "without") if kind in said}
         weight = said.get("weight")
-        if weight is not None and not (_is_number(weight) and 0 <= weight < inf):
+        if weight is not None and not (is_number(weight) and 0 <= weight < inf):
             raise UserError(f"weight={weight} of {said['folder']} is not usable: give a number, 0 or more")
         made = cls(**said)
         return made if made.name else cls(**{**said, "name": made.folder})
@@ -73,6 +76,23 @@ class Source:
             return any(fnmatch.fnmatchcase(path.name, pattern) for pattern in patterns)
 
         return (not self.only or among(self.only)) and not among(self.without)
+
+
+def several(name: str, said: object) -> list:
+    """What a configuration says under ``name``, one thing or a list of them, as a list."""
+    if said is None or isinstance(said, str | dict):
+        return [] if said is None else [said]
+    if not isinstance(said, Sequence):
+        raise UserError(f"{name}={said} is not usable: give names in brackets, as {name}=[NAME,...]")
+    return list(said)
+
+
+def patterns(name: str, said: object) -> list[str]:
+    """Patterns of names, one or a list of them. UserError for anything else."""
+    found = several(name, said)
+    if not all(isinstance(pattern, str) for pattern in found):
+        raise UserError(f'{name}={said} is not usable: give patterns of names, as {name}=["Canon*"]')
+    return found
 
 
 def weights(train: Sequence[Source], test: Sequence[Source]) -> list[float] | None:
@@ -89,7 +109,7 @@ def weights(train: Sequence[Source], test: Sequence[Source]) -> list[float] | No
     return found
 
 
-def _is_number(said: object) -> bool:
+def is_number(said: object) -> bool:
     return isinstance(said, int | float) and not isinstance(said, bool)
 
 
