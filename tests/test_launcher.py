@@ -230,6 +230,17 @@ def test_a_curve_tells_parts_of_a_training_folder_apart() -> None:
     assert len(curves) == 3
 
 
+def test_a_need_takes_words_of_its_own() -> None:
+    words = ["+experiment=jdc_ud", "lmbda=512", "trainer.max_steps=3", "criterion.supervision.min_ms_ssim=0.5"]
+    more = ["+needs.teacher.trainer.max_steps=12", "+needs.teacher.criterion.distance=ms_ssim"]
+    with hydra_config():
+        plain, told = launcher.plan(words), launcher.plan([*words, *more])
+    assert plain.needs["teacher"].config["trainer"]["max_steps"] == told.config["trainer"]["max_steps"] == 3
+    teacher = told.needs["teacher"].config
+    assert (teacher["trainer"]["max_steps"], teacher["criterion"]["distance"]) == (12, "ms_ssim")
+    assert teacher["method"] == "unet" and teacher["needs"] == {} and plain.key != told.key
+
+
 def test_a_teacher_that_learned_a_test_scene_is_refused(command: Command, pictures: Path) -> None:
     tiny = ("trainer.max_steps=1", *TINY, *data(pictures, "jdc_ud"))
     assert command("+experiment=unet", *tiny)[0] == 0

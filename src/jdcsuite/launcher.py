@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import traceback
+from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +31,7 @@ from jdcsuite.types import UserError
 OWN = ("+experiment", "+sweep", "+start", "init_from", "rerun", "rate_scale", "min_ms_ssim", "needs", "card", "task")
 # A need that is the same method at another rung is composed from all of them, but this.
 SELF, SELF_OWN = "self", ("rerun",)
-OWN_SECTIONS = ("criterion", "+criterion", "needs.", "report.", "task=")
+OWN_SECTIONS = ("criterion", "+criterion", "needs.", "+needs.", "report.", "task=")
 # A need that starts the whole model is that model: what was said of it holds there too.
 WHOLE, OWN_MODEL = "model", ("model", "+model")
 
@@ -60,7 +61,7 @@ def plan(overrides: list[str], *, config_name: str = "config") -> Job:
     for role, need in config.needs.items():
         if need.experiment is None:
             continue
-        extra = [f"{k}={'null' if v is None else v}" for k, v in need.items() if k not in ("experiment", "into")]
+        extra = _words({k: v for k, v in need.items() if k not in ("experiment", "into")})
         replaced = {e.split("=")[0] for e in extra}
         passed = [o for o in _passed(overrides, need) if o.split("=")[0] not in replaced]
         needs[role] = plan([*passed, *extra], config_name=config_name)
@@ -78,6 +79,17 @@ def plan(overrides: list[str], *, config_name: str = "config") -> Job:
     resolved["teachers"] = {name: teacher.id for name, teacher in runs.teachers(resolved["data"]).items()}
     key = runs.key(resolved, {role: job.key for role, job in needs.items()})
     return Job(resolved, overrides, key, runs.folder(resolved, key), needs)
+
+
+def _words(said: Mapping, *, before: str = "") -> list[str]:
+    """A (nested) mapping as words of a command line."""
+    words = []
+    for name, value in said.items():
+        if isinstance(value, Mapping):
+            words += _words(value, before=f"{before}{name}.")
+        else:
+            words.append(f"{before}{name}={'null' if value is None else value}")
+    return words
 
 
 def _passed(overrides: list[str], need: DictConfig) -> list[str]:
