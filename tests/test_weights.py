@@ -264,6 +264,18 @@ def test_tables_outside_which_a_decoder_would_search_are_refused(path, change):
         weights.load(path)
 
 
+def test_weights_of_a_training_that_diverged_are_refused(path):
+    model = fllic(guided=True)
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[0] = torch.nan
+    model.update()
+    weights.save(model, FLLIC_CONFIG, path, about=ABOUT)
+    with pytest.raises(UserError, match="not finite .*its training diverged"):
+        weights.load(path)
+    with pytest.raises(UserError, match="latents of this picture are not finite"):
+        model.compress(torch.rand(1, 3, 32, 32))
+
+
 def test_a_file_of_another_program_is_refused(path):
     tensors = fllic().state_dict()
     for metadata in (None, {"format": "pt"}, {"format": "jdcsuite-2", "model": "{}", "about": "{}"}):

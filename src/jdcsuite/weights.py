@@ -147,6 +147,8 @@ def _fill(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
             f"{path} holds the weights of another model ({len(differing)} of {len(own)} tensors differ, "
             f"{sorted(differing)[0]} the first): give a run of the same method and width"
         )
+    if broken := [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]:
+        raise UserError(f"{path} holds numbers that are not finite ({broken[0]}): its training diverged, take others")
     model.load_state_dict(state)
     if tables and isinstance(model, Codec):
         try:

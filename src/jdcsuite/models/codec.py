@@ -37,7 +37,7 @@ from jdcsuite.entropy.container import (
 )
 from jdcsuite.models.exact import is_exact
 from jdcsuite.models.tiling import Array, Box, Tiling, side_by_side, size, window
-from jdcsuite.types import Output
+from jdcsuite.types import Output, UserError
 
 M = TypeVar("M", bound=Callable)
 TILE = 1024  # pixels: larger ones save little rate, smaller ones compute more margin than picture
@@ -217,6 +217,8 @@ class Codec(nn.Module, ABC):
         rows, columns = tiling.seen(top, height, sides[0]), tiling.seen(left, width, sides[1])
         y = self.analyse(window(x, rows, columns, device=self._device))
         y = y[..., tiling.latents(rows, top, height), tiling.latents(columns, left, width)]
+        if not torch.isfinite(y).all():
+            raise UserError("the latents of this picture are not finite: the weights' training diverged, take others")
         segments, symbols = self.encode_tile(y, h=h)
         return Tile(_checksum(symbols, box, h), segments)
 
