@@ -270,7 +270,7 @@ def test_weights_of_a_training_that_diverged_are_refused(path):
         next(model.parameters()).view(-1)[0] = torch.nan
     model.update()
     weights.save(model, FLLIC_CONFIG, path, about=ABOUT)
-    with pytest.raises(UserError, match="not finite .*its training diverged"):
+    with pytest.raises(UserError, match=r"not finite .*its training diverged"):
         weights.load(path)
     with pytest.raises(UserError, match="latents of this picture are not finite"):
         model.compress(torch.rand(1, 3, 32, 32))
