@@ -332,6 +332,11 @@ def test_init_from_starts_from_another_run(command: Command, pictures: Path) -> 
     second = next(f for f in command.runs() if f != first)
     one, two = (load_file(f / "weights.safetensors") for f in (first, second))
     assert all(torch.allclose(one[n], two[n], atol=1e-6) for n in one if not n.startswith("tables"))
+    (curve,) = {row["curve"] for row in rows(second)}
+    assert f"init_from={first.name}@{runs.weights_hash(first)[:8]}" in curve and str(first.parent) not in curve
+    with hydra_config():
+        config, file = launcher.plan(["+experiment=fllic"]).config, first / "weights.safetensors"
+    assert runs.curve(config, [f"init_from={first}"]) == runs.curve(config, [f"init_from='{file}'"])
     status, _, err = command("+experiment=fllic", f"init_from={first}", "model.num_latents=64", *tiny)
     assert status == 1 and "weights of another model" in err
 

@@ -26,6 +26,7 @@ from jdcsuite.data.provenance import Teacher
 from jdcsuite.types import UserError
 
 T = TypeVar("T")
+WEIGHTS = "weights.safetensors"
 PACKAGES = (
     "torch",
     "lightning",
@@ -100,15 +101,28 @@ def curve(config: dict, overrides: list[str]) -> str:
         if isinstance(one, dict)
     ):
         silent.add("data.train")  # the column train_set tells all of it but patterns
-    kept = sorted(o for o in overrides if o.split("=")[0] not in silent and not o.startswith(("report.", "logger.")))
+    kept = sorted(
+        _by_content(o) for o in overrides if o.split("=")[0] not in silent and not o.startswith(("report.", "logger."))
+    )
     taught = sorted({f"teacher={provenance.shortened(id)}" for id in (config.get("teachers") or {}).values()})
     return " ".join([config["method"], *kept, *taught])
+
+
+def _by_content(override: str) -> str:
+    """``init_from=PATH`` -> what lies there, not where; other words as they are."""
+    name, _, said = override.partition("=")
+    start = Path(said.strip("'\""))
+    hashed = weights_hash(start) if name == "init_from" else None
+    if hashed is None:
+        return override
+    called = start.parent.name if start.name == WEIGHTS else start.name if start.is_dir() else start.stem
+    return f"init_from={called}@{hashed[:8]}"
 
 
 def weights_hash(run_or_file: Path) -> str | None:
     """SHA-256 of a run's weights file, or None where there is none. The words of a safetensors header come in any
     order, so two writings of the same weights differ in bytes: the header is hashed sorted."""
-    path = run_or_file / "weights.safetensors" if run_or_file.is_dir() else run_or_file
+    path = run_or_file / WEIGHTS if run_or_file.is_dir() else run_or_file
     if not path.is_file():
         return None
     data = path.read_bytes()
