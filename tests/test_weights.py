@@ -272,7 +272,7 @@ def test_weights_of_a_training_that_diverged_are_refused(path):
     weights.save(model, FLLIC_CONFIG, path, about=ABOUT)
     with pytest.raises(UserError, match=r"not finite .*its training diverged"):
         weights.load(path)
-    with pytest.raises(UserError, match="latents of this picture are not finite"):
+    with pytest.raises(UserError, match="latents are not finite"):
         model.compress(torch.rand(1, 3, 32, 32))
 
 

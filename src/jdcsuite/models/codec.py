@@ -218,7 +218,7 @@ class Codec(nn.Module, ABC):
         y = self.analyse(window(x, rows, columns, device=self._device))
         y = y[..., tiling.latents(rows, top, height), tiling.latents(columns, left, width)]
         if not torch.isfinite(y).all():
-            raise UserError("the latents of this picture are not finite: the weights' training diverged, take others")
+            raise UserError("this picture's latents are not finite: mend its samples, or take weights that converged")
         segments, symbols = self.encode_tile(y, h=h)
         return Tile(_checksum(symbols, box, h), segments)
 
