@@ -117,19 +117,23 @@ class Competition(MonotoneCDF):
     @torch.no_grad()
     def _bits(self, x: Tensor, slopes: Tensor, offsets: Tensor, bends: Tensor) -> Tensor:
         """-log2 of `likelihood`, without gradient and in place: a fraction of the time of the same by `monotone_logits`
-        and `between`, most of which goes into fetching memory for what is used once."""
-        ends = []
+        and `between`, most of which goes into fetching memory for what is used once. Twice the logits are computed,
+        because tanh(x) = 2 sigmoid(2x) - 1 takes a fifth of tanh's time on a CPU."""
+        bent, ends = None, []
         for side in (-0.5, 0.5):
-            end = torch.addcmul(offsets[0] + side * slopes[0], slopes[0], x)
+            end = torch.addcmul(2 * (offsets[0] + side * slopes[0]), 2 * slopes[0], x)
+            bent = torch.empty_like(end) if bent is None else bent
             for stage in range(3):
-                end.addcmul_(bends[stage], torch.tanh(end)).mul_(slopes[stage + 1]).add_(offsets[stage + 1])
+                end.addcmul_(4 * bends[stage], torch.sigmoid(end, out=bent))
+                shift = 2 * (offsets[stage + 1] - bends[stage] * slopes[stage + 1])
+                torch.addcmul(shift, slopes[stage + 1], end, out=end)
             ends.append(end)
         lower, upper = ends
         # on the side where neither sigmoid is close to one: both ends mirrored where their middle is above 0
         width = upper - lower
         middle = upper.add_(lower).abs_()
-        far = torch.add(middle, width, out=lower).mul_(-0.5).sigmoid_()
-        near = width.sub_(middle).mul_(0.5).sigmoid_()
+        far = torch.add(middle, width, out=lower).mul_(-0.25).sigmoid_()
+        near = width.sub_(middle).mul_(0.25).sigmoid_()
         return self.floor(near.sub_(far)).log2_().neg_()
 
     def _costs_of_integers(self, rows: Float[Tensor, "n c"]) -> Float[Tensor, "n p"]:
