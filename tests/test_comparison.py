@@ -112,6 +112,15 @@ def test_seeds_are_averaged_and_must_agree() -> None:
     assert split["verdict"] == "undecided" and split["seeds"] == 2
 
 
+def test_what_curves_do_not_share_is_said() -> None:
+    """Both used to be called "no overlap", as if their rates were to blame."""
+    codec = rows("codec", CODEC, seed=0)
+    seeds = compared(codec, rows("jdc_n", AHEAD, seed=1)).loc["jdc_n"]
+    assert seeds["verdict"] == "no common seed" and np.isnan(seeds["bd_psnr"]) and seeds["seeds"] == 0
+    renamed = [row | {"image": f"other {row['image']}"} for row in rows("jdc_n", AHEAD, seed=0)]
+    assert compared(codec, renamed).loc["jdc_n", "verdict"] == "no common picture"
+
+
 def test_a_standard_codec_has_no_seed_and_is_compared_with_each() -> None:
     standard = [row | {"lmbda": np.nan, "quality": str(row["lmbda"])} for row in rows("avif", CODEC, seed=np.nan)]
     found = compared(rows("jdc_n", AHEAD, seed=0) + rows("jdc_n", AHEAD, seed=1), standard, anchor="jdc_n").loc["avif"]

@@ -89,7 +89,7 @@ def data(pictures: Path, experiment: str = "fllic") -> tuple[str, ...]:
             return (f"data.root={pictures}", "data.train=[taught]", test, "data.cell=176")
         crop = (
             ("data.crop=176", "data.val_crop=176", "data.clean=null")
-            if "ms_ssim" in experiment
+            if "ms_ssim" in experiment or experiment == "jdc_ud"
             else ("data.clean=train",)
         )
         return (f"data.root={pictures}", "data.train=[pairs]", test, "data.cell=176", *crop)
@@ -115,7 +115,7 @@ def test_every_experiment_takes_a_step_and_is_judged(command: Command, pictures:
     if experiment == "unet":
         scenes = {f"pairs/{i}" for i in range(4)} | {f"train/{i}" for i in range(4)}
         assert set(about["train_scenes"]) == scenes, "those that chose a checkpoint, and the clean pictures, too"
-    saw = {"jdc_ud": "8 of 8", "jdc_ud_whole": "0 of 4"}.get(experiment, "")
+    saw = {"jdc_ud": "4 of 4", "jdc_ud_whole": "0 of 4"}.get(experiment, "")
     assert row["teacher_saw"] == saw and bool(row["teacher"]) == bool(saw)
     if experiment == "clean_entropy":
         assert np.isfinite([float(row[c]) for c in ("h_noisy", "h_clean", "h_hat", "h_linear", "h_analytic")]).all()
@@ -259,8 +259,8 @@ def test_a_teacher_that_learned_a_test_scene_is_refused(command: Command, pictur
     assert taught_by(train_scenes=None)[0] == 0
     (pupil,) = command.runs("jdc_ud")
     assert rows(pupil)[0]["teacher_saw"] == "unknown"
-    assert taught_by(train_scenes=["pairs/1", "train/2", "elsewhere/3"])[0] == 0
-    assert rows(pupil)[0]["teacher_saw"] == "2 of 8"
+    assert taught_by(train_scenes=["pairs/1", "pairs/2", "elsewhere/3"])[0] == 0
+    assert rows(pupil)[0]["teacher_saw"] == "2 of 4"
 
 
 def test_an_interrupted_run_ends_with_the_weights_of_one_that_never_was(
@@ -341,6 +341,27 @@ def test_init_from_starts_from_another_run(command: Command, pictures: Path) -> 
     assert status == 1 and "weights of another model" in err
 
 
+def test_a_start_that_learned_a_test_scene_is_refused_and_what_it_learned_is_kept(
+    command: Command, pictures: Path
+) -> None:
+    tiny = ("trainer.max_steps=1", *TINY, *data(pictures, "jdc_n"))
+    assert command("+experiment=codec", *tiny)[0] == 0
+    path = command.runs("codec")[0] / "weights.safetensors"
+    config, about, _ = weights.read(path)
+
+    def started(*scenes: str) -> tuple[int, str]:
+        weights.save(weights.load(path), config, path, about={**about, "train_scenes": list(scenes)})
+        status, _, err = command("+experiment=jdc_n", f"init_from={path}", *tiny)
+        return status, err
+
+    status, err = started("unseen/0", "pairs/1")
+    assert status == 1 and "from which the model starts, learned from 1 scenes of data.test (as unseen/0)" in err
+    assert started("elsewhere/5")[0] == 0
+    (run,) = [f for f in command.runs("jdc_n") if (f / "weights.safetensors").is_file()]
+    scenes = weights.read(run / "weights.safetensors")[1]["train_scenes"]
+    assert scenes == ["elsewhere/5", *(f"pairs/{i}" for i in range(4))], "a chain of starts forgets none"
+
+
 def test_a_failed_job_leaves_the_others_and_sets_the_status(
     command: Command, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -415,6 +436,7 @@ def test_a_folder_of_another_configuration_is_refused(command: Command, pictures
         (["+experiment=fllic", "trainer.accelerator=gpu"], "no GPU is visible"),
         (["+experiment=fllic", "trainer.precision=bf16-mixed"], "crashes on CPUs"),
         (["+experiment=codec", "criterion.distance=ms_ssim"], "needs crops of 176 pixels or more: set data.crop"),
+        (["+experiment=jdc_ud", "data.crop=128"], "or min_ms_ssim, needs crops of 176 pixels or more"),
         (["+experiment=unet", "criterion.distance=l2"], "is unknown: choose mse, l1 or ms_ssim"),
         (["+experiment=fllic", "criterion.distance=l1"], "is unknown: choose mse or ms_ssim"),
         (["+experiment=unet", "+start=chain"], "this experiment has none (no lmbda)"),

@@ -30,7 +30,8 @@ def compare(rows: pd.DataFrame, anchor: str) -> pd.DataFrame:
     that both curves reach on a picture, on a logarithmic axis, mean over ``pictures``; ``low``, ``high``: its 95 %
     interval, pictures drawn with replacement. Several seeds are averaged picture by picture before. ``verdict`` on
     "beats the anchor": holds or fails where the interval excludes 0 and every seed's mean has its sign, else
-    undecided; "no overlap" where no rate is common, and numbers are NaN. ``bd_rate`` (per cent): of the mean
+    undecided; where there is nothing to compare, numbers are NaN and the verdict says what is not common: "no overlap"
+    (of rates), "no common seed" or "no common picture". ``bd_rate`` (per cent): of the mean
     curves over the pictures that both have, on their increasing parts only; ``cut``: how many points that leaves out;
     ``overlap``: share of the curves' PSNR range that both reach.
 
@@ -53,7 +54,7 @@ def compare(rows: pd.DataFrame, anchor: str) -> pd.DataFrame:
             curves = (_mean(part[part["image"].isin(common)]) for part in (ours, theirs))
             compared.append(
                 {"dataset": dataset, "sigma": sigma, "label": label, "anchor": anchor}
-                | _interval(differences)
+                | _interval(differences, nothing="no common seed" if common else "no common picture")
                 | _bd_rate(*curves)
             )
     return pd.DataFrame(compared)
@@ -119,7 +120,8 @@ def _overlap(a: pd.Series, b: pd.Series) -> float:
     return float(common / whole) if whole else 0.0
 
 
-def _interval(differences: pd.DataFrame) -> dict[str, float | int | str]:
+def _interval(differences: pd.DataFrame, *, nothing: str) -> dict[str, float | int | str]:
+    """``nothing``: the verdict on no differences at all."""
     pictures = differences.mean(axis=1).dropna().to_numpy()
     low = high = np.nan
     if len(pictures) > 1:
@@ -127,6 +129,8 @@ def _interval(differences: pd.DataFrame) -> dict[str, float | int | str]:
             (pictures,), np.mean, n_resamples=RESAMPLES, confidence_level=CONFIDENCE, method="percentile", rng=0
         )
         low, high = map(float, found.confidence_interval)
+    if not differences.columns.empty:
+        nothing = "no overlap"
     sign = 1 if low > 0 else -1 if high < 0 else 0
     agreed = (np.sign(differences.mean()) == sign).all()
     return {
@@ -135,7 +139,7 @@ def _interval(differences: pd.DataFrame) -> dict[str, float | int | str]:
         "high": high,
         "pictures": len(pictures),
         "seeds": int(differences.notna().any().sum()),
-        "verdict": CLAIM[sign if agreed else 0] if len(pictures) else "no overlap",
+        "verdict": CLAIM[sign if agreed else 0] if len(pictures) else nothing,
     }
 
 

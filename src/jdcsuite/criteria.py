@@ -75,18 +75,20 @@ class Taught(nn.Module):
     """The frozen ``teacher``'s picture is the target; the clean one is not looked at.
 
     JDC-UD (Brummer and De Vleeschouwer, arXiv 2307.06233): kept where MS-SSIM(target, input) exceeds ``min_ms_ssim``.
-    The place of a crop that is not kept is given to one of the same batch that is; without any, all are kept.
+    The place of a crop that is not kept is given to one of the same batch that is; without any, all are kept. None: no
+    threshold, for crops of fewer than ``smallest`` pixels, where MS-SSIM is undefined.
 
     differs from the paper: the teacher sees the crop, not the whole picture, because its output need not be stored
-    then (`jdc predenoise` and jdc_ud_whole are the paper's way); crops under 176 pixels, where MS-SSIM is undefined,
-    are all kept.
+    then (`jdc predenoise` and jdc_ud_whole are the paper's way).
     """
 
-    def __init__(self, *, teacher: nn.Module | None = None, min_ms_ssim: float = 0.8) -> None:
+    def __init__(self, *, teacher: nn.Module | None = None, min_ms_ssim: float | None = 0.8) -> None:
         super().__init__()
-        if not isinstance(min_ms_ssim, int | float) or isinstance(min_ms_ssim, bool) or not 0 <= min_ms_ssim < 1:
+        usable = isinstance(min_ms_ssim, int | float) and not isinstance(min_ms_ssim, bool) and 0 <= min_ms_ssim < 1
+        if min_ms_ssim is not None and not usable:
             raise UserError(f"min_ms_ssim={min_ms_ssim} is not usable: give 0 or more, under 1")
         self.teacher, self.min_ms_ssim = teacher, min_ms_ssim
+        self.smallest = 1 if min_ms_ssim is None else SMALLEST
         if teacher is not None:
             teacher.requires_grad_(False)
 
@@ -96,7 +98,7 @@ class Taught(nn.Module):
             raise UserError("a taught codec needs a teacher: use +experiment=jdc_ud, which trains one")
         self.teacher.eval()  # Lightning puts all of a task into training mode
         target = self.teacher(pair.noisy, sigma=pair.sigma, bpp_noisy=pair.bpp_noisy).x_hat.float().clamp(0, 1)
-        if min(target.shape[-2:]) < 176:
+        if self.min_ms_ssim is None:
             return replace(pair, clean=target)
         kept = ms_ssim(target, pair.noisy) > self.min_ms_ssim
         # stable: the kept ones first, in their order; a batch without any keeps all
@@ -113,13 +115,14 @@ class Taught(nn.Module):
 class RateDistortion(nn.Module):
     """bpp + lmbda * distance to the target that ``supervision`` chooses. ``lmbda`` above 0.
 
-    ``distance``: mse, or ms_ssim (1 - MS-SSIM, on crops of ``smallest`` pixels or more), whose lmbdas are other ones:
-    CompressAI trains at 2.4 to 220. It cannot leave single samples out, so it refuses pairs with a weight."""
+    ``distance``: mse, or ms_ssim (1 - MS-SSIM), whose lmbdas are other ones: CompressAI trains at 2.4 to 220. It cannot
+    leave single samples out, so it refuses pairs with a weight. ``smallest``: side in pixels of the smallest crop for
+    which it and the supervision are defined."""
 
     def __init__(self, *, lmbda: float, supervision: nn.Module, distance: str = "mse") -> None:
         super().__init__()
         _positive(lmbda=lmbda)
-        self.smallest = _smallest_crop(distance, "mse", "ms_ssim")
+        self.smallest = max(_smallest_crop(distance, "mse", "ms_ssim"), getattr(supervision, "smallest", 1))
         self.lmbda, self.supervision, self.distance = lmbda, supervision, distance
 
     def prepare(self, pair: Pair) -> Pair:

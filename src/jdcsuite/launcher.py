@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
 from jdcsuite import report, runs, tracker, training, weights
+from jdcsuite.data.datamodule import Photographs
 from jdcsuite.types import UserError
 
 # A need is composed from the words that were given for the job, but for those about the job's own method.
@@ -134,26 +135,36 @@ def _number(value: object) -> bool:
 
 
 def try_out(order: list[Job]) -> None:
-    """Builds every distinct model and datamodule once and reads all pictures, before anything is trained."""
+    """Builds every distinct model, criterion and datamodule once, then reads all pictures: nothing is trained yet."""
     seen: set[str] = set()
+    unread: list[Photographs] = []
     for job in order:
         training.check_device(job.config["trainer"])
-        for part in ("data", "model", "criterion"):
-            crops = [job.config["data"][name] for name in ("crop", "val_crop")]
-            said = json.dumps([part, job.config[part], crops], sort_keys=True)
+        for part in ("model", "criterion", "data"):
+            said = json.dumps([part, job.config[part], _crops(job.config)], sort_keys=True)
             if said not in seen:
                 seen.add(said)
                 built = training.construct(job.config[part])
+                if part == "criterion":
+                    _check_crops(job.config, smallest=getattr(built, "smallest", 1))
                 if part == "data":
-                    built.prepare()
-                smallest = getattr(built, "smallest", 1) if part == "criterion" else 1
-                if min(crops) < smallest:
-                    raise UserError(
-                        f"criterion.distance={built.distance} needs crops of {smallest} pixels or more: set data.crop "
-                        "and data.val_crop"
-                    )
+                    unread.append(built)
         if job.config["init_from"]:
             weights.path_of(job.config["init_from"])
+    for data in unread:  # what takes long comes last
+        data.prepare()
+
+
+def _crops(config: dict) -> list[int]:
+    return [config["data"][name] for name in ("crop", "val_crop")]
+
+
+def _check_crops(config: dict, *, smallest: int) -> None:
+    if min(_crops(config)) < smallest:
+        raise UserError(
+            f"MS-SSIM, in criterion.distance or min_ms_ssim, needs crops of {smallest} pixels or more: set data.crop "
+            "and data.val_crop"
+        )
 
 
 def launch(jobs_overrides: list[list[str]], *, config_name: str, sweep: bool) -> None:

@@ -19,7 +19,7 @@ from jdcsuite import runs, tracker, weights
 from jdcsuite.callbacks import EMA, Progress, checkpoints
 from jdcsuite.data.datamodule import Photographs
 from jdcsuite.data.noise import to_bytes
-from jdcsuite.data.provenance import Teacher, refuse_learned_scenes, saw
+from jdcsuite.data.provenance import Teacher, refuse_learned_scenes, refuse_start, saw
 from jdcsuite.entropy.container import VERSION
 from jdcsuite.task import Task
 from jdcsuite.types import UserError
@@ -32,6 +32,8 @@ def run(config: dict, folder: Path, *, needs: dict[str, Path], curve: str, conso
     L.seed_everything(config["seed"], workers=True, verbose=False)
     data, task = build(config, needs)
     data.prepare()
+    learned = _learned(config, needs)
+    refuse_start(learned, data.test_scenes)
     teachers = _teachers(config, needs)
     for teacher in teachers:
         refuse_learned_scenes(teacher, config["method"], data.test_scenes)
@@ -45,7 +47,7 @@ def run(config: dict, folder: Path, *, needs: dict[str, Path], curve: str, conso
         if trainer.interrupted:
             raise KeyboardInterrupt
         if trainer.is_global_zero:
-            _export(config, task.model, data, folder, curve)
+            _export(config, task.model, data, folder, curve, learned)
         trainer.strategy.barrier()
         trainer.test(task, data, verbose=False)
         _write_results(config, task, data, trainer, folder, curve)
@@ -64,6 +66,13 @@ def build(config: dict, needs: dict[str, Path]) -> tuple[Photographs, Task]:
     if config["init_from"]:
         weights.load_into(task.model, config["init_from"])
     return data, task
+
+
+def _learned(config: dict, needs: dict[str, Path]) -> dict[str, list[str]]:
+    """Weights that the model starts from, whole or in part -> the scenes that they learned from, where they say so."""
+    parts = [run for role, run in needs.items() if config["needs"][role]["into"].partition(".")[0] == "model"]
+    starts = [weights.path_of(run) for run in (*parts, config["init_from"]) if run]
+    return {str(path): weights.read(path)[1].get("train_scenes") or [] for path in starts}
 
 
 def _teachers(config: dict, needs: dict[str, Path]) -> list[Teacher]:
@@ -148,7 +157,9 @@ def _loggers(config: dict, folder: Path) -> list:
     return tracker.loggers(folder=folder, tracker=wandb)
 
 
-def _export(config: dict, model: nn.Module, data: Photographs, folder: Path, curve: str) -> None:
+def _export(
+    config: dict, model: nn.Module, data: Photographs, folder: Path, curve: str, learned: dict[str, list[str]]
+) -> None:
     model.eval()
     if hasattr(model, "update"):
         model.update()
@@ -156,13 +167,18 @@ def _export(config: dict, model: nn.Module, data: Photographs, folder: Path, cur
         "run": folder.name,
         "curve": curve,
         "train_set": data.train_set,
-        # for pupils: what this model taught must not be tested on them
-        "train_scenes": data.train_scenes,
+        # what this model starts or teaches must not be tested on them
+        "train_scenes": _union(data.train_scenes, learned),
         # of rows that `jdc evaluate` makes
         "min_ms_ssim": config["min_ms_ssim"],
         **{name: data.facts[name] for name in ("teacher", "teacher_saw") if data.facts.get(name)},
     }
     weights.save(model, config["model"], folder / "weights.safetensors", about=about)
+
+
+def _union(seen: list[str] | None, learned: dict[str, list[str]]) -> list[str] | None:
+    """Scenes that training has seen, with those that its start had; None where the data name none."""
+    return None if seen is None else sorted({*seen, *(scene for scenes in learned.values() for scene in scenes)})
 
 
 def _write_results(config: dict, task: Task, data: Photographs, trainer: L.Trainer, folder: Path, curve: str) -> None:

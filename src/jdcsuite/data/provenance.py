@@ -109,6 +109,17 @@ def refuse_learned_scenes(teacher: Teacher, folder: str, tested: Sequence[str]) 
         )
 
 
+def refuse_start(learned: Mapping[str, Sequence[str]], tested: Sequence[str]) -> None:
+    """UserError when weights that a model starts from learned from a scene that is tested. ``learned``: those weights
+    -> their scenes; ``tested``: scenes."""
+    for name, scenes in learned.items():
+        if shared := sorted(set(scenes) & set(tested)):
+            raise UserError(
+                f"{name}, from which the model starts, learned from {len(shared)} scenes of data.test (as "
+                f"{shared[0]}): leave them out of data.test, or start from weights that have not seen them"
+            )
+
+
 def saw(teachers: Sequence[Teacher], trained: Sequence[str] | None) -> str:
     """How many of a pupil's training scenes its ``teachers`` had labels of, as "3 of 40": such a pupil owes something
     to labels, although it was given none. "" without a teacher, "unknown" where weights or data name no scenes."""
