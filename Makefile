@@ -8,7 +8,7 @@ run: .venv/ready
 	$(BIN)/python -m jdcsuite +experiment=fllic_w sigma=10 name=demo -m
 
 test: .venv/ready lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 test-slow: .venv/ready
 	$(BIN)/python -m pytest -m slow

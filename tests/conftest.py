@@ -10,6 +10,8 @@ import pytest
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before anything loads torch
 os.environ.setdefault("WANDB_MODE", "disabled")
+if "PYTEST_XDIST_WORKER" in os.environ:  # the workers are what uses the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HYDRA_FULL_ERROR"] = "1"
 sys.path.insert(0, str(Path(__file__).parent))
 
