@@ -31,6 +31,7 @@ from jdcsuite.entropy.container import Contents, CorruptFile, Tile, boxes, pack,
 from jdcsuite.models.codec import Codec
 from jdcsuite.models.fllic import FLLIC
 from jdcsuite.models.manypriors import ManyPriors
+from jdcsuite.models.testolina import Testolina
 
 SECONDS, MEBIBYTES = 1.0, 100
 KINDS = ("changed", "cut", "extended", "random", "forged bytes", "forged fields", "forged segments")
@@ -58,7 +59,11 @@ def many_priors() -> Codec:
     return codec
 
 
-CODECS = {"FLLIC": fllic, "ManyPriors": many_priors}
+def testolina() -> Codec:
+    return Testolina(num_channels=8, num_latents=12)
+
+
+CODECS = {"FLLIC": fllic, "ManyPriors": many_priors, "Testolina": testolina}
 
 
 def narrow(name: str = "FLLIC", *, seed: int = 0) -> Codec:
@@ -69,17 +74,17 @@ def narrow(name: str = "FLLIC", *, seed: int = 0) -> Codec:
     return codec
 
 
-def pictures() -> list[tuple[np.ndarray, dict[str, object]]]:
+def pictures(*, tile: int) -> list[tuple[np.ndarray, dict[str, object]]]:
     """One of each kind of file: smallest, tiled, 16 bits, grey with metadata, flat."""
     random = np.random.default_rng(0)
-    y, x = np.mgrid[:150, :130]
+    y, x = np.mgrid[: 2 * tile + 22, : 2 * tile + 2]
     waves = 0.5 + 0.4 * np.sin(y[..., None] / 9 + x[..., None] / 13 + np.arange(3))
     noisy = np.clip(waves + random.normal(0, 0.05, waves.shape), 0, 1)
     eight = np.rint(noisy * 255).astype(np.uint8)
     deep = np.rint(noisy * 65535).astype(np.uint16)
     return [
         (eight[:1, :1], {}),
-        (eight, {"tile": 64}),
+        (eight, {"tile": tile}),
         (eight[:70, :50], {"tile": 0}),
         (deep[:66, :40], {}),
         (eight[:30, :80], {"grey": True, "metadata": {"icc": b"profile" * 9, "exif": b"MM\0*"}}),
@@ -89,7 +94,7 @@ def pictures() -> list[tuple[np.ndarray, dict[str, object]]]:
 
 def originals(codec: Codec) -> list[Original]:
     made = []
-    for pixels, options in pictures():
+    for pixels, options in pictures(tile=max(64, codec.margin)):
         data = compression.compress(pixels, codec, **options)
         made.append(Original(data, unpack(data), compression.decompress(data, codec)))
     return made

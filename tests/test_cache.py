@@ -176,7 +176,7 @@ def test_cache_folder_from_the_environment(folder, tmp_path, monkeypatch):
 def test_require_names_the_small_pictures(folder, tmp_path):
     cache = ImageCache.build(files(folder), cache_dir=tmp_path)
     cache.require(21)
-    with pytest.raises(UserError, match=r"^1 of 3 .* 22 x 22 crop: b\.png \(33 x 21\);"):
+    with pytest.raises(UserError, match=r"^1 of 3 .* the 22 pixels of data.crop: b\.png \(33 x 21\);"):
         cache.require(22)
     many = ImageCache.build([(f"n{i}", noise(4, 4, 3)) for i in range(5)], cache_dir=tmp_path)
     with pytest.raises(UserError, match=r"5 of 5 .* n0 \(4 x 4\), n1 .*, n2 \(4 x 4\), \.\.\.;"):

@@ -105,12 +105,23 @@ def test_batches_that_cannot_be_dealt_are_refused() -> None:
 
 def test_train_validation_and_test_share_no_picture(root: Path) -> None:
     module = photographs(root)
-    names = {split: set(cache.names) for split, cache in module._caches.items()}
+    names = {split: set(cache.names) for split, cache in (module._caches | module._tests).items()}
     assert len(names["train"]) == 4 and len(names["val"]) == 1 and names["b"] == {"0.png", "1.png", "2.png"}
     assert not names["train"] & names["val"]
     alone = photographs(root / "a", train=None, test=None)
-    sets = [set(alone._caches[s].names) for s in ("train", "val", *alone.test_sets)]
-    assert sum(map(len, sets)) == 5 == len(set.union(*sets))
+    sets = [set(cache.names) for cache in (*alone._caches.values(), *alone._tests.values())]
+    assert len(sets) == 3 and sum(map(len, sets)) == 5 == len(set.union(*sets))
+
+
+def test_a_test_folder_may_have_the_name_of_a_part(root: Path, tmp_path: Path) -> None:
+    """`data.test=[train]` used to be judged on the training pictures."""
+    for name, folder in {"train": "b", "val": "b", "other": "a"}.items():
+        (tmp_path / name).symlink_to(root / folder)
+    module = photographs(tmp_path, train="other", test=["train", "val"])
+    for name in ("train", "val"):
+        shown = module.pictures(name)
+        assert {shown[i][0] for i in range(len(shown))} == {"0.png", "1.png", "2.png"}
+    assert len(module._caches["train"]) == 4 and len(module._caches["val"]) == 1
 
 
 def test_ranks_test_every_picture_once(root: Path) -> None:

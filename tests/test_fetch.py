@@ -22,6 +22,7 @@ from rich.console import Console
 
 from jdcsuite import fetch as fetching
 from jdcsuite.data import catalog
+from jdcsuite.data.pairs import Source, shots
 from jdcsuite.types import UserError
 
 
@@ -415,10 +416,10 @@ def test_sidd_blocks_become_pairs(known, monkeypatch, tmp_path):
         scipy_io.savemat(out, {f"Validation{side}BlocksSrgb": value}, do_compression=True)
         bodies[f"Validation{side}BlocksSrgb.mat"] = out.getvalue()
     known("toy", bodies, checksum=False)
-    pairs = catalog.pairs(fetch("toy", tmp_path), "toy")
-    assert len(pairs) == 6
-    assert pairs[4][0].name == pairs[4][1].name == "01_01.png"
-    for path, side in zip(pairs[4], blocks, strict=True):
+    found = shots(fetch("toy", tmp_path), Source(folder="toy"))
+    assert len(found) == 6
+    assert found[4].noisy.name == found[4].clean.name == "01_01.png"
+    for path, side in zip((found[4].noisy, found[4].clean), blocks, strict=True):
         np.testing.assert_array_equal(np.asarray(Image.open(path)), side[1, 1])
 
 
@@ -477,15 +478,8 @@ def test_pairs(name, files, expected, tmp_path):
     for file in files:
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).touch()
-    found = [tuple(str(p.relative_to(tmp_path)) for p in pair) for pair in catalog.pairs(tmp_path, name)]
-    assert found == expected
-
-
-def test_noisy_picture_without_clean_is_named(tmp_path):
-    (tmp_path / "noisy").mkdir()
-    (tmp_path / "noisy" / "a.png").touch()
-    with pytest.raises(UserError, match=r"noisy/a\.png has no clean picture"):
-        catalog.pairs(tmp_path)
+    made = [(shot.noisy, shot.clean) for shot in shots(tmp_path, Source(folder=name))]
+    assert [tuple(str(p.relative_to(tmp_path)) for p in pair) for pair in made] == expected
 
 
 def test_catalogue_is_well_formed():

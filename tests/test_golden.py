@@ -24,7 +24,9 @@ FILES = [(codec, name) for codec, listed in FOLDERS.items() for name in listed["
 
 
 def test_every_family_has_golden_files() -> None:
-    assert {"fllic", "hyperprior", "many_priors"} <= FOLDERS.keys() and len(FILES) >= 24
+    assert {"fllic", "hyperprior", "many_priors", "many_priors_adaptive", "testolina"} <= FOLDERS.keys() and len(
+        FILES
+    ) >= 40
 
 
 @pytest.mark.parametrize("codec", FOLDERS)
@@ -53,6 +55,6 @@ def test_a_picture_still_codes_to_as_many_bytes(codec: str, name: str) -> None:
     """The analysis is floating point too, so a symbol may be another on another machine; the rate may not."""
     from make import pictures
 
-    pixels, options = pictures()[name]
+    pixels, options = pictures(codec)[name]
     data = compression.compress(pixels, GOLDEN / codec / "weights.safetensors", **options)
     assert len(data) == pytest.approx(FOLDERS[codec]["files"][name]["bytes"], rel=0.02, abs=8)

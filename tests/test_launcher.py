@@ -115,6 +115,9 @@ def test_every_experiment_takes_a_step_and_is_judged(command: Command, pictures:
     if experiment == "unet":
         scenes = {f"pairs/{i}" for i in range(4)} | {f"train/{i}" for i in range(4)}
         assert set(about["train_scenes"]) == scenes, "those that chose a checkpoint, and the clean pictures, too"
+    if experiment in REAL_NOISE:
+        kept = "" if experiment == "jdc_ud" else row["crops"]  # it chooses batch by batch, so nobody has counted
+        assert int(row["crops"]) > 0 and row["crops_kept"] == kept
     saw = {"jdc_ud": "4 of 4", "jdc_ud_whole": "0 of 4"}.get(experiment, "")
     assert row["teacher_saw"] == saw and bool(row["teacher"]) == bool(saw)
     if experiment == "clean_entropy":
@@ -427,7 +430,7 @@ def test_a_folder_of_another_configuration_is_refused(command: Command, pictures
         (["+experiment=fllic", "data.root=ROOT", "data.train=train", "data.test=[train]"], "a picture cannot be both"),
         (
             ["+experiment=fllic", "data.root=ROOT", "data.train=train", "data.crop=90"],
-            "smaller than the 90 x 90 crop: ",
+            "smaller than the 90 pixels of data.crop: ",
         ),
         (["+experiment=fllic", "init_from=NOWHERE"], "there are no weights at NOWHERE"),
         (["+experiment=fllic_w", "target=x"], "target=x is unknown"),
@@ -436,6 +439,9 @@ def test_a_folder_of_another_configuration_is_refused(command: Command, pictures
         (["+experiment=fllic", "trainer.accelerator=gpu"], "no GPU is visible"),
         (["+experiment=fllic", "trainer.precision=bf16-mixed"], "crashes on CPUs"),
         (["+experiment=codec", "criterion.distance=ms_ssim"], "needs crops of 176 pixels or more: set data.crop"),
+        (["+experiment=jdc_n", "data.train=[nope]"], "data.train names what lies in data.root"),
+        (["+experiment=jdc_n", "data.clean=nope"], "data.clean names what lies in data.root"),
+        (["+experiment=jdc_n", "data.root=ROOT/pairs", "data.test=[nope]"], "is one set of pairs itself"),
         (["+experiment=jdc_ud", "data.crop=128"], "or min_ms_ssim, needs crops of 176 pixels or more"),
         (["+experiment=unet", "criterion.distance=l2"], "is unknown: choose mse, l1 or ms_ssim"),
         (["+experiment=fllic", "criterion.distance=l1"], "is unknown: choose mse or ms_ssim"),

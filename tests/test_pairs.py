@@ -13,11 +13,12 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from jdcsuite.data import files, quality
+from jdcsuite.data import files, provenance, quality
 from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.datamodule import at_least
 from jdcsuite.data.noise import PoissonGaussian
@@ -28,6 +29,10 @@ from jdcsuite.data.quality import PairCache
 from jdcsuite.types import Pair, UserError
 
 SIDE = 180
+LEVELS = [
+    PoissonGaussian(a=level["a"], b=level["b"])
+    for level in yaml.safe_load((Path(__file__).parents[1] / "conf" / "data" / "real_noise.yaml").read_text())["levels"]
+]
 NIND_TEST = (
     "ursulines-red", "ursulines-building", "stefantiek", "CourtineDeVillersDebris", "MuseeL-Bobo", "MuseeL-Bobo-C500D",
 )  # fmt: skip
@@ -94,6 +99,10 @@ def batches(made: PairFolders) -> list[Pair]:
         ("Sony_3-5_200_1600_classroom_10.jpg", "polyu_Sony_classroom", "1600"),
         ("5dmark3_iso3200_1.png", "cc_5dmark3_iso3200_1", "3200"),
         ("NIND_ursulines-red_ISOH2.jpg", "nind_NIND_ursulines-red", "H2"),
+        ("Canon5D2_5_160_3200_plug_11_real.JPG", "polyu_Canon5D2_plug", "3200"),
+        ("Sony_3-5_200_1600_classroom_10_mean.JPG", "polyu_Sony_classroom", "1600"),
+        ("5dmark3_iso3200_1_real.png", "cc_5dmark3_iso3200_1", "3200"),
+        ("holiday_iso800.png", "somewhere/holiday_iso800", ""),
         ("here/noisy/a.png", "here/a", ""),
     ],
 )
@@ -116,6 +125,24 @@ def test_real_and_mean_are_partners(tmp_path: Path) -> None:
         save(tmp_path / f"d600_iso3200_1_{kind}.png", photo(1, height=8, width=8))
     (shot,) = shots(tmp_path, Source(folder="x"))
     assert shot.noisy.stem.endswith("real") and shot.clean.stem.endswith("mean")
+
+
+@pytest.mark.parametrize("alone", ["d600_iso3200_2_mean.png", "d600_iso3200_2_real.png"])
+def test_a_half_of_a_pair_is_listed_in_every_layout(tmp_path: Path, alone: str) -> None:
+    for name in ("d600_iso3200_1_real.png", "d600_iso3200_1_mean.png", alone):
+        save(tmp_path / name, photo(1, height=8, width=8))
+    with pytest.raises(UserError, match=f"1 pictures of .*{alone}"):
+        shots(tmp_path, Source(folder="x"))
+    assert len(shots(tmp_path, Source(folder="x"), allow_unpaired=True)) == 1
+
+
+def test_a_lone_ground_truth_of_sidd_is_listed(tmp_path: Path) -> None:
+    for number in (1, 2):
+        for kind in ("NOISY", "GT"):
+            save(tmp_path / f"000{number}_001_S6" / f"000{number}_{kind}_SRGB_010.PNG", photo(1, height=8, width=8))
+    (tmp_path / "0002_001_S6" / "0002_NOISY_SRGB_010.PNG").unlink()
+    with pytest.raises(UserError, match=r"1 pictures of .*0002_GT_SRGB_010\.PNG"):
+        shots(tmp_path, Source(folder="x"))
 
 
 def test_pictures_without_a_partner_are_listed_and_refused(root: Path, tmp_path: Path) -> None:
@@ -151,10 +178,10 @@ def test_patterns_choose_pictures_and_a_scene_is_on_one_side_only(root: Path) ->
 
 def test_training_validation_and_test_share_no_scene(root: Path) -> None:
     made = module(root)
-    scenes = {name: set(pairs.scenes) for name, pairs in made._pairs.items()}
+    scenes = {name: set(pairs.scenes) for name, pairs in made._parts.items()}
     assert len(scenes["train"]) == 7 and len(scenes["val"]) == 1 and not scenes["train"] & scenes["val"]
     whole = module(root / "real", train=None, test=None)
-    parts = [set(pairs.scenes) for pairs in whole._pairs.values()]
+    parts = [set(pairs.scenes) for pairs in (*whole._parts.values(), *whole._tests.values())]
     assert sum(map(len, parts)) == 8 == len(set.union(*parts)) and whole.test_sets == ["real-held-out"]
 
 
@@ -174,7 +201,7 @@ def nind(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def scenes_of(made: PairFolders, part: str) -> set[str]:
-    return {scene.removeprefix("nind_NIND_") for scene in made._pairs[part].scenes}
+    return {scene.removeprefix("nind_NIND_") for scene in (made._parts | made._tests)[part].scenes}
 
 
 def test_pairs_of_16_bits_are_rounded_to_8(tmp_path: Path) -> None:
@@ -196,6 +223,48 @@ def test_nind_is_split_as_published(nind: Path) -> None:
     part = {"folder": "nind", "only": ["*_droid_*", "*_soap_*"], "name": "part"}
     with pytest.raises(UserError, match="2 scenes are in"):
         module(nind, train=["nind"], test=[part], cell=64)
+
+
+def test_a_test_folder_may_have_the_name_of_a_part(root: Path, tmp_path: Path) -> None:
+    """`data.test=[train]` used to be trained on, and [val] to take the validation's place."""
+    (tmp_path / "real").symlink_to(root / "real")
+    for name in ("train", "val"):
+        (tmp_path / name).symlink_to(root / "other")
+        made, usual = module(tmp_path, test=[name]), module(root)
+        for part in ("train", "val"):
+            assert made._parts[part].scenes == usual._parts[part].scenes
+        assert set(made.test_scenes) == {"sidd_020", "sidd_021"} and not {"sidd_020"} & set(made.train_scenes)
+        shown = {name for name, _ in (made.pictures(name)[i] for i in range(4))}
+        assert shown == set(usual._tests["other"].noisy.names)
+
+
+def test_clean_pictures_are_neither_a_teacher_s_nor_of_a_scene_that_validates(root: Path, tmp_path: Path) -> None:
+    made = module(root, clean="real/clean")
+    (held,) = set(made._parts["val"].scenes)
+    plain = {scene_and_iso(Path(name))[0] for name in made._caches["plain"].names}
+    assert len(plain) == 7 and held not in plain
+    for name in ("real", "other", "plain"):
+        (tmp_path / name).symlink_to(root / name)
+    save(tmp_path / "taught" / "clean" / "x.png", photo(200))
+    teacher = provenance.Teacher(name="unet-1", id="a" * 64, train_scenes=["sidd_020"])
+    (tmp_path / "taught" / provenance.FILE).write_bytes(provenance.Predenoised(teacher=teacher).dump())
+    for clean in ("taught", "taught/clean"):
+        with pytest.raises(UserError, match=r"are a teacher's, which are not clean"):
+            module(tmp_path, clean=clean)
+
+
+def test_validation_pictures_too_small_for_ms_ssim_are_named(root: Path) -> None:
+    made = module(root)
+    made.require_val(SIDE)
+    with pytest.raises(UserError, match=rf"2 of 2 pictures are smaller than the {SIDE + 1} pixels of MS-SSIM"):
+        made.require_val(SIDE + 1)
+
+
+def test_nind_is_known_by_its_scenes_whatever_its_folder_is_called(nind: Path, tmp_path: Path) -> None:
+    (tmp_path / "mynind").symlink_to(nind / "nind")
+    made = module(tmp_path, train=["mynind"], test=["mynind"], cell=64)
+    assert scenes_of(made, "mynind") == set(NIND_TEST) and scenes_of(made, "val") == set(NIND_VAL)
+    assert scenes_of(made, "train") == {"7D-3", "droid", "soap", "Pen-piles"}
 
 
 def test_nind_s_test_scenes_are_never_trained_on_whatever_the_test_is(nind: Path) -> None:
@@ -253,7 +322,7 @@ def test_patterns_of_validation_that_cannot_be_are_refused(root: Path, patterns:
 
 
 def test_cells_are_those_of_the_paper(root: Path) -> None:
-    pairs = module(root)._pairs["train"]
+    pairs = module(root)._parts["train"]
     assert [c for c in quality.cells(pairs.noisy, side=176).tolist() if c[0] == 0] == [[0, 0, 0], [0, 0, 132]]
 
 
@@ -261,7 +330,7 @@ def test_a_threshold_keeps_the_crops_above_it_and_scores_are_computed_once(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     every, some = module(root), module(root, min_ms_ssim=0.9)
-    score = quality.scores(every._pairs["train"], every._at, side=176)
+    score = quality.scores(every._parts["train"], every._at, side=176)
     assert some._at.tolist() == every._at[score > 0.9].tolist()
     assert 0 < len(some._at) < len(every._at) == some.facts["crops"] and some.facts["crops_kept"] == len(some._at)
     monkeypatch.setattr(quality, "_measure", None)
@@ -270,18 +339,35 @@ def test_a_threshold_keeps_the_crops_above_it_and_scores_are_computed_once(
     assert len(quality.above(exact, score)) == (score > exact).sum(), "strictly"
 
 
-@pytest.mark.parametrize("damage", ["cut", "of other crops", "pickled"])
+@pytest.mark.parametrize("damage", ["cut", "of other crops", "of other pictures", "pickled"])
 def test_scores_that_are_not_those_of_the_crops_are_computed_again(root: Path, tmp_path: Path, damage: str) -> None:
-    pairs = module(root, cache=str(tmp_path))._pairs["train"]
+    pairs = module(root, cache=str(tmp_path))._parts["train"]
     at = quality.cells(pairs.noisy, side=176)
     score = quality.scores(pairs, at, side=176)
-    (path,) = (tmp_path / "images").glob("*.scores.npy")
+    (path,) = (tmp_path / "images").glob("*.scores.npz")
     if damage == "cut":
         path.write_bytes(path.read_bytes()[:-5])
     else:
-        np.save(path, score[1:] if damage == "of other crops" else np.array([{}], dtype=object), allow_pickle=True)
+        with np.load(path) as kept:
+            own = dict(kept)
+        own |= {
+            "of other crops": {"scores": score[1:]},
+            "of other pictures": {"scores": np.full_like(score, 0.1), "of": "0" * 64},
+            "pickled": {"scores": np.array([{}], dtype=object)},
+        }[damage]
+        np.savez(path, **own)
     assert np.array_equal(quality.scores(pairs, at, side=176), score)
-    assert np.array_equal(np.load(path), score), "and kept"
+    with np.load(path) as kept:
+        assert np.array_equal(kept["scores"], score), "and kept"
+
+
+def test_the_pairs_that_are_made_fill_the_scale_of_quality() -> None:
+    """What a sweep over the threshold, .2 to .9, needs: something to leave out at each, and something to keep."""
+    made = module(None, cell=256, levels=LEVELS)
+    score = quality.scores(made._parts["train"], made._at[::3], side=256)
+    counts, _ = np.histogram(score, bins=np.linspace(0, 1, 11))
+    assert (counts[1:] > 0).all(), counts
+    assert score.min() < 0.12 and score.max() > 0.99
 
 
 def test_a_threshold_that_leaves_nothing_says_what_there_was(root: Path) -> None:
@@ -382,7 +468,7 @@ def test_pairs_are_drawn_alike_or_by_scene(root: Path) -> None:
     seen = {}
     for sampling in ("pair", "scene"):
         made = module(root, clean_share=0.0, sampling=sampling)
-        made._pairs["train"].partner[1] = made._pairs["train"].partner[0]
+        made._parts["train"].partner[1] = made._parts["train"].partner[0]
         made._at = at
         crops = made.crops()
         crops.pairs = SimpleNamespace(crop=lambda i, top, left, size: (np.full((9, 9, 3), i + left),) * 2)

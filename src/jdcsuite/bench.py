@@ -7,6 +7,7 @@ else slows the machine down slows both.
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -149,10 +150,12 @@ def _batch(config: dict) -> Pair:
 
 @dataclass(frozen=True)
 class Steps:
-    """``times``: wall times in ms. ``loss``: of the first step. ``kept``: bytes that its forward pass left for the
-    backward pass, weights included."""
+    """``times``: wall times in ms. ``kernel``: share of their CPU time that the operating system took, as it does to
+    hand out memory. ``loss``: of the first step. ``kept``: bytes that its forward pass left for the backward pass,
+    weights included."""
 
     times: list[float]
+    kernel: float
     loss: float
     kept: int
 
@@ -185,15 +188,21 @@ def competition(
         return float(loss)
 
     times: list[list[float]] = [[] for _ in forms]
+    cpu = [np.zeros(2) for _ in forms]  # seconds of CPU time: of the program itself, and of the system for it
     first: list[tuple[float, int]] = []
     for turn in range(repeats + 1):
-        for spent, parts in zip(times, models, strict=True):
+        for spent, used, parts in zip(times, cpu, models, strict=True):
             torch.manual_seed(turn)  # the same noise in the place of rounding
             if turn:
+                before = os.times()
                 spent.append(timed(lambda parts=parts: step(*parts), clean)[1])
+                used += np.subtract(os.times()[:2], before[:2])
             else:  # the warm-up
                 first.append(_kept(lambda parts=parts: step(*parts)))
-    made = {form: Steps(spent, *said) for form, spent, said in zip(forms, times, first, strict=True)}
+    made = {
+        form: Steps(spent, float(used[1] / max(used.sum(), 1e-9)), *said)
+        for form, spent, used, said in zip(forms, times, cpu, first, strict=True)
+    }
     losses = [made[form].loss for form in forms]
     if not all(math.isclose(losses[0], loss, rel_tol=1e-4) for loss in losses):
         raise RuntimeError(f"the forms of the competition have different losses: {losses}")

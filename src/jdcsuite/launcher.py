@@ -124,10 +124,25 @@ def check(config: DictConfig, overrides: list[str]) -> None:
     for name, path in {"data.root": config.data.root, "init_from": config.init_from}.items():
         if path is not None and not isinstance(path, str):
             raise UserError(f"{name}={path} is no path: give one, a number as ./{path}")
+    _check_folders(config, overrides)
     if config.target not in ("codec", "lossless", "distortion"):
         raise UserError(f"target={config.target} is unknown: choose codec, lossless or distortion")
     if not (isinstance(config.trainer.max_steps, int) and config.trainer.max_steps >= 1):
         raise UserError(f"trainer.max_steps={config.trainer.max_steps} is not usable: give 1 or more")
+
+
+def _check_folders(config: DictConfig, overrides: list[str]) -> None:
+    """UserError where folders are named that nothing would be read from."""
+    root = config.data.root
+    said = {name for name, _, value in (o.partition("=") for o in overrides) if value not in ("", "null", "[]")}
+    for name in ("data.train", "data.test", "data.clean"):
+        if name in said and root is None:
+            raise UserError(f"{name} names what lies in data.root: give data.root=FOLDER too")
+        if name in said and "clean" in config.data and (Path(root).expanduser() / "noisy").is_dir():
+            raise UserError(
+                f"{root} is one set of pairs itself (noisy/ and clean/): leave {name} out, or give the "
+                "folder above it as data.root"
+            )
 
 
 def _number(value: object) -> bool:
@@ -136,35 +151,30 @@ def _number(value: object) -> bool:
 
 def try_out(order: list[Job]) -> None:
     """Builds every distinct model, criterion and datamodule once, then reads all pictures: nothing is trained yet."""
-    seen: set[str] = set()
-    unread: list[Photographs] = []
+    smallest: dict[str, int] = {}  # what is said of a part -> side of the smallest crop that it takes
+    data: dict[str, Photographs] = {}
+    needed: dict[str, int] = {}
     for job in order:
         training.check_device(job.config["trainer"])
-        for part in ("model", "criterion", "data"):
-            said = json.dumps([part, job.config[part], _crops(job.config)], sort_keys=True)
-            if said not in seen:
-                seen.add(said)
+        said = {part: json.dumps([part, job.config[part]], sort_keys=True) for part in ("model", "criterion", "data")}
+        for part, words in said.items():
+            if words not in smallest:
                 built = training.construct(job.config[part])
-                if part == "criterion":
-                    _check_crops(job.config, smallest=getattr(built, "smallest", 1))
+                smallest[words] = getattr(built, "smallest", 1)
                 if part == "data":
-                    unread.append(built)
+                    data[words] = built
+        side = smallest[said["criterion"]]
+        if min(job.config["data"]["crop"], job.config["data"]["val_crop"]) < side:
+            raise UserError(
+                f"MS-SSIM, in criterion.distance or min_ms_ssim, needs crops of {side} pixels or more: set data.crop "
+                "and data.val_crop"
+            )
+        needed[said["data"]] = max(side, needed.get(said["data"], 1))
         if job.config["init_from"]:
             weights.path_of(job.config["init_from"])
-    for data in unread:  # what takes long comes last
-        data.prepare()
-
-
-def _crops(config: dict) -> list[int]:
-    return [config["data"][name] for name in ("crop", "val_crop")]
-
-
-def _check_crops(config: dict, *, smallest: int) -> None:
-    if min(_crops(config)) < smallest:
-        raise UserError(
-            f"MS-SSIM, in criterion.distance or min_ms_ssim, needs crops of {smallest} pixels or more: set data.crop "
-            "and data.val_crop"
-        )
+    for words, side in needed.items():  # what takes long comes last
+        data[words].prepare()
+        data[words].require_val(side)
 
 
 def launch(jobs_overrides: list[list[str]], *, config_name: str, sweep: bool) -> None:

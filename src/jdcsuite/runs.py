@@ -222,7 +222,7 @@ def finished(path: Path, key: str) -> bool:
 def clear(path: Path) -> None:
     """Forgets the results of a run, so that it starts again: for rerun=true, and for needs that have changed."""
     results = ("results.csv", "metrics.csv", "summary.json", "weights.safetensors", "error.log")
-    for file in (*results, "checkpoints/last.ckpt", "checkpoints/best.ckpt"):
+    for file in (*results, "checkpoints/last.ckpt"):
         (path / file).unlink(missing_ok=True)
 
 

@@ -119,7 +119,7 @@ class Task(L.LightningModule):
         self.val_loss.reset()
 
     def validation_step(self, batch: tuple[str, Pair], index: int) -> None:
-        # What selects a checkpoint is the criterion itself, so a method that must not see clean pictures does not.
+        # What is watched is the criterion itself, so a method that must not see clean pictures does not.
         _, pair = batch
         pair = self.criterion.prepare(pair)
         parts = self.criterion(self.predict(pair), pair)

@@ -16,7 +16,7 @@ from rich.console import Console
 from torch import nn
 
 from jdcsuite import runs, tracker, weights
-from jdcsuite.callbacks import EMA, Progress, checkpoints
+from jdcsuite.callbacks import EMA, Progress, checkpoint
 from jdcsuite.data.datamodule import Photographs
 from jdcsuite.data.noise import to_bytes
 from jdcsuite.data.provenance import Teacher, refuse_learned_scenes, refuse_start, saw
@@ -37,6 +37,8 @@ def run(config: dict, folder: Path, *, needs: dict[str, Path], curve: str, conso
     teachers = _teachers(config, needs)
     for teacher in teachers:
         refuse_learned_scenes(teacher, config["method"], data.test_scenes)
+    if config["min_ms_ssim"] != config["data"].get("min_ms_ssim"):
+        data.facts["crops_kept"] = None  # the criterion chooses, batch by batch
     data.facts |= {"teacher": "+".join(t.label for t in teachers), "teacher_saw": saw(teachers, data.train_scenes)}
     loggers = _loggers(config, folder)
     failed = True
@@ -139,7 +141,7 @@ def _trainer(config: dict, folder: Path, loggers: list) -> L.Trainer:
         log_every_n_steps=said["log_every"],
         use_distributed_sampler=False,
         logger=loggers,
-        callbacks=[EMA(), *checkpoints(folder=folder / "checkpoints", every=said["checkpoint_every"])]
+        callbacks=[EMA(), checkpoint(folder=folder / "checkpoints", every=said["checkpoint_every"])]
         + ([Progress()] if said["progress"] else []),
         enable_progress_bar=said["progress"],
         enable_model_summary=False,

@@ -120,14 +120,14 @@ class ImageCache:
             raise IndexError(f"{size} pixels at ({top}, {left}) leave {self.names[i]} of {height} x {width}")
         return self._view(i)[top : top + size, left : left + size].copy()
 
-    def require(self, crop: int) -> None:
-        """UserError that names the pictures too small for a crop of this side."""
-        small = [f"{n} ({h} x {w})" for n, (h, w) in zip(self.names, self._shapes, strict=True) if min(h, w) < crop]
+    def require(self, side: int, *, said: str = "data.crop") -> None:
+        """UserError that names the pictures too small for a square of this side, and what ``said`` it."""
+        small = [f"{n} ({h} x {w})" for n, (h, w) in zip(self.names, self._shapes, strict=True) if min(h, w) < side]
         if small:
             shown = ", ".join(small[:3]) + (", ..." if len(small) > 3 else "")
             raise UserError(
-                f"{len(small)} of {len(self)} pictures are smaller than the {crop} x {crop} crop: {shown}; "
-                "take a smaller crop or remove them."
+                f"{len(small)} of {len(self)} pictures are smaller than the {side} pixels of {said}: {shown}; "
+                "give fewer, or leave the pictures out"
             )
 
 

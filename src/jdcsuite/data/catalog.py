@@ -312,6 +312,11 @@ def known(name: str) -> Dataset | None:
     return CATALOG.get(ALIASES.get(last, last))
 
 
+def shown(scene: str) -> Dataset | None:
+    """The entry that a scene (`pairs.scene_and_iso`) is of, whatever its folder is called; None for any other."""
+    return CATALOG.get(scene.partition("_")[0])
+
+
 def entry(name: str) -> Dataset:
     """The catalogue's entry; UserError for a name it does not know."""
     try:
@@ -333,22 +338,6 @@ def images(folder: Path) -> list[Path]:
 
 def has_images(folder: Path) -> bool:
     return folder.is_dir() and next(_walk(folder), None) is not None
-
-
-def pairs(folder: Path, name: str = "") -> list[tuple[Path, Path]]:
-    """(noisy, clean) of every pair of a folder, sorted; [] where it holds no pairs.
-
-    ``name``: the dataset's, for entries with a layout of their own; ``noisy/`` and ``clean/`` work without.
-    UserError where a noisy picture has no clean one.
-    """
-    own = known(name)
-    own_layout = own is not None and own.clean_of is not None and not (folder / "noisy").is_dir()
-    clean_of = own.clean_of if own_layout else _same_name
-    found = [(path, clean) for path in images(folder) if (clean := clean_of(path)) is not None]
-    for noisy, clean in found:
-        if not clean.is_file():
-            raise UserError(f"{noisy} has no clean picture: put it at {clean} or remove the noisy one.")
-    return found
 
 
 def folder(root: Path | str, name: str) -> Path:

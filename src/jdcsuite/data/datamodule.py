@@ -162,7 +162,8 @@ class Photographs(L.LightningDataModule):
         self.noise, self.noise_seed, self.lossless = noise, noise_seed, lossless
         self.crop, self.val_crop, self.batch, self.workers = crop, val_crop, batch, workers
         self.seed, self.steps, self.limit, self.cache_dir = seed, steps, limit, cache
-        self._caches: dict[str, ImageCache] = {}
+        self._caches: dict[str, ImageCache] = {}  # of the parts train and val
+        self._tests: dict[str, ImageCache] = {}  # apart: a folder may be called train
         self.facts: dict[str, object] = {}  # columns of every row, that only the data can say
         self._flip = (RandomHorizontalFlip(p=1.0), RandomVerticalFlip(p=1.0))
 
@@ -187,10 +188,15 @@ class Photographs(L.LightningDataModule):
     def prepare(self) -> None:
         """Decodes all pictures into the cache and finds bad ones, before anything is trained."""
         train, val, test = self._sources()
-        for name, source in [("train", train), ("val", val), *test.items()]:
-            if name not in self._caches:
-                self._caches[name] = ImageCache.build(source, cache_dir=self.cache_dir and Path(self.cache_dir))
+        for caches, sources in ((self._caches, {"train": train, "val": val}), (self._tests, test)):
+            for name, source in sources.items():
+                if name not in caches:
+                    caches[name] = ImageCache.build(source, cache_dir=self.cache_dir and Path(self.cache_dir))
         self._caches["train"].require(self.crop)
+
+    def require_val(self, side: int) -> None:
+        """UserError that names the validation pictures with a side of fewer pixels, once they are prepared."""
+        self._caches["val"].require(side, said="MS-SSIM, of validation,")
 
     def prepare_data(self) -> None:
         self.prepare()
@@ -234,17 +240,17 @@ class Photographs(L.LightningDataModule):
 
     def pictures(self, test_set: str) -> Dataset[Named]:
         """The pictures of a test set with their fixed noise."""
-        return self._pictures(test_set, limit=self.limit)
+        return self._pictures(self._tests[test_set], limit=self.limit)
 
     def val_dataloader(self) -> DataLoader:
-        return self._whole(self._pictures("val", side=self.val_crop))
+        return self._whole(self._pictures(self._caches["val"], side=self.val_crop))
 
     def test_dataloader(self) -> list[DataLoader]:
         return [self._whole(self.pictures(name)) for name in self.test_sets]
 
-    def _pictures(self, name: str, *, side: int | None = None, limit: int | None = None) -> Dataset[Named]:
+    def _pictures(self, cache: ImageCache, *, side: int | None = None, limit: int | None = None) -> Dataset[Named]:
         return Pictures(
-            self._caches[name], noise=self.noise, noise_seed=self.noise_seed, lossless=self.lossless,
+            cache, noise=self.noise, noise_seed=self.noise_seed, lossless=self.lossless,
             side=side, limit=limit,
         )  # fmt: skip
 

@@ -134,7 +134,8 @@ class PairFolders(Photographs):
                 "or a smaller share"
             )
         self._plain_scenes: set[str] = set()
-        self._pairs: dict[str, PairCache] = {}
+        self._parts: dict[str, PairCache] = {}  # train and val
+        self._tests: dict[str, PairCache] = {}
         self._at = np.zeros((0, 3), dtype=np.int64)
 
     @property
@@ -155,12 +156,12 @@ class PairFolders(Photographs):
 
     @property
     def train_scenes(self) -> list[str]:
-        """Scenes that training or the choice of a checkpoint has seen."""
-        return sorted({scene for part in ("train", "val") for scene in self._pairs[part].scenes} | self._plain_scenes)
+        """Scenes that training or validation has seen."""
+        return sorted({scene for pairs in self._parts.values() for scene in pairs.scenes} | self._plain_scenes)
 
     @property
     def test_scenes(self) -> list[str]:
-        return sorted({scene for name in self.test_sets for scene in self._pairs[name].scenes})
+        return sorted({scene for pairs in self._tests.values() for scene in pairs.scenes})
 
     @property
     def cleans(self) -> int:
@@ -169,25 +170,25 @@ class PairFolders(Photographs):
 
     def prepare(self) -> None:
         """Decodes all pictures, finds bad ones and scores the cells, before anything is trained."""
-        if self._pairs:
+        if self._parts:
             return
         if self.root is None:
-            parts, plain, test = made(self.levels, noise_seed=self.noise_seed, val=self.val, cache_dir=self.cache_dir)
+            said = {"noise_seed": self.noise_seed, "val": self.val, "cache_dir": self.cache_dir}
+            self._parts, plain, self._tests = made(self.levels, **said)
         else:
-            parts, plain, test = self._found()
-        self._pairs = {**parts, **test}
-        for cache in (self._pairs["train"].noisy, plain):
-            cache.require(self.cell if cache is not plain else self.crop)
-        self._caches = {"train": self._pairs["train"].noisy, "plain": plain}
+            self._parts, plain, self._tests = self._found()
+        self._parts["train"].noisy.require(self.cell, said="data.cell" if self.cell > self.crop else "data.crop")
+        plain.require(self.crop)
+        self._caches = {name: pairs.noisy for name, pairs in self._parts.items()} | {"plain": plain}
         self._at = self._kept()
         self._refuse_empty()
 
     def _kept(self) -> np.ndarray:
-        at = quality.cells(self._pairs["train"].noisy, side=self.cell)
+        at = quality.cells(self._parts["train"].noisy, side=self.cell)
         self.facts |= {"crops": len(at), "crops_kept": len(at)}
         if self.min_ms_ssim is None:
             return at
-        score = quality.scores(self._pairs["train"], at, side=self.cell)
+        score = quality.scores(self._parts["train"], at, side=self.cell)
         at = at[quality.above(self.min_ms_ssim, score)]
         self.facts["crops_kept"] = len(at)
         _tell(f"MS-SSIM(noisy, clean) > {self.min_ms_ssim:g}: {len(at)} of {len(score)} crops kept")
@@ -197,7 +198,7 @@ class PairFolders(Photographs):
         """A source with a weight needs a crop to be drawn."""
         if self.weights is None:
             return
-        left = {self._pairs["train"].sources[i] for i in self._at[:, 0].tolist()}
+        left = {self._parts["train"].sources[i] for i in self._at[:, 0].tolist()}
         for number, (source, weight) in enumerate(zip(self.train_sources, self.weights, strict=True)):
             if weight and number not in left:
                 raise UserError(
@@ -229,7 +230,8 @@ class PairFolders(Photographs):
         refuse_shared_scenes(train, tested)
         train, val = splits.hold_out_val(train, sources, self.val)
         parts = {"train": self._cached(train), "val": self._cached(val)}
-        plain = self._plain(root) if self.clean_name and not self.whole else parts["train"].clean
+        seen = {shot.scene for shot in val}
+        plain = self._plain(root, without=seen) if self.clean_name and not self.whole else parts["train"].clean
         if shared := self._plain_scenes & {shot.scene for shot in tested}:
             raise UserError(
                 f"{len(shared)} scenes are in data.clean and in data.test ({listed(sorted(shared))}): leave them out "
@@ -237,15 +239,22 @@ class PairFolders(Photographs):
             )
         return parts, plain, {name: self._cached(found) for name, found in tests.items()}
 
-    def _plain(self, root: Path) -> ImageCache:
-        """The clean pictures that are mixed in."""
+    def _plain(self, root: Path, *, without: set[str]) -> ImageCache:
+        """The clean pictures that are mixed in, but those of scenes that validate."""
         path = folder(root, self.clean_name)
+        if any(provenance.read(place) for place in (path, path.parent)):
+            raise UserError(
+                f"the pictures of {path} are a teacher's, which are not clean: give a folder of clean pictures as "
+                "data.clean, or null for the clean halves of the training pairs"
+            )
         if shots(path, Source.read(self.clean_name), allow_unpaired=True):
             raise UserError(
                 f"{self.clean_name} of data.clean holds pairs, half of them noisy: give a folder of clean pictures, as "
                 f"{self.clean_name}/clean, or null for the clean halves of the training pairs"
             )
-        plain = images(path)
+        plain = [picture for picture in images(path) if scene_and_iso(picture)[0] not in without]
+        if not plain:
+            raise UserError(f"all pictures of {path} show scenes that validate: give another folder as data.clean")
         if self.clean_name in self.test_sets:
             raise UserError(f"{self.clean_name} is in data.clean and in data.test: leave it out of one")
         if (most := self.clean_max_iso) is not None:
@@ -297,7 +306,7 @@ class PairFolders(Photographs):
     def crops(self) -> PairCrops:
         """The training samples by number."""
         return PairCrops(
-            self._pairs["train"], self._caches["plain"], at=self._at, cell=self.cell, crop=self.crop,
+            self._parts["train"], self._caches["plain"], at=self._at, cell=self.cell, crop=self.crop,
             batch=self.batch, cleans=self.cleans, sampling=self.sampling, seed=self.seed, lossless=self.lossless,
             weights=self.weights,
         )  # fmt: skip
@@ -310,8 +319,11 @@ class PairFolders(Photographs):
         )  # fmt: skip
         return self._loader(self.crops(), steps)
 
-    def _pictures(self, name: str, *, side: int | None = None, limit: int | None = None) -> PairPictures:
-        return PairPictures(self._pairs[name], lossless=self.lossless, side=side, limit=limit)
+    def val_dataloader(self) -> DataLoader:
+        return self._whole(self._pictures(self._parts["val"], side=self.val_crop))
+
+    def _pictures(self, pairs: PairCache, *, side: int | None = None, limit: int | None = None) -> PairPictures:
+        return PairPictures(pairs, lossless=self.lossless, side=side, limit=limit)
 
     def pair(self, batch: Sample) -> Pair:
         """A training batch of samples, on its device -> Pair."""

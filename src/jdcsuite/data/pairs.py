@@ -27,7 +27,7 @@ _NAMES = (
         re.compile(r"^(?P<scene>(?:Canon|Nikon|Sony)\w*?)_[\d-]+_\d+_(?P<iso>\d+)_(?P<object>[a-z]+)_\d+$", re.I),
     ),
     ("cc", re.compile(r"^(?P<scene>(?:5dmark3|d600|d800)_iso(?P<iso>\d+)_\d+)$")),
-    ("nind", re.compile(r"^(?P<scene>.+)_ISO(?P<iso>H?\d+)", re.I)),
+    ("nind", re.compile(r"^(?P<scene>.+)_ISO(?P<iso>H?\d+)")),
 )
 
 
@@ -116,7 +116,8 @@ def is_number(said: object) -> bool:
 def scene_and_iso(path: Path) -> tuple[str, str]:
     """What the name (or its folder's) says; a name that says nothing is a scene of its own, called FOLDER/NAME."""
     path = path.absolute()
-    for word in (path.stem, path.parent.name):
+    for name in (path.stem, path.parent.name):
+        word = re.sub("_(real|mean)$", "", name, flags=re.I)  # halves of a pair
         for layout, pattern in _NAMES:
             if found := pattern.match(word):
                 parts = found.groupdict()
@@ -132,6 +133,15 @@ def _noisy_and_clean(path: Path) -> Path | None:
 def _real_and_mean(path: Path) -> Path | None:
     word = re.search(r"_real$", path.stem, re.I)
     return path.with_name(f"{path.stem[: word.start()]}_mean{path.suffix}") if word else None
+
+
+def _is_clean(path: Path, clean_of: Callable[[Path], Path | None]) -> bool:
+    """Whether a name says that the picture is the clean half of a pair. NIND's do not: its lowest ISO is."""
+    if clean_of is _noisy_and_clean:
+        return path.parent.name == "clean"
+    if clean_of is _real_and_mean:
+        return path.stem.lower().endswith("_mean")
+    return clean_of is catalog.CATALOG["sidd"].clean_of and "GT_" in path.name
 
 
 def _rule(folder: Path, name: str) -> Callable[[Path], Path | None]:
@@ -154,9 +164,10 @@ def shots(folder: Path, source: Source, *, allow_unpaired: bool = False) -> list
     clean_of = _rule(folder, source.folder)
     found = [(path, clean) for path in catalog.images(folder) if (clean := clean_of(path)) and source.takes(path)]
     alone = [path for path, clean in found if not clean.is_file()]
-    if clean_of is _noisy_and_clean and found:
-        partners = {clean for _, clean in found}
-        alone += [p for p in catalog.images(folder / "clean") if source.takes(p) and p not in partners]
+    partners = {clean for _, clean in found}
+    if found:
+        cleans = [path for path in catalog.images(folder) if _is_clean(path, clean_of) and source.takes(path)]
+        alone += [path for path in cleans if path not in partners]
     if alone and not allow_unpaired:
         raise UserError(
             f"{len(alone)} pictures of {folder} have no partner of the same name: "

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -112,23 +113,25 @@ def scores(pairs: PairCache, at: Int[np.ndarray, "k 3"], *, side: int) -> Float[
         raise UserError(f"data.cell={side} is too small for min_ms_ssim: MS-SSIM needs {SMALLEST} pixels or more")
     # a cache's name is the hash of what decides its pixels
     said = [pairs.noisy.path.stem, pairs.clean.path.stem, pairs.partner, side]
-    path = pairs.noisy.path.with_name(f"{hashlib.sha256(repr(said).encode()).hexdigest()[:32]}.scores.npy")
-    if (known := _read(path, len(at))) is not None:
+    of = hashlib.sha256(repr(said).encode()).hexdigest()
+    path = pairs.noisy.path.with_name(f"{of[:32]}.scores.npz")
+    if (known := _read(path, len(at), of=of)) is not None:
         return known
     made = _measure(pairs, at, side)
-    part = path.with_name(f"{path.stem}.{uuid.uuid4().hex}.npy")
-    np.save(part, made)
+    part = path.with_name(f"{path.stem}.{uuid.uuid4().hex}.npz")
+    np.savez(part, scores=made, of=of)
     part.replace(path)
     return made
 
 
-def _read(path: Path, count: int) -> Float[np.ndarray, "k"] | None:
-    """The scores kept at ``path``, None where there are none or not ``count`` sound ones."""
+def _read(path: Path, count: int, *, of: str) -> Float[np.ndarray, "k"] | None:
+    """The scores kept at ``path``; None where there are none, not ``count`` sound ones, or those of other pictures."""
     try:
-        known = np.load(path)
-    except (OSError, ValueError, EOFError):  # absent, or cut off
+        with np.load(path) as kept:
+            known, whose = kept["scores"], str(kept["of"])
+    except (OSError, ValueError, EOFError, KeyError, BadZipFile):  # absent, cut off, or no such file
         return None
-    sound = known.shape == (count,) and known.dtype == np.float32 and bool(np.isfinite(known).all())
+    sound = whose == of and known.shape == (count,) and known.dtype == np.float32 and bool(np.isfinite(known).all())
     return known if sound else None
 
 

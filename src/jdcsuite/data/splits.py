@@ -19,8 +19,7 @@ from jdcsuite.types import UserError
 
 def for_training(found: Sequence[Shot], source: Source) -> list[Shot]:
     """A training folder's shots without the test scenes of its data set as published. UserError when all are."""
-    published = catalog.known(source.folder)
-    kept = [shot for shot in found if not published or not _among(shot.scene, published.test_scenes)]
+    kept = [shot for shot in found if not _published(shot, "test_scenes")]
     if found and not kept:
         raise UserError(
             f"{source.name} holds nothing but its test scenes, which are never trained on: add pairs of others"
@@ -31,14 +30,14 @@ def for_training(found: Sequence[Shot], source: Source) -> list[Shot]:
 def for_test(found: Sequence[Shot], source: Source) -> list[Shot]:
     """A test folder's shots: of a data set that was published with test scenes those alone, unless ``only`` says which
     pictures are meant. UserError when none of them is there."""
-    published = catalog.known(source.folder)
-    if source.only or not published or not published.test_scenes:
+    splits = {shot.scene: shown.test_scenes for shot in found if (shown := catalog.shown(shot.scene))}
+    if source.only or not any(splits.values()):
         return list(found)
-    kept = [shot for shot in found if _among(shot.scene, published.test_scenes)]
+    kept = [shot for shot in found if _published(shot, "test_scenes") or not splits.get(shot.scene)]
     if found and not kept:
         raise UserError(
-            f"{source.folder} holds none of its test scenes ({', '.join(published.test_scenes)}): add them, or say "
-            "which pictures are the test, as data.test=[{folder: NAME, only: [PATTERN]}]"
+            f"{source.folder} holds none of its test scenes ({listed(max(splits.values(), key=len))}): add them, or "
+            "say which pictures are the test, as data.test=[{folder: NAME, only: [PATTERN]}]"
         )
     return kept
 
@@ -48,7 +47,7 @@ def hold_out_test(found: Sequence[Shot], source: Source) -> tuple[list[Shot], li
     train = for_training(found, source)
     if len(train) == len(found):
         return _without(found, _hashed(found, salt="test"))
-    return train, for_test(found, source)
+    return train, [shot for shot in found if _published(shot, "test_scenes")]
 
 
 def hold_out_val(
@@ -65,8 +64,7 @@ def hold_out_val(
         for shot in found:
             names.setdefault(shot.scene, set()).add(shot.noisy.name)
         return _without(found, _matched(patterns, names))
-    published = [known.val_scenes if (known := catalog.known(source.folder)) else () for source in sources]
-    out = {shot.scene for shot in found if _among(shot.scene, published[shot.source])}
+    out = {shot.scene for shot in found if _published(shot, "val_scenes")}
     settled = {shot.source for shot in found if shot.scene in out}
     rest = [shot for shot in found if shot.source not in settled]
     if not out or len({shot.scene for shot in rest}) > 1:
@@ -84,6 +82,12 @@ def hold_out_pictures(
         return _hold_out(pictures, salt="val")
     out = _matched(patterns, {name: set() for name, _ in pictures})
     return [p for p in pictures if p[0] not in out], [p for p in pictures if p[0] in out]
+
+
+def _published(shot: Shot, part: str) -> bool:
+    """Whether a shot is of its data set's published ``part``: test_scenes or val_scenes."""
+    shown = catalog.shown(shot.scene)
+    return shown is not None and _among(shot.scene, getattr(shown, part))
 
 
 def _among(name: str, patterns: Iterable[str]) -> bool:
