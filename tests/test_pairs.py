@@ -102,6 +102,7 @@ def batches(made: PairFolders) -> list[Pair]:
         ("Canon5D2_5_160_3200_plug_11_real.JPG", "polyu_Canon5D2_plug", "3200"),
         ("Sony_3-5_200_1600_classroom_10_mean.JPG", "polyu_Sony_classroom", "1600"),
         ("5dmark3_iso3200_1_real.png", "cc_5dmark3_iso3200_1", "3200"),
+        ("dog_ISO800.png", "iso_dog", "800"),
         ("holiday_iso800.png", "somewhere/holiday_iso800", ""),
         ("here/noisy/a.png", "here/a", ""),
     ],
@@ -265,6 +266,11 @@ def test_nind_is_known_by_its_scenes_whatever_its_folder_is_called(nind: Path, t
     made = module(tmp_path, train=["mynind"], test=["mynind"], cell=64)
     assert scenes_of(made, "mynind") == set(NIND_TEST) and scenes_of(made, "val") == set(NIND_VAL)
     assert scenes_of(made, "train") == {"7D-3", "droid", "soap", "Pen-piles"}
+    for scene in "ab":
+        for iso, sigma in (("100", 0), ("800", 30)):
+            save(tmp_path / "own" / f"{scene}_ISO{iso}.png", noised(photo(ord(scene), height=64, width=64), sigma))
+    made = module(tmp_path, train=["mynind"], test=["own"], cell=64)
+    assert made.test_scenes == ["iso_a", "iso_b"], "names like NIND's are not NIND"
 
 
 def test_nind_s_test_scenes_are_never_trained_on_whatever_the_test_is(nind: Path) -> None:

@@ -27,7 +27,8 @@ _NAMES = (
         re.compile(r"^(?P<scene>(?:Canon|Nikon|Sony)\w*?)_[\d-]+_\d+_(?P<iso>\d+)_(?P<object>[a-z]+)_\d+$", re.I),
     ),
     ("cc", re.compile(r"^(?P<scene>(?:5dmark3|d600|d800)_iso(?P<iso>\d+)_\d+)$")),
-    ("nind", re.compile(r"^(?P<scene>.+)_ISO(?P<iso>H?\d+)")),
+    ("nind", re.compile(r"^(?P<scene>NIND_.+)_ISO(?P<iso>H?\d+)")),
+    ("iso", re.compile(r"^(?P<scene>.+)_ISO(?P<iso>H?\d+)")),  # one's own pictures, named as NIND's are
 )
 
 
