@@ -136,6 +136,8 @@ def test_evaluate_takes_a_denoiser_before_any_codec(jdc, folder: Path, run: Path
         ("UNET+avif@", "avif@ names no qualities: give numbers, as in avif@30,50"),
         ("UNET+avif@30;50", "avif@30;50 names no qualities"),
         ("nlm+jpeg@200", "from 1 to 100"),
+        ("nlm@x+png", "nlm@x names no noise level: give grey levels, as in nlm@5.5"),
+        ("nlm@-1+png", "is not a noise level"),
     ],
 )
 def test_a_mistake_is_one_sentence(

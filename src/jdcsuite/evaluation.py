@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from jdcsuite import runs, weights
 from jdcsuite.baselines.cascade import denoised
-from jdcsuite.baselines.denoisers import UNTAUGHT
+from jdcsuite.baselines.denoisers import UNTAUGHT, untaught
 from jdcsuite.baselines.standards import LADDERS, Standard
 from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.datamodule import Named, Photographs, Pictures
@@ -146,9 +146,9 @@ def evaluate(
     """Rows of codecs on the clean pictures of ``folders`` at each of ``sigmas``, and, where a folder holds pairs
     (`data/pairs`), on its noisy pictures as they are.
 
-    ``codecs``: runs, weights files, standard codecs, or ``DENOISER+CODEC`` with any of them after a denoiser's run, nlm
-    or bm3d. A standard codec is judged at every quality of its ladder (`baselines.standards.LADDERS`), or at those that
-    follow an @, as in ``avif@30,50``.
+    ``codecs``: runs, weights files, standard codecs, or ``DENOISER+CODEC`` with any of them after a denoiser's run,
+    nlm or bm3d (or bm3d@5.5, told the noise level). A standard codec is judged at every quality of its ladder
+    (`baselines.standards.LADDERS`), or at those that follow an @, as in ``avif@30,50``.
     """
     judged: list[tuple[str, dict[str, object], Dataset[Named]]] = []
     names = [folder.name for folder in folders]
@@ -230,7 +230,7 @@ def _cascades(word: str, load: Load) -> list[Candidate]:
     parts = word.split("+")
     # a path may hold a + of its own
     splits = [("+".join(parts[:i]), "+".join(parts[i:])) for i in range(1, len(parts))]
-    known = [split for split in splits if split[0] in UNTAUGHT or Path(split[0]).exists()]
+    known = [split for split in splits if split[0].partition("@")[0] in UNTAUGHT or Path(split[0]).exists()]
     first, second = known[0] if known else splits[0]
     denoiser, about = load(first)
     if isinstance(denoiser, Codec):
@@ -256,10 +256,10 @@ def _cascades(word: str, load: Load) -> list[Candidate]:
 
 
 def _load(word: str, *, device: str) -> tuple[object, dict]:
-    """A denoiser that learned nothing (it estimates the noise of each picture), or a trained model, and what is said
-    of it."""
-    if word in UNTAUGHT:
+    """A denoiser that learned nothing (it estimates the noise of each picture unless it is told), or a trained model,
+    and what is said of it."""
+    if (made := untaught(word)) is not None:
         named = dict.fromkeys(("run", "curve", "method"), word) | dict.fromkeys(("budget", "sigma", "seed"))
-        return UNTAUGHT[word](), named
+        return made, named
     path = weights.path_of(word)
     return weights.load(path, device=device), weights.read(path)[1]

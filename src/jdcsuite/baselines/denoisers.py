@@ -92,3 +92,16 @@ def _tensor(samples: np.ndarray, like: Tensor) -> Float[Tensor, "1 3 _ _"]:
 
 
 UNTAUGHT = {kind.name: kind for kind in (NonLocalMeans, BM3D)}  # the words of the command line
+
+
+def untaught(word: str) -> _Untaught | None:
+    """``nlm`` or ``bm3d``, behind an @ the noise level in grey levels where it is known, as ``bm3d@5.5``; None for any
+    other word."""
+    name, at, said = word.partition("@")
+    if name not in UNTAUGHT:
+        return None
+    try:
+        sigma = float(said) if at else None
+    except ValueError:
+        raise UserError(f"{word} names no noise level: give grey levels, as in {name}@5.5") from None
+    return UNTAUGHT[name](sigma=sigma)
