@@ -70,7 +70,7 @@ def test_each_picture_is_denoised_once_for_all_codecs(monkeypatch: pytest.Monkey
             seen.append(tuple(x.shape[-2:]))
             return super().forward(x, **other)
 
-    monkeypatch.setitem(evaluation.UNTAUGHT, "counting", Counting)
+    monkeypatch.setitem(evaluation.UNTAUGHT, "counting", lambda sigma: Counting())
     rows = evaluation.evaluate(
         ["counting+jpeg", "counting+png", "jpegls"], folders=[folder], sigmas=[5.0, 10.0], noise_seed=0,
         protocol="clip8", device="cpu", console=Console(),
