@@ -94,9 +94,9 @@ def _tensor(samples: np.ndarray, like: Tensor) -> Float[Tensor, "1 3 _ _"]:
 UNTAUGHT = {kind.name: kind for kind in (NonLocalMeans, BM3D)}  # the words of the command line
 
 
-def untaught(word: str) -> _Untaught | None:
-    """``nlm`` or ``bm3d``, behind an @ the noise level in grey levels where it is known, as ``bm3d@5.5``; None for any
-    other word."""
+def untaught(word: str) -> object | None:
+    """The denoiser ``nlm`` or ``bm3d``; behind an @ the noise level in grey levels where it is known, as ``bm3d@5.5``.
+    None for any other word."""
     name, at, said = word.partition("@")
     if name not in UNTAUGHT:
         return None
