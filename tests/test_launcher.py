@@ -344,6 +344,20 @@ def test_init_from_starts_from_another_run(command: Command, pictures: Path) -> 
     assert status == 1 and "weights of another model" in err
 
 
+def test_a_teacher_that_would_learn_a_test_scene_is_refused_before_it_is_trained(
+    command: Command, pictures: Path
+) -> None:
+    said = (
+        *TINY,
+        *data(pictures, "jdc_ud"),
+        "+needs.teacher.data.train=[pairs,unseen]",
+        "+needs.teacher.data.test=[test]",
+    )
+    status, _, err = command("+experiment=jdc_ud", "trainer.max_steps=1", *said)
+    assert status == 2 and "needs, would learn from 1 scenes of data.test (as unseen/0)" in err
+    assert not command.runs()
+
+
 def test_a_start_that_learned_a_test_scene_is_refused_and_what_it_learned_is_kept(
     command: Command, pictures: Path
 ) -> None:

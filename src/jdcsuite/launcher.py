@@ -175,6 +175,18 @@ def try_out(order: list[Job]) -> None:
     for words, side in needed.items():  # what takes long comes last
         data[words].prepare()
         data[words].require_val(side)
+    for job in order:
+        tested = set(data[_words_of_data(job)].test_scenes)
+        for need in job.needs.values():
+            if shared := sorted(tested.intersection(data[_words_of_data(need)].train_scenes or ())):
+                raise UserError(
+                    f"{need.folder.name}, which {job.folder.name} needs, would learn from {len(shared)} scenes of "
+                    f"data.test (as {shared[0]}): leave them out of one of the two"
+                )
+
+
+def _words_of_data(job: Job) -> str:
+    return json.dumps(["data", job.config["data"]], sort_keys=True)
 
 
 def launch(jobs_overrides: list[list[str]], *, config_name: str, sweep: bool) -> None:
