@@ -247,7 +247,7 @@ def evaluate(
         list[str],
         typer.Argument(
             help="run folders, weights files, standard codecs (avif, or avif@30,50 at these qualities only), "
-            "DENOISER+CODEC (DENOISER: a run, a weights file, nlm or bm3d)"
+            "DENOISER+CODEC (DENOISER: a run, a weights file, nlm, bm3d, or bm3d@5.5, told the level)"
         ),
     ],
     data: Annotated[list[Path], typer.Option(help="folder of clean pictures, or of noisy/ and clean/ ones; repeat")],
