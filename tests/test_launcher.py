@@ -228,7 +228,7 @@ def test_a_curve_tells_parts_of_a_training_folder_apart() -> None:
         curves = {
             runs.curve(launcher.plan(words).config, words)
             for part in ("[a]", "[{folder: a, only: ['X*']}]", "[{folder: a, only: ['Y*']}]")
-            for words in [["+experiment=jdc_n", f"data.train={part}"]]
+            for words in [["+experiment=jdc_n", "data.root=nowhere", f"data.train={part}"]]
         }
     assert len(curves) == 3
 
