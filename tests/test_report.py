@@ -134,6 +134,20 @@ def test_curves_are_not_mixed_and_seeds_are_averaged(tmp_path: Path) -> None:
     assert sorted(points["label"]) == ["fllic (lab clip8)", "fllic (paper clip8)", "fllic rate_scale=.5"]
 
 
+def test_a_label_has_only_the_words_in_which_curves_differ(tmp_path: Path) -> None:
+    """Of two curves of a method, each used to be called by all that was ever said of it."""
+    said = "budget=lab data.batch=5 init_from=codec-l1024@6488d0b3 width=0.25"
+    for number, curve in enumerate((f"codec {said}", f"codec {said} model.index_cost=adaptive")):
+        run_folder(tmp_path / str(number), "codec", 512.0, run=str(number), curve=curve)
+    assert sorted(report.curves(report.read([tmp_path]))["label"]) == ["codec", "codec model.index_cost=adaptive"]
+    cascades = [f"unet {said} + codec width=0.25", f"unet {said} + codec width=0.5"]
+    assert report._labels("unet + codec", cascades) == {
+        cascades[0]: "unet + codec", cascades[1]: "unet + codec width=0.5"
+    }  # fmt: skip
+    alike = ["codec a=1 b=2", "codec b=2 a=1"]
+    assert report._labels("codec", alike) == {curve: curve for curve in alike}, "never two curves by one name"
+
+
 def test_runs_that_learned_from_other_pictures_are_other_curves(tmp_path: Path) -> None:
     """`jdc evaluate` judges them on one dataset, where they used to be averaged as if they were seeds."""
     run_folder(tmp_path / "one", "jdc_n", 512.0, train_set="sidd")

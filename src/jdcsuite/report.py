@@ -104,20 +104,29 @@ def _rows(file: Path) -> pd.DataFrame:
 def curves(rows: pd.DataFrame) -> pd.DataFrame:
     """The points of all curves: means over images and seeds for each ``POINT``, each curve sorted by bpp.
 
-    ``images`` counts the pictures behind a point. ``label`` is the method's name, or the curve's where a
-    method has several. Rows of estimators (no bpp, no PSNR) are left out.
+    ``images`` counts the pictures behind a point. ``label`` is the method's name, with the words in which its curves
+    differ where it has several. Rows of estimators (no bpp, no PSNR) are left out.
     """
     coded = _coded(rows)
     grouped = coded.groupby(POINT, dropna=False, sort=False)
     points = grouped[MEANS].mean().assign(images=grouped["image"].nunique()).reset_index()
-    several = points.groupby("method")["curve"].transform("nunique") > 1
-    points["label"] = points["curve"].where(several, points["method"])
+    found = points.groupby("method")["curve"].unique()
+    labels = {curve: label for method, some in found.items() for curve, label in _labels(method, sorted(some)).items()}
+    points["label"] = pd.Series([labels[curve] for curve in points["curve"]], index=points.index, dtype=str)
     for said in (points["budget"] + " " + points["noise_protocol"], points["train_set"]):
         several = (said.groupby(points["label"]).transform("nunique") > 1) & (said != "")
         points["label"] = points["label"].where(~several, points["label"] + " (" + said.str.strip() + ")")
     points["standard"] = points["lmbda"].isna()
     points = points.sort_values(["dataset", "sigma", "standard", "label", "bpp"], ignore_index=True)
     return points[["label", *POINT, *MEANS, "images"]]
+
+
+def _labels(method: str, curves: list[str]) -> dict[str, str]:
+    """Curves of a method -> its name and the words that not all of them have; whole curves where those are alike."""
+    words = {curve: curve.split() for curve in curves}
+    common = set.intersection(*map(set, words.values())) | set(method.split())
+    labels = {curve: " ".join([method, *(w for w in said if w not in common)]) for curve, said in words.items()}
+    return labels if len(set(labels.values())) == len(curves) else {curve: curve for curve in curves}
 
 
 def _coded(rows: pd.DataFrame) -> pd.DataFrame:
