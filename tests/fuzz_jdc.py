@@ -229,7 +229,10 @@ def outcome(data: bytes, honest: Original, codec: Codec) -> str:
     if same and contents.h == honest.contents.h and contents.width == honest.contents.width:
         rows = min(contents.height, honest.contents.height)
         if contents.bit_depth == honest.contents.bit_depth:
-            assert np.array_equal(pixels[:rows], honest.pixels[:rows]), "another picture, without a word"
+            # symbols never differ; the synthesis is floating point, so a sample may be the next grey level
+            level = 1 if contents.bit_depth == 8 else 257
+            apart = np.abs(pixels[:rows].astype(np.int64) - honest.pixels[:rows]).max()
+            assert apart <= level, f"another picture, by {apart}, without a word"
     return "decoded"
 
 
