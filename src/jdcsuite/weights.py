@@ -111,11 +111,7 @@ def load(run_or_file: str | Path, *, device: str | torch.device = "cpu") -> nn.M
     path = path_of(run_or_file)
     try:
         torch.empty(1, device=device)
-    except (
-        RuntimeError,
-        AssertionError,
-        NotImplementedError,
-    ) as error:  # what torch says of a device that is not there
+    except (RuntimeError, AssertionError) as error:  # what torch says of a device that is not there
         raise UserError(f"device {device} cannot be used here ({str(error).splitlines()[0]}): give cpu") from None
     config, _, tensors = read(path)
     _check_targets(config, path)

@@ -1,0 +1,36 @@
+"""What denoise-then-compress costs beside the joint codec: `python experiments/real_noise/macs.py WIDTH...`.
+
+Thousands of multiply-accumulates a pixel (products alone) on 512 x 512 pixels: the U-Net, and the encoder of the
+many-priors codec behind it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from jdcsuite import bench, training
+
+SIDE = 512
+
+
+@torch.no_grad()
+def kmac(work: Callable[[Tensor], object]) -> float:
+    with FlopCounterMode(display=False) as counter:
+        work(torch.zeros(1, 3, SIDE, SIDE))
+    return counter.get_total_flops() / 2 / SIDE**2 / 1000
+
+
+for width in sys.argv[1:]:
+    unet, codec = (
+        training.construct(bench.configuration(f"width={width}", experiment=name)["model"]).eval()
+        for name in ("unet", "jdc_cn8")
+    )
+    before, own = kmac(lambda x, unet=unet: unet.denoise(x, tile=0)), kmac(codec.analyse)
+    print(
+        f"width {width}: U-Net {before:.1f}, encoder {own:.1f} kMAC/px, both {(before + own) / own:.1f} times the encoder"
+    )
