@@ -132,10 +132,8 @@ def test_bm3d_is_given_and_gives_arrays(monkeypatch: pytest.MonkeyPatch) -> None
     assert torch.equal(BM3D(sigma=10).denoise(x), torch.where(x > 0.5, 1.0, x))
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("bm3d") is None,
-    reason="bm3d is an extra of non-commercial licence, which no test installs: its call is tested against a stand-in",
-)
+# not in the tests' own installation, because of its licence; `test_bm3d_is_given_and_gives_arrays` needs none
+@pytest.mark.skipif(importlib.util.find_spec("bm3d") is None, reason="an extra, not for commercial use")
 def test_bm3d_denoises() -> None:
     clean = smooth(height=64, width=80)
     noisy = noised(clean, sigma=20)

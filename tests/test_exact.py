@@ -31,10 +31,8 @@ from jdcsuite.models.fllic import FLLIC
 from jdcsuite.models.manypriors import ManyPriors
 from jdcsuite.models.testolina import Testolina
 
-needs_gpu = pytest.mark.skipif(
-    not torch.cuda.is_available(),
-    reason="the same on a GPU, where there is one; experiments/exact_file says what one did",
-)
+# the same cases on both devices; experiments/exact_file has what a GPU did
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is visible")
 DEVICES = ["cpu", pytest.param("cuda", marks=needs_gpu)]
 
 # -- one convolution against integers --------------------------------------------------------------------------

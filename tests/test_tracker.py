@@ -258,9 +258,7 @@ def test_a_server_that_dies_does_not_hold_the_end(
     assert "did not take everything" in warning and str(part) in warning
 
 
-@pytest.mark.skipif(
-    not Path("/proc/self").exists(), reason="finds wandb's process through /proc, which Linux alone has"
-)
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="finds wandb's process through Linux's /proc")
 def test_wandbs_service_may_die(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = make(tmp_path / "a")
     run.log_metrics({"loss": 1.0}, 0)

@@ -31,6 +31,5 @@ for width in sys.argv[1:]:
         for name in ("unet", "jdc_cn8")
     )
     before, own = kmac(lambda x, unet=unet: unet.denoise(x, tile=0)), kmac(codec.analyse)
-    print(
-        f"width {width}: U-Net {before:.1f}, encoder {own:.1f} kMAC/px, both {(before + own) / own:.1f} times the encoder"
-    )
+    times = (before + own) / own
+    print(f"width {width}: U-Net {before:.1f}, encoder {own:.1f} kMAC/px; both: {times:.1f} times the encoder")

@@ -1,8 +1,8 @@
 """Folders of noisy/ and clean/ -> how well the blind estimate knows their noise, and how white it is.
 
-`python experiments/real_noise/noise.py FOLDER...`: means over pictures of the estimate that BM3D and non-local means use
-and of the root mean square of noisy - clean, both in 8-bit grey levels; the median of their ratio; and the correlation
-of the noise between horizontal neighbours (0: white).
+`python experiments/real_noise/noise.py FOLDER...`: means over pictures of the estimate that BM3D and non-local means
+use and of the root mean square of noisy - clean, both in 8-bit grey levels; the median of their ratio; and the
+correlation of the noise between horizontal neighbours (0: white).
 """
 
 from __future__ import annotations
