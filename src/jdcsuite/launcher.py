@@ -156,7 +156,7 @@ def try_out(order: list[Job]) -> None:
     needed: dict[str, int] = {}
     for job in order:
         training.check_device(job.config["trainer"])
-        said = {part: json.dumps([part, job.config[part]], sort_keys=True) for part in ("model", "criterion", "data")}
+        said = {part: _said(job, part) for part in ("model", "criterion", "data")}
         for part, words in said.items():
             if words not in smallest:
                 built = training.construct(job.config[part])
@@ -176,17 +176,18 @@ def try_out(order: list[Job]) -> None:
         data[words].prepare()
         data[words].require_val(side)
     for job in order:
-        tested = set(data[_words_of_data(job)].test_scenes)
+        tested = set(data[_said(job, "data")].test_scenes)
         for need in job.needs.values():
-            if shared := sorted(tested.intersection(data[_words_of_data(need)].train_scenes or ())):
+            if shared := sorted(tested.intersection(data[_said(need, "data")].train_scenes or ())):
                 raise UserError(
                     f"{need.folder.name}, which {job.folder.name} needs, would learn from {len(shared)} scenes of "
                     f"data.test (as {shared[0]}): leave them out of one of the two"
                 )
 
 
-def _words_of_data(job: Job) -> str:
-    return json.dumps(["data", job.config["data"]], sort_keys=True)
+def _said(job: Job, part: str) -> str:
+    """What a part is built from, as one string: jobs that share it have it once."""
+    return json.dumps([part, job.config[part]], sort_keys=True)
 
 
 def launch(jobs_overrides: list[list[str]], *, config_name: str, sweep: bool) -> None:

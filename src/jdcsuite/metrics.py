@@ -20,13 +20,12 @@ from torchmetrics import MetricCollection
 from torchmetrics.image import MultiScaleStructuralSimilarityIndexMeasure, PeakSignalNoiseRatio
 
 from jdcsuite.data.noise import estimate_sigma, to_bytes
-from jdcsuite.data.quality import full_float32
+from jdcsuite.data.quality import SMALLEST, full_float32
 from jdcsuite.entropy.container import H_UNIT, header_bytes, unpack
 from jdcsuite.models.codec import Codec
 from jdcsuite.types import Compressor, Pair
 
 T = TypeVar("T")
-MS_SSIM_SIDE = 176  # the smallest side that five scales of an 11-tap window allow
 
 
 def eight_bit(x: Tensor) -> Tensor:
@@ -50,7 +49,7 @@ class Quality(MetricCollection):
 
 def quality(x_hat: Float[Tensor, "1 3 h w"], clean: Float[Tensor, "1 3 h w"]) -> dict[str, float | None]:
     """PSNR in dB and MS-SSIM of one picture rounded to 8 bits; MS-SSIM is None under 176 pixels."""
-    measured = Quality(ms_ssim=min(clean.shape[-2:]) >= MS_SSIM_SIDE).to(clean.device)
+    measured = Quality(ms_ssim=min(clean.shape[-2:]) >= SMALLEST).to(clean.device)
     with full_float32():
         # the clean one is rounded too: a GPU may divide by 255 to other last bits
         values = measured(eight_bit(x_hat), eight_bit(clean))
