@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from jdcsuite.criteria import EntropyGuided, EntropyRegression, NoisyTarget, RateDistortion, Recorrupted, Supervised
+from jdcsuite.data.draw import Draw
 from jdcsuite.data.noise import GaussianNoise
 from jdcsuite.models.fllic import FLLIC
 from jdcsuite.types import Output, Pair, UserError
@@ -21,7 +22,7 @@ SIDE = 16
 def pair(b: int = 3, *, sigma: float = 10.0, seed: int = 0, side: int = SIDE) -> Pair:
     generator = torch.Generator().manual_seed(seed)
     clean = torch.rand(b, 3, side, side, generator=generator) * 0.8 + 0.1
-    noisy = GaussianNoise(sigma=sigma)(clean, list(range(b)))
+    noisy = GaussianNoise(sigma=sigma)(clean, Draw.whole(b, seed=seed))
     return Pair(noisy=noisy, clean=clean, sigma=torch.full((b,), sigma))
 
 
@@ -172,7 +173,7 @@ def test_recorrupted_adds_and_subtracts_one_noise_of_each_picture_s_own_sigma(al
 
 def test_recorrupted_masks_saturated_samples_only():
     clean = torch.rand(2, 3, 32, 32)
-    it = Pair(noisy=GaussianNoise(sigma=60)(clean, [0, 1]), clean=clean, sigma=torch.full((2,), 60.0))
+    it = Pair(noisy=GaussianNoise(sigma=60)(clean, Draw.whole(2, seed=0)), clean=clean, sigma=torch.full((2,), 60.0))
     out = Recorrupted()(it)
     noisy = it.noisy.numpy()
     np.testing.assert_array_equal(out.weight.numpy(), ((noisy > 0) & (noisy < 1)).astype(np.float32))
@@ -293,7 +294,9 @@ def test_distortion_target_is_the_power_of_clipped_and_rounded_noise(sigma):
     """A reconstruction that is the clean picture leaves exactly the noise, so it falls short of nothing."""
     generator = torch.Generator().manual_seed(3)
     clean = (torch.rand(2, 3, 256, 256, generator=generator) * 255).round() / 255
-    it = Pair(noisy=GaussianNoise(sigma=sigma)(clean, [1, 2]), clean=clean, sigma=torch.full((2,), sigma))
+    it = Pair(
+        noisy=GaussianNoise(sigma=sigma)(clean, Draw.whole(2, seed=1)), clean=clean, sigma=torch.full((2,), sigma)
+    )
     criterion = EntropyGuided(lmbda=1.0, target="distortion")
     prepared = criterion.prepare(it)
     monte_carlo = ((it.noisy - clean) ** 2).mean().item()

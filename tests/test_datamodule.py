@@ -41,7 +41,10 @@ def photographs(root: Path | None, *, rank: int = 0, world: int = 1, start: int 
 
 
 def batches(module: Photographs) -> list[Pair]:
-    return [module.on_after_batch_transfer(batch, 0) for batch in module.train_dataloader()]
+    return [
+        module.on_after_batch_transfer(module.on_before_batch_transfer(batch, 0), 0)
+        for batch in module.train_dataloader()
+    ]
 
 
 @pytest.mark.parametrize("world", [2, 4])
@@ -93,7 +96,10 @@ def test_measured_code_lengths_are_those_of_the_noisy_and_clean_crops(root: Path
             coder.bpp(sample["clean"].permute(1, 2, 0).contiguous().numpy())
         )
         assert float(sample["bpp_noisy"]) == pytest.approx(coder.bpp(to_bytes(sample["noisy"])))
-    with_code, without = module.pair(default_collate(samples)), batches(photographs(root))[0]
+    with_code, without = (
+        module.pair(module.on_before_batch_transfer(default_collate(samples), 0)),
+        batches(photographs(root))[0],
+    )
     assert torch.equal(with_code.clean, without.clean[:3]), "the same crops, whoever draws the noise"
     assert with_code.bpp_noisy.shape == (3,) and without.bpp_noisy is None
 

@@ -11,6 +11,7 @@ import torch
 from scipy import integrate
 from torch import Tensor
 
+from jdcsuite.data.draw import Draw
 from jdcsuite.data.noise import GaussianNoise, estimate_sigma, to_bytes
 from jdcsuite.entropy.container import CorruptFile, header_bytes, pack, unpack
 from jdcsuite.entropy.lossless import Lossless
@@ -48,7 +49,7 @@ def smooth(height: int, width: int, *, seed: int = 0, finest: float = 0.05) -> T
 def picture(height: int, width: int, *, seed: int = 0) -> Tensor:
     """A smooth field with the noise of sigma 5."""
     whole = smooth(max(height, 64), max(width, 64), seed=seed)
-    return GaussianNoise(sigma=5)(whole, [seed])[..., :height, :width]
+    return GaussianNoise(sigma=5)(whole, Draw.whole(1, seed=seed))[..., :height, :width]
 
 
 def mse(x_hat: Tensor, x: Tensor) -> Tensor:

@@ -11,12 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from jdcsuite.data.draw import Draw
 from jdcsuite.data.noise import GaussianNoise, PoissonGaussian, estimate_sigma, to_bytes, to_tensor
 from jdcsuite.types import UserError
 
 
 def grey(height: int = 64, width: int = 64, level: float = 128) -> np.ndarray:
     return np.full((height, width, 3), level, np.uint8)
+
+
+def of(*seeds: int) -> Draw:
+    """For noise that is drawn image by image."""
+    return Draw(numbers=range(len(seeds)), seeds=seeds, batch=len(seeds), seed=0, device="cpu")
 
 
 def gradient(height: int, width: int) -> np.ndarray:
@@ -90,27 +96,27 @@ def test_fixed_noise_differs_by_pixels_shape_sigma_and_seed():
 # -- training noise --------------------------------------------------------------------------------------------
 
 
-def test_training_noise_belongs_to_the_seed_not_to_the_place_in_the_batch():
+def test_training_noise_belongs_to_the_sample_not_to_the_rank():
     noise, clean = GaussianNoise(sigma=15), torch.rand(4, 3, 16, 16)
+
+    def at(*places: int, step: int = 2, seed: int = 3) -> torch.Tensor:
+        numbers = [4 * step + place for place in places]
+        return noise(clean[list(places)], Draw(numbers=numbers, seeds=numbers, batch=4, seed=seed, device="cpu"))
+
     torch.manual_seed(1)
-    batch = noise(clean, [7, 8, 9, 10])
+    batch = at(0, 1, 2, 3)
     torch.manual_seed(2)
-    shuffled = noise(clean[[2, 0]], [9, 7])
-    alone = GaussianNoise(sigma=15)(clean[3:], [10])
-    assert torch.equal(shuffled, batch[[2, 0]]) and torch.equal(alone, batch[3:])
-    same = noise(clean[[0, 0]], [5, 5])
-    assert torch.equal(same[0], same[1])
+    for places in ([1], [3], [0, 2], [1, 3], [2, 0], [0, 3], [0, 1, 3]):
+        assert torch.equal(at(*places), batch[places]), places
+    assert not torch.equal(batch, at(0, 1, 2, 3, step=3)) and not torch.equal(batch, at(0, 1, 2, 3, seed=4))
+    first = Draw.whole(2, seed=1)
+    assert not torch.equal(first.normal(4), first.normal(4)), "every call draws anew"
+    assert first.uniform(1000).min() >= 0 and first.uniform(1000).max() < 1
 
 
-def test_training_noise_is_torch_s_normal_of_a_generator_of_its_own():
-    noisy = GaussianNoise(sigma=51, protocol="float")(torch.zeros(2, 3, 4, 5), [11, 12])
-    for i, seed in enumerate((11, 12)):
-        drawn = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(seed))
-        torch.testing.assert_close(noisy[i], drawn / 5)
-
-
-def test_training_noise_of_different_seeds_and_colours_is_independent():
-    drawn = GaussianNoise(sigma=20, protocol="float")(torch.full((6, 3, 64, 64), 0.5), [0, 1, 2, 3, 100, 2**31]) - 0.5
+def test_training_noise_of_different_places_and_colours_is_independent():
+    noise = GaussianNoise(sigma=20, protocol="float")
+    drawn = noise(torch.full((6, 3, 64, 64), 0.5), Draw.whole(6, seed=0)) - 0.5
     correlation = np.corrcoef(drawn.view(18, -1).numpy())
     assert np.abs(correlation - np.eye(18)).max() < 0.08  # 5 standard deviations
 
@@ -120,7 +126,7 @@ def test_training_noise_of_different_seeds_and_colours_is_independent():
 def test_noise_has_the_asked_deviation_and_no_mean(sigma, protocol):
     noise = GaussianNoise(sigma=sigma, protocol=protocol)
     rounding = 1 / 12 if protocol == "clip8" else 0.0
-    trained = noise(torch.full((2, 3, 128, 128), 128 / 255), [3, 4]) * 255 - 128
+    trained = noise(torch.full((2, 3, 128, 128), 128 / 255), Draw.whole(2, seed=3)) * 255 - 128
     tested = noise.fixed(grey(128, 256), seed=0) * 255 - 128
     for drawn in (trained, tested):
         assert drawn.std().item() == pytest.approx((sigma**2 + rounding) ** 0.5, rel=0.01)
@@ -129,7 +135,7 @@ def test_noise_has_the_asked_deviation_and_no_mean(sigma, protocol):
 
 def test_clip8_pictures_are_8_bit_pictures():
     noise, clean = GaussianNoise(sigma=60), torch.rand(2, 3, 32, 32)
-    for noisy in (*noise(clean, [1, 2]), noise.fixed(grey(32, 32, 250), seed=0)):
+    for noisy in (*noise(clean, Draw.whole(2, seed=1)), noise.fixed(grey(32, 32, 250), seed=0)):
         assert noisy.min() == 0 or noisy.max() == 1
         levels = noisy.double().numpy() * 255
         np.testing.assert_allclose(levels, np.rint(levels), atol=2e-5)
@@ -137,7 +143,7 @@ def test_clip8_pictures_are_8_bit_pictures():
 
 
 def test_the_float_protocol_neither_rounds_nor_clips():
-    noisy = GaussianNoise(sigma=60, protocol="float")(torch.rand(1, 3, 32, 32), [1])
+    noisy = GaussianNoise(sigma=60, protocol="float")(torch.rand(1, 3, 32, 32), Draw.whole(1, seed=1))
     assert noisy.min() < 0 and noisy.max() > 1
     assert ((noisy * 255 - (noisy * 255).round()).abs() > 0.1).float().mean() > 0.7
 
@@ -147,7 +153,7 @@ def test_no_noise_leaves_the_picture():
     for protocol in ("clip8", "float"):
         noise = GaussianNoise(sigma=0, protocol=protocol)
         np.testing.assert_array_equal(to_bytes(noise.fixed(clean, seed=3)), clean)
-        np.testing.assert_array_equal(to_bytes(noise(to_tensor(clean)[None], [3])[0]), clean)
+        np.testing.assert_array_equal(to_bytes(noise(to_tensor(clean)[None], Draw.whole(1, seed=3))[0]), clean)
 
 
 @pytest.mark.parametrize("sigma", [-1.0, float("nan"), float("-inf")])
@@ -204,7 +210,7 @@ def test_poisson_gaussian_has_the_variance_of_its_formula(how: str, grey: float)
     noise = PoissonGaussian(a=0.002, b=0.03, protocol="float")
     value = round(grey * 255) / 255
     if how == "training":
-        noisy = noise(torch.full((2, 3, 128, 128), value), [1, 2])
+        noisy = noise(torch.full((2, 3, 128, 128), value), Draw.whole(2, seed=1))
     else:
         noisy = noise.fixed(np.full((128, 128, 3), round(grey * 255), np.uint8), seed=0)
     assert float(noisy.mean()) == pytest.approx(value, abs=0.001)
@@ -213,15 +219,15 @@ def test_poisson_gaussian_has_the_variance_of_its_formula(how: str, grey: float)
 
 def test_poisson_gaussian_is_a_function_of_the_seed_and_of_the_pixels() -> None:
     noise, clean = PoissonGaussian(a=[0.001, 0.1], b=[0.001, 0.1]), torch.rand(2, 3, 32, 32)
-    assert torch.equal(noise(clean, [5, 6])[1], noise(clean[1:], [6])[0])
-    assert not torch.equal(noise(clean, [5, 6])[0], noise(clean, [7, 6])[0])
+    assert torch.equal(noise(clean, of(5, 6))[1], noise(clean[1:], of(6))[0])
+    assert not torch.equal(noise(clean, of(5, 6))[0], noise(clean, of(7, 6))[0])
     image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     assert torch.equal(noise.fixed(image, seed=1), noise.fixed(image.copy(), seed=1))
     assert not torch.equal(noise.fixed(image, seed=1), noise.fixed(image, seed=2))
-    levels = [float((noise(clean[:1], [seed]) - clean[:1]).std()) for seed in range(30)]
+    levels = [float((noise(clean[:1], of(seed)) - clean[:1]).std()) for seed in range(30)]
     assert max(levels) > 4 * min(levels), "each image has its own level"
     assert np.isnan(noise.sigma) and noise.protocol == "poisson-gaussian clip8"
-    for made in (noise(clean, [0, 1]), noise.fixed(image, seed=0)):
+    for made in (noise(clean, of(0, 1)), noise.fixed(image, seed=0)):
         assert made.min() >= 0 and made.max() <= 1 and torch.allclose(made * 255, (made * 255).round(), atol=1e-4)
 
 

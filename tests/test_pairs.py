@@ -84,7 +84,9 @@ def module(root: Path | None, *, rank: int = 0, world: int = 1, start: int = 0, 
 
 
 def batches(made: PairFolders) -> list[Pair]:
-    return [made.on_after_batch_transfer(batch, 0) for batch in made.train_dataloader()]
+    return [
+        made.on_after_batch_transfer(made.on_before_batch_transfer(batch, 0), 0) for batch in made.train_dataloader()
+    ]
 
 
 # -- folders and names -----------------------------------------------------------------------------------------

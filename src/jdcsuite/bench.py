@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from jdcsuite import resolvers, runs, tracker, training
+from jdcsuite.data.draw import Draw
 from jdcsuite.data.images import embedded
 from jdcsuite.data.noise import GaussianNoise, to_tensor
 from jdcsuite.entropy import naive
@@ -322,7 +323,7 @@ def coders(codec: Codec, *, size: tuple[int, int], repeats: int) -> tuple[int, d
 def photograph(size: tuple[int, int]) -> Tensor:
     """A photograph with noise of 10 grey levels, mirrored up to ``size``: float (1, 3, h, w)."""
     grown = np.pad(embedded("test")[0][1], [(0, max(size)), (0, max(size)), (0, 0)], mode="symmetric")
-    return GaussianNoise(sigma=10.0)(to_tensor(grown[: size[0], : size[1]])[None], [0])
+    return GaussianNoise(sigma=10.0)(to_tensor(grown[: size[0], : size[1]])[None], Draw.whole(1, seed=0))
 
 
 def kmac(model: nn.Module) -> float:

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.catalog import folder
+from jdcsuite.data.draw import Draw
 from jdcsuite.data.images import embedded, files
 from jdcsuite.data.noise import Noise, Recorded, to_bytes, to_tensor
 from jdcsuite.entropy.lossless import Lossless
@@ -52,12 +53,13 @@ class Crops(Dataset[Sample]):
         sample = {
             "clean": torch.from_numpy(clean).permute(2, 0, 1).contiguous(),
             "flips": torch.from_numpy(flips),
+            "number": torch.tensor(n),
             "noise_seed": torch.tensor(noise_seed),
         }
         return sample if self.lossless is None else sample | self._measured(clean, noise_seed)
 
     def _measured(self, clean: np.ndarray, noise_seed: int) -> Sample:
-        noisy = self.noise(to_tensor(clean)[None], [noise_seed])[0]
+        noisy = self.noise(to_tensor(clean)[None], Draw.whole(1, seed=noise_seed))[0]
         bpp = [self.lossless.bpp(to_bytes(noisy)), self.lossless.bpp(clean)]
         return {"noisy": noisy, "bpp_noisy": torch.tensor(bpp[0]), "bpp_clean": torch.tensor(bpp[1])}
 
@@ -261,13 +263,23 @@ class Photographs(L.LightningDataModule):
         mine = range(self.trainer.global_rank % world, len(pictures), world)
         return DataLoader(pictures, sampler=list(mine), batch_size=None, collate_fn=_as_it_is)
 
+    def on_before_batch_transfer(self, batch: Sample | Named, dataloader_idx: int) -> Sample | Named:
+        """Takes the seeds out of a training batch while it is on the CPU: read from a GPU, they would have to be waited
+        for."""
+        if not isinstance(batch, dict):
+            return batch
+        numbers, seeds = (batch[name].tolist() for name in ("number", "noise_seed"))
+        device = self.trainer.strategy.root_device
+        draw = Draw(numbers=numbers, seeds=seeds, batch=self.batch, seed=self.seed, device=device)
+        return {name: value for name, value in batch.items() if name not in ("number", "noise_seed")} | {"draw": draw}
+
     def on_after_batch_transfer(self, batch: Sample | tuple[str, Pair], dataloader_idx: int) -> object:
         return self.pair(batch) if isinstance(batch, dict) else batch
 
     def pair(self, batch: Sample) -> Pair:
         """A training batch of samples, on its device -> Pair: noise where it is not drawn yet, then flips."""
         clean = batch["clean"].float() / 255
-        noisy = batch["noisy"] if "noisy" in batch else self.noise(clean, batch["noise_seed"].tolist())
+        noisy = batch["noisy"] if "noisy" in batch else self.noise(clean, batch["draw"])
         for axis, flip in enumerate(self._flip):
             size = torch.tensor(clean.shape)
             params = {"batch_prob": batch["flips"][:, axis].float(), "forward_input_shape": size}

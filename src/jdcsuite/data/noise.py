@@ -1,7 +1,7 @@
 """Clean pictures -> noisy pictures: drawn from a seed, the same on every rank, worker and machine.
 
-Test noise is a function of the clean pixels, sigma and a noise seed. Training noise is a function of a seed that
-belongs to the sample, so it does not depend on how samples are dealt to ranks and workers.
+Test noise is a function of the clean pixels, sigma and a noise seed. Training noise is a function of the run's seed
+and the sample's number (`data/draw`), so it does not depend on how samples are dealt to ranks and workers.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from kornia.augmentation import RandomGaussianNoise
 from torch import Tensor
 
+from jdcsuite.data.draw import Draw
 from jdcsuite.types import UserError
 
 
@@ -29,7 +29,7 @@ class Noise(Protocol):
     @property
     def protocol(self) -> str: ...
 
-    def __call__(self, clean: Float[Tensor, "b 3 h w"], seeds: list[int]) -> Float[Tensor, "b 3 h w"]: ...
+    def __call__(self, clean: Float[Tensor, "b 3 h w"], draw: Draw) -> Float[Tensor, "b 3 h w"]: ...
 
     def fixed(self, clean: UInt8[np.ndarray, "h w 3"], *, seed: int) -> Float[Tensor, "3 h w"]: ...
 
@@ -56,19 +56,10 @@ class GaussianNoise:
         if protocol not in ("clip8", "float"):
             raise UserError(f"data.noise.protocol={protocol} is unknown: choose clip8 or float")
         self.sigma, self.protocol = float(sigma), protocol
-        self._add = RandomGaussianNoise(p=1.0)
 
-    def __call__(self, clean: Float[Tensor, "b 3 h w"], seeds: list[int]) -> Float[Tensor, "b 3 h w"]:
-        """Training noise, on the device of ``clean``: image i from its own generator, seeded by ``seeds[i]``."""
-        shape = clean.shape[1:]
-        draws = [
-            torch.randn(shape, generator=torch.Generator(clean.device).manual_seed(s), device=clean.device)
-            for s in seeds
-        ]
-        noise = torch.stack(draws) * (self.sigma / 255)
-        size = torch.tensor(clean.shape)
-        params = {"gaussian_noise": noise, "batch_prob": torch.ones(len(seeds)), "forward_input_shape": size}
-        return self.protocolled(self._add(clean, params=params))
+    def __call__(self, clean: Float[Tensor, "b 3 h w"], draw: Draw) -> Float[Tensor, "b 3 h w"]:
+        """Training noise, on the device of ``clean``."""
+        return self.protocolled(clean + draw.normal(*clean.shape[1:]) * (self.sigma / 255))
 
     def fixed(self, clean: UInt8[np.ndarray, "h w 3"], *, seed: int) -> Float[Tensor, "3 h w"]:
         """Test noise = f(SHA-256 of the clean pixels and their shape, sigma, seed), through numpy's RandomState."""
@@ -105,9 +96,9 @@ class PoissonGaussian:
     def protocol(self) -> str:
         return f"poisson-gaussian {self.kind}"
 
-    def __call__(self, clean: Float[Tensor, "b 3 h w"], seeds: list[int]) -> Float[Tensor, "b 3 h w"]:
-        """Training noise, on the device of ``clean``: image i from its own generator, seeded by ``seeds[i]``."""
-        return torch.stack([self._one(x, seed) for x, seed in zip(clean, seeds, strict=True)])
+    def __call__(self, clean: Float[Tensor, "b 3 h w"], draw: Draw) -> Float[Tensor, "b 3 h w"]:
+        """Training noise, on the device of ``clean``: image by image, because Poisson noise depends on its pixels."""
+        return torch.stack([self._one(x, seed) for x, seed in zip(clean, draw.seeds, strict=True)])
 
     def _one(self, clean: Tensor, seed: int) -> Tensor:
         a, b = self._level(np.random.RandomState(seed % 2**32))

@@ -329,7 +329,7 @@ class PairFolders(Photographs):
         """A training batch of samples, on its device -> Pair."""
         clean, noisy, sigma = batch["clean"].float() / 255, batch["noisy"].float() / 255, batch["sigma"].float()
         if self.synthetic is not None:
-            noisy = self.synthetic(clean, batch["noise_seed"].tolist())
+            noisy = self.synthetic(clean, batch["draw"])
             sigma = torch.full_like(sigma, self.synthetic.sigma)
         return Pair(
             noisy=noisy,

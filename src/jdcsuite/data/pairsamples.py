@@ -71,7 +71,8 @@ class PairCrops(Dataset[Sample]):
             if self.lossless is not None:
                 sample[f"bpp_{kind}"] = torch.tensor(self.lossless.bpp(np.ascontiguousarray(image)))
         sigma = torch.tensor(0.0 if is_clean else nan)
-        return sample | {"sigma": sigma, "noise_seed": torch.tensor(int(draw.integers(2**62)))}
+        noise_seed = torch.tensor(int(draw.integers(2**62)))
+        return sample | {"sigma": sigma, "number": torch.tensor(n), "noise_seed": noise_seed}
 
     def _pair(self, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         i, top, left = self.at[self._cell(draw)].tolist()
