@@ -15,8 +15,21 @@ from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.datamodule import Crops, Photographs, Pictures, Steps
 from jdcsuite.data.images import files
 from jdcsuite.data.noise import GaussianNoise, to_bytes
+from jdcsuite.data.symmetries import turned
 from jdcsuite.entropy.lossless import Lossless
 from jdcsuite.types import Pair, UserError
+
+# (transpose, upside down, mirror) -> what it makes of rows x columns x colours
+SYMMETRIES = {
+    (0, 0, 0): lambda a: a,
+    (0, 0, 1): np.fliplr,
+    (0, 1, 0): np.flipud,
+    (0, 1, 1): lambda a: np.rot90(a, 2),
+    (1, 0, 0): lambda a: a.transpose(1, 0, 2),
+    (1, 0, 1): lambda a: np.rot90(a, -1),
+    (1, 1, 0): np.rot90,
+    (1, 1, 1): lambda a: np.rot90(a, 2).transpose(1, 0, 2),
+}
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +85,42 @@ def test_samples_differ_by_seed_and_step_and_are_crops_of_the_pictures(root: Pat
     pictures = [np.asarray(Image.open(p)) for p in sorted((root / "a").glob("*.png"))]
     for crop in first[0].clean:
         array = to_bytes(crop)
-        variants = [array, array[:, ::-1], array[::-1], array[::-1, ::-1]]
+        variants = [operation(array) for operation in SYMMETRIES.values()]
         windows = (np.lib.stride_tricks.sliding_window_view(p, (32, 32, 3)) for p in pictures)
         assert any((w[:, :, 0] == v).all((2, 3, 4)).any() for w in windows for v in variants)
     assert first[0].noisy.is_contiguous() and first[0].clean.is_contiguous()
     assert (first[0].noisy - first[0].clean).std().item() * 255 == pytest.approx(10, rel=0.08)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_crop_is_turned_as_its_three_bits_say(layout: torch.memory_format) -> None:
+    images = torch.rand(8, 3, 5, 5).to(memory_format=layout)
+    for image, result, operation in zip(
+        images, turned(images, torch.tensor(list(SYMMETRIES))), SYMMETRIES.values(), strict=True
+    ):
+        expected = operation(image.permute(1, 2, 0).numpy())
+        np.testing.assert_array_equal(result.permute(1, 2, 0).numpy(), expected)
+
+
+def test_known_corners_are_turned_to_known_places() -> None:
+    square = torch.tensor([[1.0, 2], [3, 4]]).expand(4, 1, 2, 2)
+    result = turned(square, torch.tensor([[0, 0, 0], [0, 0, 1], [0, 1, 0], [1, 0, 0]]))[:, 0].tolist()
+    assert result == [[[1, 2], [3, 4]], [[2, 1], [4, 3]], [[3, 4], [1, 2]], [[1, 3], [2, 4]]]
+
+
+def test_training_crops_are_turned_all_eight_ways_noisy_and_clean_alike(root: Path) -> None:
+    module = photographs(root, noise=GaussianNoise(sigma=0), batch=64)
+    crops = Crops(module._caches["train"], crop=32, seed=4, noise=module.noise, lossless=None)
+    seen = set()
+    for pair, step in zip(batches(module), range(2), strict=False):
+        for place in range(64):
+            sample = crops[64 * step + place]
+            bits = tuple(sample["flips"].tolist())
+            expected = SYMMETRIES[bits](sample["clean"].permute(1, 2, 0).numpy())
+            np.testing.assert_array_equal(to_bytes(pair.clean[place]), expected)
+            np.testing.assert_array_equal(to_bytes(pair.noisy[place]), expected)
+            seen.add(bits)
+    assert seen == set(SYMMETRIES)
 
 
 def test_every_crop_position_is_as_likely_as_any_other(root: Path) -> None:

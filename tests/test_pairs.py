@@ -471,6 +471,26 @@ def test_noisy_and_clean_are_turned_alike(root: Path) -> None:
     assert sample["noisy"].shape == (3, 64, 64)
 
 
+def test_crops_are_turned_all_eight_ways_and_pairs_alike(tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).integers(256, size=(8, 8, 3), dtype=np.uint8)
+    for name, image in {"noisy": 255 - picture, "clean": picture}.items():
+        save(tmp_path / f"{name}.png", image)
+    noisy, clean = (ImageCache.build([tmp_path / f"{name}.png"], cache_dir=tmp_path) for name in ("noisy", "clean"))
+    pairs = PairCache(noisy=noisy, clean=clean, partner=[0], scenes=["a"], sources=[0])
+    crops = PairCrops(
+        pairs, clean, at=np.array([(0, 0, 0)]), cell=8, crop=8, batch=2, cleans=1, sampling="pair", seed=3,
+        lossless=None,
+    )  # fmt: skip
+    quarters = [np.rot90(picture, turns) for turns in range(4)]
+    ways = [image.tobytes() for quarter in quarters for image in (quarter, quarter.transpose(1, 0, 2))]
+    seen = {0: set(), 1: set()}  # of pairs, of clean pictures
+    for n in range(128):
+        noisy_crop, clean_crop = (crops[n][kind].permute(1, 2, 0).numpy() for kind in ("noisy", "clean"))
+        np.testing.assert_array_equal(noisy_crop, clean_crop if n % 2 else 255 - clean_crop)
+        seen[n % 2].add(ways.index(clean_crop.tobytes()))
+    assert len(set(ways)) == 8 and seen[0] == seen[1] == set(range(8))
+
+
 def test_pairs_are_drawn_alike_or_by_scene(root: Path) -> None:
     at = np.array([[0, 0, 0], [1, 0, 0], [1, 0, 132]])  # two ISOs of one place, and another place at one of them
     seen = {}

@@ -16,7 +16,6 @@ from pathlib import Path
 import lightning as L
 import numpy as np
 import torch
-from kornia.augmentation import RandomHorizontalFlip, RandomVerticalFlip
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -25,6 +24,7 @@ from jdcsuite.data.catalog import folder
 from jdcsuite.data.draw import Draw
 from jdcsuite.data.images import embedded, files
 from jdcsuite.data.noise import Noise, Recorded, to_bytes, to_tensor
+from jdcsuite.data.symmetries import turned
 from jdcsuite.entropy.lossless import Lossless
 from jdcsuite.types import Pair, UserError
 
@@ -49,7 +49,7 @@ class Crops(Dataset[Sample]):
         height, width = self.cache.shape(i)[:2]
         top, left = (int(draw.integers(side - self.crop + 1)) for side in (height, width))
         clean = np.ascontiguousarray(self.cache.crop(i, top, left, self.crop))
-        flips, noise_seed = draw.integers(2, size=2), int(draw.integers(2**62))
+        flips, noise_seed = draw.integers(2, size=3), int(draw.integers(2**62))
         sample = {
             "clean": torch.from_numpy(clean).permute(2, 0, 1).contiguous(),
             "flips": torch.from_numpy(flips),
@@ -167,7 +167,6 @@ class Photographs(L.LightningDataModule):
         self._caches: dict[str, ImageCache] = {}  # of the parts train and val
         self._tests: dict[str, ImageCache] = {}  # apart: a folder may be called train
         self.facts: dict[str, object] = {}  # columns of every row, that only the data can say
-        self._flip = (RandomHorizontalFlip(p=1.0), RandomVerticalFlip(p=1.0))
 
     @property
     def train_set(self) -> str:
@@ -277,13 +276,10 @@ class Photographs(L.LightningDataModule):
         return self.pair(batch) if isinstance(batch, dict) else batch
 
     def pair(self, batch: Sample) -> Pair:
-        """A training batch of samples, on its device -> Pair: noise where it is not drawn yet, then flips."""
+        """A training batch of samples, on its device -> Pair: noise where it is not drawn yet, then turned."""
         clean = batch["clean"].float() / 255
         noisy = batch["noisy"] if "noisy" in batch else self.noise(clean, batch["draw"])
-        for axis, flip in enumerate(self._flip):
-            size = torch.tensor(clean.shape)
-            params = {"batch_prob": batch["flips"][:, axis].float(), "forward_input_shape": size}
-            clean, noisy = flip(clean, params=params), flip(noisy, params=params)
+        clean, noisy = (turned(images, batch["flips"]) for images in (clean, noisy))
         return Pair(
             # contiguous: on CPU, torch 2.15's backward through channels-last convolutions corrupts the heap
             noisy=noisy.contiguous(),
