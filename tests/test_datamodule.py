@@ -13,6 +13,7 @@ from torch.utils.data import default_collate
 
 from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.datamodule import Crops, Photographs, Pictures, Steps
+from jdcsuite.data.draw import Draw
 from jdcsuite.data.images import files
 from jdcsuite.data.noise import GaussianNoise, to_bytes
 from jdcsuite.data.symmetries import turned
@@ -76,6 +77,32 @@ def test_a_resumed_run_sees_the_very_next_samples_whatever_the_workers(root: Pat
     assert len(rest) == 2
     for a, b in zip(whole[4:], rest, strict=True):
         assert torch.equal(a.clean, b.clean) and torch.equal(a.noisy, b.noisy)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize(("samples", "first"), [(0, 0), (1, 8), (8, 8), (41, 48)])
+def test_numbers_begin_behind_the_samples_that_are_known_at_a_whole_batch(
+    root: Path, samples: int, first: int, world: int
+) -> None:
+    numbers = []
+    for rank in range(world):
+        module = photographs(root, rank=rank, world=world, start=4)
+        module.begin_behind(samples)
+        numbers.append([n for step in module.train_dataloader().batch_sampler for n in step])
+    assert sorted(n for rank in numbers for n in rank) == list(range(first + 4 * 8, first + 6 * 8))
+    assert module.first_of(6) == first + 48
+
+
+def test_noise_does_not_repeat_when_a_run_goes_on_with_other_batches() -> None:
+    """Step 2 of batches of 4 and step 1 of batches of 8 begin at sample 8; no other two begin at the same one."""
+
+    def first_noise(number: int, batch: int) -> float:
+        draw = Draw(numbers=[number], seeds=[0], batch=batch, seed=0, device="cpu")
+        return float(draw.normal(3, 8, 8)[0, 0, 0, 0])
+
+    small, large = ([first_noise(n, batch) for n in range(0, 64, batch)] for batch in (4, 8))
+    assert len(set(small)) == 16 and len(set(large)) == 8
+    assert set(small) & set(large) <= set(small[::2]) and not set(small[:8]) & set(large[4:])
 
 
 def test_samples_differ_by_seed_and_step_and_are_crops_of_the_pictures(root: Path) -> None:

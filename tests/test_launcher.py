@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from jdcsuite import __main__ as entry
 from jdcsuite import launcher, runs, training, weights
 from jdcsuite.data import provenance
+from jdcsuite.data.datamodule import Photographs
 from jdcsuite.types import UserError
 
 CONF = Path(entry.CONF)
@@ -323,6 +324,55 @@ def test_a_batch_that_is_not_finite_is_skipped_and_counted(
     assert status == 0, out + err
     assert not torch.equal(seen[0], seen[1]) and torch.equal(seen[1], seen[2]) and not torch.equal(seen[2], seen[3])
     assert json.loads((command.runs()[0] / "summary.json").read_text())["skipped_batches"] == 1
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[int], int]]:
+    """Of every training step: its sample numbers, and the seed of the noise in the place of rounding."""
+    steps: list[tuple[list[int], int]] = []
+    transfer, step = Photographs.on_before_batch_transfer, training.Task.training_step
+
+    def told(data: Photographs, batch: object, index: int) -> object:
+        if isinstance(batch, dict):
+            numbers.append(batch["number"].tolist())
+        return transfer(data, batch, index)
+
+    def watched(task: training.Task, pair: object, index: int) -> torch.Tensor:
+        loss = step(task, pair, index)
+        steps.append((numbers[len(steps)], torch.initial_seed()))
+        return loss
+
+    numbers: list[list[int]] = []
+    monkeypatch.setattr(Photographs, "on_before_batch_transfer", told)
+    monkeypatch.setattr(training.Task, "training_step", watched)
+    return steps
+
+
+def test_runs_that_start_from_weights_see_new_samples_and_new_noise(
+    command: Command, pictures: Path, fresh: list[tuple[list[int], int]]
+) -> None:
+    tiny = ("trainer.max_steps=3", *TINY, *data(pictures))
+    start: tuple[str, ...] = ()
+    for words, samples in (((), 6), (("data.batch=4",), 20), (("trainer.max_steps=1",), 22)):
+        before = command.runs()
+        status, out, err = command("+experiment=fllic", *tiny, *words, *start)
+        assert status == 0, out + err
+        (last,) = set(command.runs()) - set(before)
+        assert weights.read(last / "weights.safetensors")[1]["samples"] == samples
+        start = (f"init_from={last}",)
+    # the second run's batches of 4 begin at a multiple of 4
+    assert [n for numbers, _ in fresh for n in numbers] == [*range(6), *range(8, 20), *range(20, 22)]
+    assert len({seed for _, seed in fresh}) == len(fresh) == 7
+
+
+def test_the_rungs_of_a_chain_share_no_sample(
+    command: Command, pictures: Path, fresh: list[tuple[list[int], int]]
+) -> None:
+    words = ("trainer.max_steps=2", "min_ms_ssim=0.1", *TINY, *data(pictures, "jdc_cn8"))
+    status, out, err = command("+experiment=jdc_cn8", "+start=codec_chain", "lmbda=2048", *words)
+    assert status == 0, out + err
+    assert [n for numbers, _ in fresh for n in numbers] == list(range(12)), "codec, top rung and the one below"
+    assert len({seed for _, seed in fresh}) == len(fresh) == 6
 
 
 def test_init_from_starts_from_another_run(command: Command, pictures: Path) -> None:

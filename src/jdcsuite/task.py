@@ -49,6 +49,7 @@ class Task(L.LightningModule):
         super().__init__()
         self.model, self.criterion = model, criterion
         self.optimizer, self.schedule, self.max_norm, self.seed = optimizer, schedule, max_norm, seed
+        self.first_of: Callable[[int], int] = lambda step: step  # step -> number of its first sample, as the data say
         self.val_loss = MeanMetric()
         self.rows: list[dict[str, object]] = []
         self.pictures: dict[tuple[str, str], dict[str, Tensor]] = {}
@@ -65,8 +66,10 @@ class Task(L.LightningModule):
         return self.model(pair.noisy, sigma=pair.sigma, bpp_noisy=pair.bpp_noisy)
 
     def training_step(self, pair: Pair, index: int) -> Tensor:
-        # Quantisation noise is a function of (seed, step, rank), so a resumed run draws what it would have drawn.
-        torch.manual_seed(hash((self.seed, self.global_step, self.global_rank)) % 2**63)
+        # Quantisation noise is a function of (seed, sample number, rank): a resumed run draws what it would have drawn,
+        # one that starts from weights draws what they have not seen.
+        number = self.first_of(self.global_step)
+        torch.manual_seed(hash((self.seed, number, self.global_rank)) % 2**63)
         pair = self.criterion.prepare(pair)
         self.observe(pair)
         parts = self.criterion(self.predict(pair), pair)

@@ -49,7 +49,7 @@ def run(config: dict, folder: Path, *, needs: dict[str, Path], curve: str, conso
         if trainer.interrupted:
             raise KeyboardInterrupt
         if trainer.is_global_zero:
-            _export(config, task.model, data, folder, curve, learned)
+            _export(config, task.model, data, folder, curve, learned, steps=trainer.global_step)
         trainer.strategy.barrier()
         trainer.test(task, data, verbose=False)
         _write_results(config, task, data, trainer, folder, curve)
@@ -59,14 +59,19 @@ def run(config: dict, folder: Path, *, needs: dict[str, Path], curve: str, conso
 
 
 def build(config: dict, needs: dict[str, Path]) -> tuple[Photographs, Task]:
-    """The datamodule and the task of a configuration, parts started from the weights of ``needs`` and init_from."""
+    """The datamodule and the task of a configuration, parts started from the weights of ``needs`` and init_from; what
+    these have learned from comes in no sample again, where they go on learning."""
     data: Photographs = construct(config["data"])
     model, criterion = construct(config["model"]), construct(config["criterion"])
     task: Task = construct(config["task"], model=model, criterion=criterion)
-    for role, run in runs.whole_first(needs, config["needs"]):
-        weights.load_into(task.get_submodule(config["needs"][role]["into"]), run)
-    if config["init_from"]:
-        weights.load_into(task.model, config["init_from"])
+    task.first_of = data.first_of
+    starts = [(config["needs"][role]["into"], run) for role, run in runs.whole_first(needs, config["needs"])]
+    for place, run in starts + ([("model", config["init_from"])] if config["init_from"] else []):
+        part = task.get_submodule(place)
+        weights.load_into(part, run)
+        if any(parameter.requires_grad for parameter in part.parameters()):
+            about = weights.read(weights.path_of(run))[1]
+            data.begin_behind(int(about.get("samples") or 0))  # files of before 2026-12 do not say
     return data, task
 
 
@@ -160,7 +165,14 @@ def _loggers(config: dict, folder: Path) -> list:
 
 
 def _export(
-    config: dict, model: nn.Module, data: Photographs, folder: Path, curve: str, learned: dict[str, list[str]]
+    config: dict,
+    model: nn.Module,
+    data: Photographs,
+    folder: Path,
+    curve: str,
+    learned: dict[str, list[str]],
+    *,
+    steps: int,
 ) -> None:
     model.eval()
     if hasattr(model, "update"):
@@ -169,6 +181,8 @@ def _export(
         "run": folder.name,
         "curve": curve,
         "train_set": data.train_set,
+        # in all, those of the weights that training started from included: their numbers are not used again
+        "samples": data.first_of(steps),
         # what this model starts or teaches must not be tested on them
         "train_scenes": _union(data.train_scenes, learned),
         # of rows that `jdc evaluate` makes

@@ -1,9 +1,10 @@
 """Folders of photographs -> batches of Pairs: the one datamodule of every method.
 
-Sample n of a run (n = step * total batch + place in the batch) is a function of (seed, n) alone: its picture,
-crop, flips and noise. So 1, 2 or 4 ranks see the same union, and a run resumed in mid-epoch goes on with the
-very next sample. Workers only slice crops out of decoded pictures; noise and flips are made on the device,
-unless a lossless code length of the noisy crop is asked for, which needs the noise on the CPU.
+Sample n of a run (n = first + step * total batch + place in the batch) is a function of (seed, n) alone: its
+picture, crop, symmetry and noise. So 1, 2 or 4 ranks see the same union, and a run resumed in mid-epoch goes on
+with the very next sample. ``first`` is 0, or lies behind the samples that the weights at the start have seen.
+Workers only slice crops out of decoded pictures; noise and symmetries are made on the device, unless a lossless
+code length of the noisy crop is asked for, which needs the noise on the CPU.
 """
 
 from __future__ import annotations
@@ -65,19 +66,21 @@ class Crops(Dataset[Sample]):
 
 
 class Steps(Sampler[list[int]]):
-    """The sample numbers of this rank's share of each batch, from step ``start`` on.
+    """The sample numbers of this rank's share of each batch, from step ``start`` on; ``first``: that of step 0.
 
     Place p of the total batch belongs to rank p mod world.
     """
 
-    def __init__(self, *, steps: int, batch: int, rank: int, world: int, start: int = 0) -> None:
+    def __init__(self, *, steps: int, batch: int, rank: int, world: int, start: int = 0, first: int = 0) -> None:
         if batch % world:
             raise UserError(f"data.batch={batch} cannot be dealt to {world} devices: make it a multiple of {world}")
         self.steps, self.batch, self.rank, self.world, self.start = steps, batch, rank, world, start
+        self.first = first
 
     def __iter__(self) -> Iterator[list[int]]:
         for step in range(self.start, self.steps):
-            yield list(range(step * self.batch + self.rank, (step + 1) * self.batch, self.world))
+            number = self.first + step * self.batch
+            yield list(range(number + self.rank, number + self.batch, self.world))
 
     def __len__(self) -> int:
         # The whole run is one epoch; Lightning counts the steps that a resumed run has behind it itself.
@@ -166,6 +169,7 @@ class Photographs(L.LightningDataModule):
         self.seed, self.steps, self.limit, self.cache_dir = seed, steps, limit, cache
         self._caches: dict[str, ImageCache] = {}  # of the parts train and val
         self._tests: dict[str, ImageCache] = {}  # apart: a folder may be called train
+        self.first = 0  # number of the first sample
         self.facts: dict[str, object] = {}  # columns of every row, that only the data can say
 
     @property
@@ -185,6 +189,15 @@ class Photographs(L.LightningDataModule):
     def test_scenes(self) -> list[str]:
         """What the test pictures show, where that is known."""
         return []
+
+    def begin_behind(self, samples: int) -> None:
+        """No sample number below ``samples`` comes again; the first one is a multiple of the batch, as places in it
+        are."""
+        self.first = max(self.first, -(-samples // self.batch) * self.batch)
+
+    def first_of(self, step: int) -> int:
+        """Number of the first sample of a step."""
+        return self.first + step * self.batch
 
     def prepare(self) -> None:
         """Decodes all pictures into the cache and finds bad ones, before anything is trained."""
@@ -225,7 +238,7 @@ class Photographs(L.LightningDataModule):
         trainer = self.trainer
         steps = Steps(
             steps=self.steps, batch=self.batch, rank=trainer.global_rank, world=trainer.world_size,
-            start=trainer.global_step,
+            start=trainer.global_step, first=self.first,
         )  # fmt: skip
         crops = Crops(self._caches["train"], crop=self.crop, seed=self.seed, noise=self.noise, lossless=self.lossless)
         return self._loader(crops, steps)

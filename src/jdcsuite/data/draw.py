@@ -15,16 +15,17 @@ from torch import Tensor
 
 
 class Draw:
-    """``numbers``: of the samples at hand (n = step * ``batch`` + place in the total batch). ``seed``: of the run.
-    ``seeds``: one for each sample, for what depends on its pixels and so cannot be drawn for images elsewhere."""
+    """``numbers``: of the samples at hand (n = a multiple of ``batch`` + place in the total batch). ``seed``: of the
+    run. ``seeds``: one for each sample, for what depends on its pixels and so cannot be drawn for images elsewhere."""
 
     def __init__(
         self, *, numbers: Sequence[int], seeds: Sequence[int], batch: int, seed: int, device: torch.device | str
     ) -> None:
         self.seeds, self.batch, self.device = list(seeds), batch, torch.device(device)
         self.places = [n % batch for n in numbers]
-        step = numbers[0] // batch
-        of_step = int(np.random.SeedSequence([seed % 2**64, step]).generate_state(1, np.uint64)[0]) % 2**63
+        # of the batch's first sample, not of its step: a run that goes on with another batch size repeats no noise
+        first = numbers[0] - self.places[0]
+        of_step = int(np.random.SeedSequence([seed % 2**64, first]).generate_state(1, np.uint64)[0]) % 2**63
         self._generator = torch.Generator(self.device).manual_seed(of_step)
 
     @classmethod

@@ -315,7 +315,7 @@ class PairFolders(Photographs):
         trainer = self.trainer
         steps = Steps(
             steps=self.steps, batch=self.batch, rank=trainer.global_rank, world=trainer.world_size,
-            start=trainer.global_step,
+            start=trainer.global_step, first=self.first,
         )  # fmt: skip
         return self._loader(self.crops(), steps)
 
