@@ -72,7 +72,7 @@ class BareLoop:
 
     def __call__(self, pair: Pair) -> None:
         task, t = self.task, self.taken
-        torch.manual_seed(hash((task.seed, t, 0)) % 2**63)
+        torch.manual_seed(hash((task.seed, task.first_of(t), 0)) % 2**63)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             pair = task.criterion.prepare(pair)
             parts = task.criterion(task.predict(pair), pair)
