@@ -11,10 +11,12 @@ import torch
 from PIL import Image
 from torch.utils.data import default_collate
 
+from jdcsuite.data.augment import Augmentation
 from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.datamodule import Crops, Photographs, Pictures, Steps
 from jdcsuite.data.draw import Draw
 from jdcsuite.data.images import files
+from jdcsuite.data.law import NoiseLaw
 from jdcsuite.data.noise import GaussianNoise, to_bytes
 from jdcsuite.data.symmetries import turned
 from jdcsuite.entropy.lossless import Lossless
@@ -220,3 +222,39 @@ def test_embedded_photographs_need_no_folder() -> None:
     module = photographs(None, train=None, test=None)
     assert module.train_set == "embedded" and module.test_sets == ["embedded"]
     assert len(batches(module)) == 6
+
+
+# -- training noise of its own ---------------------------------------------------------------------------------
+
+
+def test_training_noise_is_training_alone_and_sigma_is_that_of_each_image(root: Path) -> None:
+    law = NoiseLaw(none=0.3)
+    plain, module = photographs(root, augment=None), photographs(root, training_noise=law, augment=None)
+    for a, b in zip(batches(plain), batches(module), strict=True):
+        assert torch.equal(a.clean, b.clean) and not torch.equal(a.noisy, b.noisy)
+        assert (a.sigma == 10).all()
+        noise = 255 * (b.noisy - b.clean).double().numpy()
+        assert b.sigma.numpy() == pytest.approx(np.sqrt((noise**2).mean((1, 2, 3))), rel=1e-4)
+        assert b.sigma.max() > 0
+    for (_, a), (_, b) in zip(plain.pictures("b"), module.pictures("b"), strict=True):
+        assert torch.equal(a.noisy, b.noisy) and b.sigma == 10
+    assert module.facts["training_noise"] == "law to 55 clip8" and "training_noise" not in plain.facts
+
+
+def test_augmented_crops_and_their_noise_are_the_same_for_any_number_of_ranks(root: Path) -> None:
+    said = {"training_noise": NoiseLaw(camera=0.5), "augment": Augmentation(exposure=1, colours=1)}
+    one, untouched = batches(photographs(root, **said)), batches(photographs(root))
+    assert not torch.equal(one[0].clean, untouched[0].clean)
+    for rank in range(2):
+        for whole, part in zip(one, batches(photographs(root, rank=rank, world=2, **said)), strict=True):
+            torch.testing.assert_close(part.clean, whole.clean[rank::2])
+            # a rounding may fall the other way where sums over an image are taken in another order
+            assert ((part.noisy - whole.noisy[rank::2]).abs() > 1e-6).float().mean() < 1e-3
+
+
+def test_code_lengths_are_of_the_training_noise_and_not_of_augmented_crops(root: Path) -> None:
+    coder = Lossless(coder="png")
+    batch = batches(photographs(root, lossless=coder, training_noise=NoiseLaw(none=1, logarithmic=0)))[0]
+    assert torch.equal(batch.bpp_noisy, batch.bpp_clean) and (batch.sigma == 0).all()
+    with pytest.raises(UserError, match=r"data\.augment changes crops"):
+        photographs(root, lossless=coder, augment=Augmentation())

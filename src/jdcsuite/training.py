@@ -210,7 +210,7 @@ def _write_results(config: dict, task: Task, data: Photographs, trainer: L.Train
         "curve": curve,
         "method": config["method"],
         "lmbda": config["lmbda"],
-        "sigma_train": config["sigma"],
+        "sigma_train": config["sigma"] if data.training_noise is None else None,
         "min_ms_ssim": config["min_ms_ssim"],
         "target": config["target"] if "guide" in config["needs"] else None,
         "rate_scale": config["rate_scale"] if config["method"] == "fllic_w" else None,

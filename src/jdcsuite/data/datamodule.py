@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from jdcsuite.data.augment import Augmentation
 from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.catalog import folder
 from jdcsuite.data.draw import Draw
@@ -130,7 +131,9 @@ class Photographs(L.LightningDataModule):
     ``train``, ``test``: names of folders in ``root`` (None: ``root`` itself, its last pictures held out as test).
     ``crop``: side of the training crops; ``val_crop``: of the validation ones (pixels). ``batch``: total over all
     devices. ``lossless``: coder that measures H(noisy) and H(clean), or None. ``limit``: at most so many pictures
-    of each test set. ``cache``: where decoded pictures are packed (None: the user's cache folder)."""
+    of each test set. ``cache``: where decoded pictures are packed (None: the user's cache folder).
+    ``training_noise``: what training draws in place of ``noise``, whose level is then that of each image's own
+    noise; validation and test keep ``noise``. ``augment``: of the clean training crops."""
 
     def __init__(
         self,
@@ -149,6 +152,8 @@ class Photographs(L.LightningDataModule):
         lossless: Lossless | None = None,
         limit: int | None = None,
         cache: str | None = None,
+        training_noise: Noise | None = None,
+        augment: Augmentation | None = None,
     ) -> None:
         super().__init__()
         if root is None and (train or test):
@@ -164,13 +169,19 @@ class Photographs(L.LightningDataModule):
             raise UserError("data.test was given without data.train: name the training folder too, as data.train=NAME")
         if train in self.test_names:
             raise UserError(f"{train} is in data.train and in data.test: a picture cannot be both, leave it out of one")
+        if augment is not None and lossless is not None:
+            raise UserError(
+                "data.augment changes crops after their code lengths were measured: leave it or data.lossless out"
+            )
         self.noise, self.noise_seed, self.lossless = noise, noise_seed, lossless
+        self.training_noise, self.augment = training_noise, augment
         self.crop, self.val_crop, self.batch, self.workers = crop, val_crop, batch, workers
         self.seed, self.steps, self.limit, self.cache_dir = seed, steps, limit, cache
         self._caches: dict[str, ImageCache] = {}  # of the parts train and val
         self._tests: dict[str, ImageCache] = {}  # apart: a folder may be called train
         self.first = 0  # number of the first sample
-        self.facts: dict[str, object] = {}  # columns of every row, that only the data can say
+        # columns of every row, that only the data can say
+        self.facts: dict[str, object] = {} if training_noise is None else {"training_noise": training_noise.protocol}
 
     @property
     def train_set(self) -> str:
@@ -240,7 +251,8 @@ class Photographs(L.LightningDataModule):
             steps=self.steps, batch=self.batch, rank=trainer.global_rank, world=trainer.world_size,
             start=trainer.global_step, first=self.first,
         )  # fmt: skip
-        crops = Crops(self._caches["train"], crop=self.crop, seed=self.seed, noise=self.noise, lossless=self.lossless)
+        noise = self.training_noise or self.noise
+        crops = Crops(self._caches["train"], crop=self.crop, seed=self.seed, noise=noise, lossless=self.lossless)
         return self._loader(crops, steps)
 
     def _loader(self, samples: Dataset[Sample], steps: Steps) -> DataLoader:
@@ -291,13 +303,19 @@ class Photographs(L.LightningDataModule):
     def pair(self, batch: Sample) -> Pair:
         """A training batch of samples, on its device -> Pair: noise where it is not drawn yet, then turned."""
         clean = batch["clean"].float() / 255
-        noisy = batch["noisy"] if "noisy" in batch else self.noise(clean, batch["draw"])
+        if self.augment is not None:
+            clean = self.augment(clean, batch["draw"])
+        noise = self.training_noise or self.noise
+        noisy = batch["noisy"] if "noisy" in batch else noise(clean, batch["draw"])
+        sigma = torch.full((len(clean),), noise.sigma, device=clean.device)
+        if self.training_noise is not None:
+            sigma = (noisy - clean).square().mean((1, 2, 3)).sqrt() * 255
         clean, noisy = (turned(images, batch["flips"]) for images in (clean, noisy))
         return Pair(
             # contiguous: on CPU, torch 2.15's backward through channels-last convolutions corrupts the heap
             noisy=noisy.contiguous(),
             clean=clean.contiguous(),
-            sigma=torch.full((len(clean),), self.noise.sigma, device=clean.device),
+            sigma=sigma,
             bpp_noisy=_float(batch.get("bpp_noisy")),
             bpp_clean=_float(batch.get("bpp_clean")),
         )

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -44,6 +44,10 @@ class Draw:
     def uniform(self, *shape: int) -> Float[Tensor, "b ..."]:
         """As `normal`, from [0, 1)."""
         return self._own(torch.rand(self.batch, *shape, generator=self._generator, device=self.device))
+
+    def place(self) -> Int[Tensor, "b"]:
+        """Of each sample in the total batch, on the device."""
+        return self._own(torch.arange(self.batch, device=self.device))
 
     def _own(self, drawn: Tensor) -> Tensor:
         if self.places == list(range(self.batch)):
