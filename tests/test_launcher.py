@@ -576,6 +576,27 @@ def test_cards_state_what_the_models_are() -> None:
         assert config["card"]["kmac_per_px"] == pytest.approx(kmac, abs=0.1), experiment
 
 
+@pytest.mark.parametrize(
+    ("model", "deep", "latents"),
+    [("fllic", 192, 384), ("fllic_medium", 192, 384), ("fllic_small", 128, 384), ("fllic_evc", 192, 192)],
+)
+def test_what_all_must_pass_does_not_shrink_with_width(model: str, deep: int, latents: int) -> None:
+    for width in (0.04, 0.1, 0.45, 1.0):
+        with hydra_config():
+            said = launcher.plan(["+experiment=fllic", f"model={model}", f"width={width}"]).config["model"]
+        assert (said["widths"][2], said["num_latents"]) == (deep, latents)
+        assert said["prior_width"] == {0.04: 8, 0.1: 16, 0.45: 80, 1.0: 192}[width]
+
+
+def test_weights_of_the_lab_budget_are_small(tmp_path: Path) -> None:
+    with hydra_config():
+        said = launcher.plan(["+experiment=fllic", "budget=lab"]).config["model"]
+    model, file = training.construct(said), tmp_path / "weights.safetensors"
+    model.update()
+    weights.save(model, said, file, about={}, dtype=torch.bfloat16)
+    assert 14e6 < file.stat().st_size < 15e6
+
+
 def hydra_config():
     from hydra import initialize_config_dir
 
