@@ -226,7 +226,7 @@ def outcome(data: bytes, honest: Original, codec: Codec) -> str:
     # Tiles exchanged for whole other ones, each with its checksum: that is the file of another picture. The same
     # tiles must give the same picture where the two overlap, whatever else the header says.
     same = contents.tiles == honest.contents.tiles and contents.tile == honest.contents.tile
-    if same and contents.h == honest.contents.h and contents.width == honest.contents.width:
+    if same and contents.side == honest.contents.side and contents.width == honest.contents.width:
         rows = min(contents.height, honest.contents.height)
         if contents.bit_depth == honest.contents.bit_depth:
             # symbols never differ; the synthesis is floating point, so a sample may be the next grey level

@@ -16,6 +16,8 @@ from jdcsuite.entropy.container import (
     PIXELS_PER_BYTE,
     Contents,
     CorruptFile,
+    Request,
+    Side,
     Tile,
     boxes,
     header_bytes,
@@ -44,14 +46,19 @@ def contents(draw) -> Contents:
         bit_depth=draw(st.sampled_from([8, 16])),
         colour=draw(st.sampled_from([0, 1])),
         tile=tile,
-        h=draw(st.integers(0, 2**16 - 1)),
+        side=Side(
+            draw(st.integers(0, 2**16 - 1)),
+            draw(st.none() | st.builds(Request, st.integers(0, 1000), st.integers(0, 2**16 - 1), st.integers(0, 100))),
+        ),
         metadata=draw(st.dictionaries(st.sampled_from(["icc", "exif"]), st.binary(min_size=1, max_size=20))),
         same_machine=draw(st.booleans()),
         tiles=[drawn[i % len(drawn)] for i in range(len(places))],
     )
 
 
-SMALL = Contents(b"weights!", 3, 5, 8, 1, 64, 700, {"icc": b"profile"}, True, [Tile(99, [b"abc", b"", b"\x00\xff"])])
+SMALL = Contents(
+    b"weights!", 3, 5, 8, 1, 64, Side(700), {"icc": b"profile"}, True, [Tile(99, [b"abc", b"", b"\x00\xff"])]
+)
 SMALL_FILE = pack(SMALL)
 
 
@@ -202,7 +209,7 @@ def test_a_picture_outside_the_format_is_not_packed(size):
 def test_the_largest_picture_and_the_most_segments_are_packed():
     for height, width, tile in ((2**15, 2**15, 4096), (2**20, 1, 0), (4096, 4096, 0)):
         tiles = [Tile(0, [b""] * 16)] * len(boxes(height, width, tile))
-        it = replace(SMALL, height=height, width=width, tile=tile, h=2**16 - 1, tiles=tiles)
+        it = replace(SMALL, height=height, width=width, tile=tile, side=Side(2**16 - 1), tiles=tiles)
         assert unpack(pack(it)) == it
     largest = replace(SMALL, metadata={"icc": b"x" * (MAX_METADATA - 1), "exif": b"y"})
     assert unpack(pack(largest)) == largest

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jdcsuite.entropy.container import unpack
+from jdcsuite.entropy.container import Side, unpack
 from jdcsuite.models.codec import Codec
 from jdcsuite.models.drop_in import DropIn
 from jdcsuite.models.exact import (
@@ -323,7 +323,7 @@ def parameters(net: Codec, z: Tensor) -> list[Tensor]:
             assert torch.equal(single, indexes.flatten())
             assert not net.has_means or torch.equal(means, made[:, 24:])
         return [made.cpu(), indexes.cpu()]
-    first = net._entropy_parameters(z, torch.full_like(z[:, 0, 0, 0], H / 256))
+    first = net._entropy_parameters(z, net.planes(Side(H)).to(z).expand(len(z), -1))
     symbols = torch.arange(first[0].numel() // len(z), device=z.device).view(1, *first[0].shape[1:]) % 23 - 11.0
     second = net._dual_prior(*first, lambda means, log2_scales, mask: symbols.double() + means)
     return [part.cpu() for part in (*first, *second)]
@@ -362,7 +362,7 @@ def same_under_every_pair_of_conditions(net: Codec, y: Tensor, *, step: float, o
         for condition in HERE:
             net.to(condition.device)
             with condition():
-                segments, symbols = net.encode_tile(y.to(condition.device), h=H)
+                segments, symbols = net.encode_tile(y.to(condition.device), side=Side(H))
             coded[condition] = segments, symbols.cpu()
         for condition, (segments, symbols) in coded.items():
             first = next(c for c in HERE if on_every_device or c.device == condition.device)
@@ -371,7 +371,7 @@ def same_under_every_pair_of_conditions(net: Codec, y: Tensor, *, step: float, o
         for condition, (segments, symbols) in itertools.product(HERE, [coded[FIRST], coded[HERE[-1]]]):
             net.to(condition.device)
             with condition():
-                y_hat, read = net.decode_tile(segments, height=192, width=192, h=H)
+                y_hat, read = net.decode_tile(segments, height=192, width=192, side=Side(H))
             assert torch.equal(read.cpu(), symbols)
             assert y_hat.shape == y.shape and (y_hat.cpu() - y).abs().max() <= 0.501 * step
     finally:
@@ -397,7 +397,7 @@ def test_many_priors_have_no_network_between_bits_and_symbols(index_cost):
     assert not unpack(net.compress(torch.rand(1, 3, 40, 40))).same_machine
     # the choice of priors is a sum of floats
     same_under_every_pair_of_conditions(net, y, step=1.0, on_every_device=False)
-    _, symbols = net.encode_tile(y, h=H)
+    _, symbols = net.encode_tile(y, side=Side(H))
     assert symbols[:144].unique().numel() > 4
 
 
@@ -407,14 +407,14 @@ def test_a_decoder_of_many_priors_computes_with_no_float(condition, monkeypatch)
     net, y = many_priors(), latents(24, 12, spread=6.0)
     numbers = torch.randint(0, 16, (144,))
     monkeypatch.setattr(type(net.prior_y), "choose", lambda self, y: numbers.view(1, 12, 12))
-    segments, symbols = net.encode_tile(y, h=H)
+    segments, symbols = net.encode_tile(y, side=Side(H))
     assert torch.equal(symbols[:144], numbers.int())
     with torch.no_grad():
         for part in (*net.prior_y.parameters(), net.prior_y.seen):
             part.fill_(float("nan"))
     net.to(condition.device)
     with condition():
-        y_hat, read = net.decode_tile(segments, height=192, width=192, h=H)
+        y_hat, read = net.decode_tile(segments, height=192, width=192, side=Side(H))
     assert torch.equal(read.cpu(), symbols) and torch.equal(y_hat.cpu(), y.round())
 
 

@@ -14,7 +14,7 @@ from jdcsuite import weights
 from jdcsuite.entropy import competition, naive
 from jdcsuite.entropy.coder import LARGEST, Encoder
 from jdcsuite.entropy.competition import Competition
-from jdcsuite.entropy.container import CorruptFile, header_bytes, pack, unpack
+from jdcsuite.entropy.container import CorruptFile, Side, header_bytes, pack, unpack
 from jdcsuite.models.manypriors import ManyPriors
 from jdcsuite.types import UserError
 
@@ -227,7 +227,7 @@ def test_tiles_change_the_numbers_above_and_nothing_else(size: tuple[int, int], 
     ready(net)
     # convolutions of another size may put a latent on the other side of a rounding; in float64 none does
     g_a = copy.deepcopy(net.g_a).double()
-    monkeypatch.setattr(net, "analyse", lambda x: (net.latent_gain * g_a(x.double() - 0.5)).float())
+    monkeypatch.setattr(net, "analyse", lambda x, conditions: (net.latent_gain * g_a(x.double() - 0.5)).float())
     whole, parts = net.compress(x, tile=0), net.compress(x, tile=64)
     assert len(unpack(parts).tiles) > len(unpack(whole).tiles) == 1
     assert torch.allclose(net.decompress(parts), net.decompress(whole), atol=1e-3)
@@ -263,8 +263,8 @@ def test_a_tile_s_integers_are_the_same_on_both_sides() -> None:
     net = ready(tiny())
     with torch.no_grad():
         y = net.analyse(picture(32, 48))
-        segments, written = net.encode_tile(y, h=0)
-        y_hat, read = net.decode_tile(segments, height=32, width=48, h=0)
+        segments, written = net.encode_tile(y, side=Side())
+        y_hat, read = net.decode_tile(segments, height=32, width=48, side=Side())
     assert torch.equal(written, read) and written.dtype == torch.int32 and len(read) == 6 * 13
     assert torch.equal(y_hat, y.round())
 
@@ -292,7 +292,7 @@ def test_a_number_of_no_prior_is_refused(number: int, place: int) -> None:
     data = net.compress(picture(32, 48))
     contents = unpack(data)
     (tile,) = contents.tiles
-    index, _ = net.decode_tile(tile.segments, height=32, width=48, h=0)[1].split([6, 6 * 12])
+    index, _ = net.decode_tile(tile.segments, height=32, width=48, side=Side())[1].split([6, 6 * 12])
 
     def forged(index: Tensor) -> bytes:
         coder = Encoder()

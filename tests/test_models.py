@@ -13,7 +13,7 @@ from torch import Tensor
 
 from jdcsuite.data.draw import Draw
 from jdcsuite.data.noise import GaussianNoise, estimate_sigma, to_bytes
-from jdcsuite.entropy.container import CorruptFile, header_bytes, pack, unpack
+from jdcsuite.entropy.container import CorruptFile, Side, header_bytes, pack, unpack
 from jdcsuite.entropy.lossless import Lossless
 from jdcsuite.entropy.quantize import compand
 from jdcsuite.models import haar
@@ -100,7 +100,7 @@ def test_the_decoded_picture_is_forward_s_picture_but_for_exact_entropy_paramete
     assert abs(psnr(decoded, x) - psnr(expected.clamp(0, 1), x)) < 0.05 or size == (1, 1)
     assert decoded.std() > 0 or size == (1, 1)
     assert trained.compress(x) == data
-    assert (unpack(data).height, unpack(data).width, unpack(data).h) == (*size, 0)
+    assert (unpack(data).height, unpack(data).width, unpack(data).side.h) == (*size, 0)
 
 
 @pytest.mark.parametrize("size", [(256, 192), (320, 320)])
@@ -132,8 +132,8 @@ def test_latents_far_outside_their_tables_are_coded_exactly(log2_scale, gain):
     with torch.no_grad():
         assert_forward_s_picture(net.decompress(data), net(x).x_hat)
         y = net.analyse(net.pad(x))
-        segments, written = net.encode_tile(y, h=0)
-        y_hat, read = net.decode_tile(segments, height=128, width=64, h=0)
+        segments, written = net.encode_tile(y, side=Side())
+        y_hat, read = net.decode_tile(segments, height=128, width=64, side=Side())
     assert unpack(data).tiles[0].segments == segments and torch.equal(read, written)
     assert y.abs().max() > (1000 if gain > 16 else 4)
     # a latent is decoded to within half a step of what it was, whether or not its table holds it
@@ -223,7 +223,7 @@ def test_segments_that_no_encoder_wrote_are_refused_whatever_their_checksums_say
             trained.decompress(pack(replace(contents, tiles=[replace(tile, segments=segments)])))
     with pytest.raises(CorruptFile, match="not those that were written"):
         trained.decompress(pack(replace(contents, tiles=[replace(tile, checksum=tile.checksum ^ 1)])))
-    for changes in ({"height": 65}, {"height": 128, "width": 128}, {"h": 4000}):
+    for changes in ({"height": 65}, {"height": 128, "width": 128}, {"side": Side(4000)}):
         with pytest.raises(CorruptFile):
             trained.decompress(pack(replace(contents, **changes)))
 
@@ -407,10 +407,10 @@ def test_steps_never_fall_below_a_half():
     with torch.no_grad():
         net.log2_channel_step.fill_(-3.0)
         net.fusion[-1].module.bias[:32] = -3.0
-        log2_step, log2_scales, _ = net._entropy_parameters(torch.zeros(1, 8, 1, 1), torch.zeros(1))
+        log2_step, log2_scales, _ = net._entropy_parameters(torch.zeros(1, 8, 1, 1), torch.zeros(1, 1))
         assert (net._channel_step() == 0.5).all() and (log2_step == -1).all()
         net.fusion[-1].module.bias[32:64] = -30.0
-        assert (net._entropy_parameters(torch.zeros(1, 8, 1, 1), torch.zeros(1))[1] == -3.25).all()
+        assert (net._entropy_parameters(torch.zeros(1, 8, 1, 1), torch.zeros(1, 1))[1] == -3.25).all()
         assert log2_scales.min() > -1
         assert torch.isfinite(net(x).x_hat).all()
 
@@ -420,7 +420,7 @@ def test_fllic_u_has_steps_of_exactly_one_and_none_to_train():
     with torch.no_grad():
         net.log2_channel_step.fill_(2.0)
         net.fusion[-1].module.bias[:32] = 2.0
-    log2_step, _, _ = net._entropy_parameters(torch.randn(2, 8, 1, 1).round() * 9, torch.zeros(2))
+    log2_step, _, _ = net._entropy_parameters(torch.randn(2, 8, 1, 1).round() * 9, torch.zeros(2, 1))
     assert torch.equal(log2_step, torch.zeros(2, 32, 4, 4))
     with torch.no_grad():
         assert torch.equal(net.analyse(x), 16 * net.g_a(x - 0.5))
@@ -596,8 +596,8 @@ def test_the_guide_is_sent_and_the_decoder_never_computes_it(guided, size, monke
         h_hat = guided.guide(x, sigma=torch.tensor([10.0]), bpp_noisy=torch.tensor([bpp_noisy])).h_hat.item()
         expected = guided(x, sigma=torch.tensor([10.0]), bpp_noisy=torch.tensor([bpp_noisy]))
     data = guided.compress(x, sigma=10.0)
-    assert unpack(data).h == round(256 * h_hat) > 0
-    assert expected.h_hat.item() == unpack(data).h / 256
+    assert unpack(data).side.h == round(256 * h_hat) > 0
+    assert expected.h_hat.item() == unpack(data).side.h / 256
 
     def never(*args, **kwargs):
         raise AssertionError("the decoder has no noisy picture to measure")
@@ -617,7 +617,7 @@ def test_sigma_is_estimated_where_it_is_not_given(guided):
 def test_the_guide_reaches_scales_means_and_steps(guided):
     z = torch.randn(1, 8, 1, 1).round()
     with torch.no_grad():
-        low, high = (guided._entropy_parameters(z, torch.tensor([h])) for h in (1.0, 6.0))
+        low, high = (guided._entropy_parameters(z, torch.tensor([[h / 8]])) for h in (1.0, 6.0))
     for a, b in zip(low, high, strict=True):
         assert (a != b).float().mean() > 0.9
 
@@ -625,9 +625,9 @@ def test_the_guide_reaches_scales_means_and_steps(guided):
 def test_each_picture_of_a_batch_has_its_own_guide(guided):
     z = torch.randn(1, 8, 1, 1).round().expand(2, -1, -1, -1)
     with torch.no_grad():
-        both = guided._entropy_parameters(z, torch.tensor([1.0, 6.0]))
+        both = guided._entropy_parameters(z, torch.tensor([[1.0], [6.0]]) / 8)
         for i, h in enumerate((1.0, 6.0)):
-            for together, alone in zip(both, guided._entropy_parameters(z[:1], torch.tensor([h])), strict=True):
+            for together, alone in zip(both, guided._entropy_parameters(z[:1], torch.tensor([[h / 8]])), strict=True):
                 torch.testing.assert_close(together[i : i + 1], alone, atol=1e-5, rtol=1e-5)
 
 
@@ -646,7 +646,7 @@ def test_the_guide_is_frozen_and_quantised_in_training_too():
 def test_a_guide_outside_its_16_bits_is_clamped(bits, sent):
     net = ready(tiny(guide=small_guide(bits)))
     data = net.compress(picture(16, 16), sigma=10.0)
-    assert unpack(data).h == sent
+    assert unpack(data).side.h == sent
     assert net.decompress(data).shape == (1, 3, 16, 16)
 
 

@@ -30,13 +30,13 @@ FINE = 1024  # units a latent
 class Plain(FLLIC):
     """FLLIC's transforms with latents that are coded one by one, finely: what is left of tiling is the transforms'."""
 
-    def encode_tile(self, y, *, h):
+    def encode_tile(self, y, *, side):
         symbols = torch.round(y * FINE).flatten().long()
         coder, empty = Encoder(), Encoder()
         coder.put(symbols, torch.zeros_like(symbols), self.tables["y"])
         return [empty.segment(), coder.segment()], symbols
 
-    def decode_tile(self, segments, *, height, width, h):
+    def decode_tile(self, segments, *, height, width, side):
         shape = (1, self.num_latents, height // 16, width // 16)
         symbols = Decoder(segments[1]).get(torch.zeros(math.prod(shape)).int(), self.tables["y"])
         return symbols.view(shape).float() / FINE, symbols
@@ -287,8 +287,8 @@ class Counting(FLLIC):
         super().__init__(**parts)
         self.lock, self.alive, self.most, self.bytes = threading.Lock(), weakref.WeakSet(), 0, []
 
-    def decode_tile(self, segments, *, height, width, h):
-        y_hat, symbols = super().decode_tile(segments, height=height, width=width, h=h)
+    def decode_tile(self, segments, *, height, width, side):
+        y_hat, symbols = super().decode_tile(segments, height=height, width=width, side=side)
         storage = Latents(y_hat.shape)
         storage[:] = y_hat.numpy()
         with self.lock:
@@ -296,7 +296,7 @@ class Counting(FLLIC):
             self.most = max(self.most, len(self.alive))
         return torch.from_numpy(storage), symbols
 
-    def synthesise(self, y_hat):
+    def synthesise(self, y_hat, conditions=None):
         with self.lock:
             self.most = max(self.most, len(self.alive))
         return super().synthesise(y_hat)

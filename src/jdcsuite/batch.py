@@ -96,7 +96,7 @@ def describe(path: Path) -> dict[str, object]:
         "tiles_down": down,
         "segments": len(contents.tiles[0].segments),
         "header_bytes": header_bytes(contents),
-        "guide_bpp": contents.h / 256 if contents.h else None,
+        "guide_bpp": contents.side.h / 256 if contents.side.h else None,
         "same_machine": contents.same_machine,
         "metadata": {name: len(value) for name, value in contents.metadata.items()},
     }

@@ -129,7 +129,7 @@ class RateDistortion(nn.Module):
         return self.supervision(pair)
 
     def forward(self, output: Output, pair: Pair) -> Parts:
-        parts, bpp, error = _rate_and_distortion(output, pair)
+        parts, bpp, error = rate_and_distortion(output, pair)
         if self.distance == "ms_ssim":
             if pair.weight is not None:
                 raise UserError(
@@ -179,7 +179,7 @@ class EntropyGuided(nn.Module):
         return NoisyTarget()(pair)
 
     def forward(self, output: Output, pair: Pair) -> Parts:
-        parts, bpp, error = _rate_and_distortion(output, pair)
+        parts, bpp, error = rate_and_distortion(output, pair)
         if self.as_written:
             rate = self.rate_scale * output.h_hat
             return {
@@ -286,7 +286,7 @@ class EntropyRegression(nn.Module):
         }
 
 
-def _rate_and_distortion(output: Output, pair: Pair) -> tuple[Parts, Tensor, Tensor]:
+def rate_and_distortion(output: Output, pair: Pair) -> tuple[Parts, Tensor, Tensor]:
     height, width = pair.noisy.shape[-2:]
     rates = output.bpp(height * width)
     bpp, error = torch.stack(list(rates.values())).sum(0), mse(output.x_hat, pair)

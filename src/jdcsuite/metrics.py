@@ -110,7 +110,7 @@ def _account(codec: Codec, pair: Pair, data: bytes) -> dict[str, float]:
     pair = _guided(codec, pair)
     output = codec(pair.noisy, sigma=pair.sigma, bpp_noisy=pair.bpp_noisy)
     estimate = sum(float(rate) for rate in output.bpp(contents.height * contents.width).values())
-    guided = {"tile": contents.tile} | ({"h_hat": contents.h / H_UNIT} if contents.h else {})
+    guided = {"tile": contents.tile} | ({"h_hat": contents.side.h / H_UNIT} if contents.side.h else {})
     payload = bits * (len(data) - header)
     return {"bpp_payload": payload, "bpp_est": estimate, "bpp_header": bits * header, **parts, **guided}
 

@@ -63,7 +63,7 @@ class Task(L.LightningModule):
         """Sees every prepared training batch."""
 
     def predict(self, pair: Pair) -> Output:
-        return self.model(pair.noisy, sigma=pair.sigma, bpp_noisy=pair.bpp_noisy)
+        return self.model(pair.noisy, sigma=pair.sigma, bpp_noisy=pair.bpp_noisy, **pair.asked)
 
     def training_step(self, pair: Pair, index: int) -> Tensor:
         # Quantisation noise is a function of (seed, sample number, rank): a resumed run draws what it would have drawn,

@@ -25,7 +25,9 @@ class Pair:
 
     ``sigma``: standard deviation of the noise in 8-bit grey levels (nan where unknown).
     ``bpp_noisy``, ``bpp_clean``: lossless code length of either picture in bits per pixel, where a method asks
-    for it. ``weight``: 0 where a sample of ``clean`` is not to be trusted (saturated pixels), else 1.
+    for it. ``weight``: 0 where a sample of ``clean`` is not to be trusted (saturated pixels), else 1. ``level``: root
+    mean square of the noise in grey levels, where a criterion teaches it. ``asked``: what a codec of any rate is asked
+    for, by name (quality 0..100, strength 0..1).
     """
 
     noisy: Float[Tensor, "b 3 h w"]
@@ -34,13 +36,17 @@ class Pair:
     bpp_noisy: Float[Tensor, "b"] | None = None
     bpp_clean: Float[Tensor, "b"] | None = None
     weight: Float[Tensor, "b 3 h w"] | None = None
+    level: Float[Tensor, "b"] | None = None
+    asked: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.noisy.shape[0]
 
     def to(self, device: torch.device | str) -> Pair:
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{k: v.to(device, non_blocking=True) for k, v in moved.items() if v is not None})
+        asked = {name: value.to(device, non_blocking=True) for name, value in moved.pop("asked").items()}
+        tensors = {k: v.to(device, non_blocking=True) for k, v in moved.items() if v is not None}
+        return replace(self, **tensors, asked=asked)
 
 
 @dataclass(frozen=True)
@@ -49,11 +55,13 @@ class Output:
 
     ``x_hat``: the reconstruction, unclamped. ``likelihoods``: coded tensor -> probability of each of its symbols.
     ``h_hat``: predicted entropy of the clean picture in bits per pixel (entropy-guided codecs and their guide).
+    ``sigma_hat``: estimated standard deviation of the noise in grey levels (codecs that estimate it).
     """
 
     x_hat: Float[Tensor, "b 3 h w"] | None = None
     likelihoods: dict[str, Tensor] = field(default_factory=dict)
     h_hat: Float[Tensor, "b"] | None = None
+    sigma_hat: Float[Tensor, "b"] | None = None
 
     def bpp(self, pixels: int) -> dict[str, Float[Tensor, "b"]]:
         """Estimated bits per pixel of each coded tensor, an image at a time (``pixels`` = height * width)."""

@@ -11,7 +11,8 @@ import struct
 import zlib
 from dataclasses import dataclass, field
 
-MAGIC, VERSION = b"JDC", 2
+MAGIC, VERSION = b"JDC", 3
+PLAIN = 2  # version of the files of codecs that serve one rate, which have no request; version 1 was never released
 RGB, GREY = 0, 1
 H_UNIT = 256  # the entropy guide is sent in units of 1/256 bpp
 SAME_MACHINE = 1  # the one flag
@@ -24,6 +25,7 @@ TILE_STEP, MAX_TILE = 64, 4096
 PIXELS_PER_BYTE = 64 * 64
 
 _FIXED = struct.Struct("<3sBB8sIIBBIHBB")
+_REQUEST = struct.Struct("<HHB")
 _ENTRY, _WORD = struct.Struct("<BI"), struct.Struct("<I")
 
 
@@ -40,11 +42,46 @@ class Tile:
 
 
 @dataclass(frozen=True)
+class Request:
+    """What a codec of any rate and noise was asked for, in the units of the file.
+
+    ``quality``: 0 to 1000, tenths of 0 (smallest file) to 100. ``noise``: standard deviation of the noise in 1/16 of an
+    8-bit grey level, 0 to 65535. ``strength``: 0 (the noise is kept) to 100 (removed), per cent."""
+
+    quality: int
+    noise: int
+    strength: int
+
+    @classmethod
+    def of(cls, *, quality: float, noise: float, strength: float) -> Request:
+        """``quality`` 0 to 100, ``noise`` in grey levels, ``strength`` 0 to 1; rounded, the noise clipped to what the
+        file holds. ValueError outside the ranges."""
+        if not (0 <= quality <= 100 and 0 <= noise < math.inf and 0 <= strength <= 1):
+            raise ValueError(f"quality {quality}, noise {noise} or strength {strength} is outside the format's limits")
+        return cls(round(10 * quality), min(round(16 * noise), 2**16 - 1), round(100 * strength))
+
+
+@dataclass(frozen=True)
+class Side:
+    """What a decoder knows of the whole picture before its symbols: ``h``, the entropy guide in units of 1/256 bpp (0:
+    none), and ``request``, of codecs that serve any rate (None: of one)."""
+
+    h: int = 0
+    request: Request | None = None
+
+    @property
+    def words(self) -> tuple[int, ...]:
+        """All of it as integers."""
+        it = self.request
+        return (self.h,) if it is None else (self.h, it.quality, it.noise, it.strength)
+
+
+@dataclass(frozen=True)
 class Contents:
     """``model_id``: 8 bytes. ``bit_depth``: 8 or 16, of source and decoded picture. ``colour``: RGB or GREY (coded as
-    RGB, reduced to one channel on output). ``tile``: side in pixels, 0 = one tile. ``h``: entropy guide in units of
-    1/256 bpp (0 = none). ``metadata``: "icc", "exif" -> bytes. ``same_machine``: what lies between bits and symbols
-    is floating point. ``tiles``: in raster order, all with as many segments."""
+    RGB, reduced to one channel on output). ``tile``: side in pixels, 0 = one tile. ``metadata``: "icc", "exif" ->
+    bytes. ``same_machine``: what lies between bits and symbols is floating point. ``tiles``: in raster order, all with
+    as many segments."""
 
     model_id: bytes
     height: int
@@ -52,7 +89,7 @@ class Contents:
     bit_depth: int
     colour: int
     tile: int
-    h: int
+    side: Side = Side()
     metadata: dict[str, bytes] = field(default_factory=dict)
     same_machine: bool = False
     tiles: list[Tile] = field(default_factory=list)
@@ -75,7 +112,8 @@ def header_bytes(contents: Contents) -> int:
     metadata = sum(_ENTRY.size + len(value) for value in contents.metadata.values())
     around = zip(boxes(contents.height, contents.width, contents.tile), contents.tiles, strict=True)
     filling = sum(_filling(box, sum(map(len, tile.segments))) for box, tile in around)
-    return _FIXED.size + metadata + len(contents.tiles) * per_tile + filling + _WORD.size
+    request = 0 if contents.side.request is None else _REQUEST.size
+    return _FIXED.size + request + metadata + len(contents.tiles) * per_tile + filling + _WORD.size
 
 
 def pack(contents: Contents) -> bytes:
@@ -94,8 +132,12 @@ def pack(contents: Contents) -> bytes:
     if sum(map(len, it.metadata.values())) > MAX_METADATA:
         raise ValueError(f"metadata of more than {MAX_METADATA} bytes")
     flags = SAME_MACHINE if it.same_machine else 0
-    size = (it.height, it.width, it.bit_depth, it.colour, it.tile)
-    parts = [_FIXED.pack(MAGIC, VERSION, flags, it.model_id, *size, it.h, count, len(it.metadata))]
+    size, request = (it.height, it.width, it.bit_depth, it.colour, it.tile), it.side.request
+    version = PLAIN if request is None else VERSION
+    parts = [_FIXED.pack(MAGIC, version, flags, it.model_id, *size, it.side.h, count, len(it.metadata))]
+    if request is not None:
+        _check_request(request, ValueError)
+        parts.append(_REQUEST.pack(request.quality, request.noise, request.strength))
     for name, value in sorted(it.metadata.items(), key=lambda entry: METADATA[entry[0]]):
         parts += [_ENTRY.pack(METADATA[name], len(value)), value]
     for box, tile in zip(places, it.tiles, strict=True):
@@ -114,11 +156,12 @@ def unpack(data: bytes) -> Contents:
     body = memoryview(data)[: -_WORD.size]
     if zlib.crc32(body) != _WORD.unpack(data[-_WORD.size :])[0]:
         raise CorruptFile("the checksum does not match: the file is damaged or incomplete")
-    _, _, flags, model_id, height, width, depth, colour, tile, h, count, entries = _FIXED.unpack_from(body)
+    _, version, flags, model_id, height, width, depth, colour, tile, h, count, entries = _FIXED.unpack_from(body)
     if flags & ~SAME_MACHINE:
         raise CorruptFile("the file uses a part of the format that this jdcsuite does not know: update jdcsuite")
     _check(height, width, depth, colour, tile, count, CorruptFile)
-    metadata, place = _read_metadata(body, entries)
+    request, place = (None, _FIXED.size) if version == PLAIN else _read_request(body)
+    metadata, place = _read_metadata(body, entries, place)
     sides = [math.ceil(side / (tile or side)) for side in (height, width)]
     smallest = _WORD.size * (1 + count) + 1
     if len(body) - place < sides[0] * sides[1] * smallest or len(body) - place < height * width // PIXELS_PER_BYTE:
@@ -130,7 +173,7 @@ def unpack(data: bytes) -> Contents:
     if place != len(body):
         raise CorruptFile("the segment lengths do not fit the file")
     same_machine = bool(flags & SAME_MACHINE)
-    return Contents(model_id, height, width, depth, colour, tile, h, metadata, same_machine, tiles)
+    return Contents(model_id, height, width, depth, colour, tile, Side(h, request), metadata, same_machine, tiles)
 
 
 def _check_version(data: bytes) -> None:
@@ -138,19 +181,33 @@ def _check_version(data: bytes) -> None:
     if len(data) < 4 or data[:3] != MAGIC or data[3] == 0:
         raise CorruptFile("not a .jdc file")
     if data[3] > VERSION:
-        raise CorruptFile(f"a .jdc file of version {data[3]}; this jdcsuite reads version {VERSION}: update jdcsuite")
-    if data[3] < VERSION:
+        raise CorruptFile(f"a .jdc file of version {data[3]}; this jdcsuite reads up to {VERSION}: update jdcsuite")
+    if data[3] < PLAIN:
         raise CorruptFile(
-            f"a .jdc file of version {data[3]}, which was never released; this jdcsuite reads version {VERSION}: "
-            "compress the picture again"
+            f"a .jdc file of version {data[3]}, which was never released; this jdcsuite reads versions {PLAIN} and "
+            f"{VERSION}: compress the picture again"
         )
 
 
-def _read_metadata(body: memoryview, entries: int) -> tuple[dict[str, bytes], int]:
-    """Entries after the fixed fields, and where they end. Kinds ascend, so that there is one way to write them."""
+def _read_request(body: memoryview) -> tuple[Request, int]:
+    """What stands between the fixed fields and the metadata of a codec of any rate, and where it ends."""
+    if len(body) < _FIXED.size + _REQUEST.size:
+        raise CorruptFile("the file is cut off")
+    request = Request(*_REQUEST.unpack_from(body, _FIXED.size))
+    _check_request(request, CorruptFile)
+    return request, _FIXED.size + _REQUEST.size
+
+
+def _check_request(request: Request, error: type[Exception]) -> None:
+    if not (0 <= request.quality <= 1000 and 0 <= request.noise < 2**16 and 0 <= request.strength <= 100):
+        raise error(f"{request} is outside the format's limits")
+
+
+def _read_metadata(body: memoryview, entries: int, place: int) -> tuple[dict[str, bytes], int]:
+    """Entries from ``place`` on, and where they end. Kinds ascend, so that there is one way to write them."""
     names = {kind: name for name, kind in METADATA.items()}
     metadata: dict[str, bytes] = {}
-    place, last, total = _FIXED.size, 0, 0
+    last, total = 0, 0
     for _ in range(entries):
         if place + _ENTRY.size > len(body):
             raise CorruptFile("the metadata do not fit the file")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import wraps
 from itertools import groupby
 from typing import TypeVar
@@ -30,11 +30,14 @@ from jdcsuite.entropy.container import (
     TILE_STEP,
     Contents,
     CorruptFile,
+    Request,
+    Side,
     Tile,
     boxes,
     pack,
     unpack,
 )
+from jdcsuite.models.conditions import of_request
 from jdcsuite.models.exact import is_exact
 from jdcsuite.models.tiling import Array, Box, Tiling, side_by_side, size, window
 from jdcsuite.types import Output, UserError
@@ -58,7 +61,8 @@ class Codec(nn.Module, ABC):
     """Base of the learned codecs. ``stride``: a tile's height and width are padded to its multiples.
     ``latent_stride``: pixels a latent. ``margin``: pixels beyond a tile that a transform looks at, a multiple of
     ``latent_stride``. ``segment_names``: the coded tensor that each segment of a tile holds; its tables bear its
-    name. ``between``: names of the networks that stand between bits and symbols, which decide whether files are
+    name. ``any_rate``: whether one network serves all rates, noises and strengths, which its files then name.
+    ``between``: names of the networks that stand between bits and symbols, which decide whether files are
     exact."""
 
     stride: int
@@ -66,6 +70,7 @@ class Codec(nn.Module, ABC):
     margin: int = 48
     segment_names: tuple[str, ...]
     between: tuple[str, ...]
+    any_rate: bool = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,26 +95,52 @@ class Codec(nn.Module, ABC):
         """Integer probability tables of the present weights."""
 
     @abstractmethod
-    def analyse(self, x: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "1 c hy wy"]:
-        """Padded picture -> latents."""
+    def analyse(
+        self, x: Float[Tensor, "1 3 h w"], conditions: Float[Tensor, "1 3"] | None = None
+    ) -> Float[Tensor, "1 c hy wy"]:
+        """Padded picture -> latents. ``conditions``: of a codec of any rate, see `models/conditions`."""
 
     @abstractmethod
-    def synthesise(self, y_hat: Float[Tensor, "1 c hy wy"]) -> Float[Tensor, "1 3 h w"]:
+    def synthesise(
+        self, y_hat: Float[Tensor, "1 c hy wy"], conditions: Float[Tensor, "1 3"] | None = None
+    ) -> Float[Tensor, "1 3 h w"]:
         """Decoded latents -> padded picture, unclamped."""
 
     @abstractmethod
-    def encode_tile(self, y: Float[Tensor, "1 c hy wy"], *, h: int) -> tuple[list[bytes], Int[Tensor, "n"]]:
+    def encode_tile(self, y: Float[Tensor, "1 c hy wy"], *, side: Side) -> tuple[list[bytes], Int[Tensor, "n"]]:
         """Latents of a tile -> its segments, and all symbols in the order in which they are decoded."""
 
     @abstractmethod
     def decode_tile(
-        self, segments: list[bytes], *, height: int, width: int, h: int
+        self, segments: list[bytes], *, height: int, width: int, side: Side
     ) -> tuple[Float[Tensor, "1 c hy wy"], Int[Tensor, "n"]]:
         """Segments -> decoded latents and symbols. ``height`` and ``width`` of the padded tile, in pixels."""
+
+    def estimate_tile(self, y: Float[Tensor, "1 c hy wy"], *, side: Side) -> float:
+        """Bytes that the segments of a tile will have, about; a codec that knows its likelihoods need not code."""
+        return float(sum(map(len, self.encode_tile(y, side=side)[0])))
 
     def settings(self) -> dict[str, object]:
         """What decoding depends on beside weights and tables; the model id speaks of it too."""
         return {}
+
+    def request(
+        self,
+        parts: Iterable[Float[Tensor, "1 3 h w"]],
+        *,
+        sigma: float | None,
+        quality: float | None,
+        strength: float | None,
+    ) -> Request | None:
+        """What the header of a codec of any rate says: as asked, and estimated from the ``parts`` of the picture where
+        nothing was asked. None for a codec that serves one rate. UserError: outside 0..100 or 0..1, or asked of a codec
+        that has no choice."""
+        if quality is not None or strength is not None:
+            raise UserError(
+                "these weights serve one rate and remove all noise: leave quality and strength out, or take weights of "
+                "the flagship"
+            )
+        return None
 
     def guide_bpp(self, x: Float[Tensor, "1 3 h w"], *, sigma: float | None) -> float:
         """The entropy guide of a picture in bits per pixel; 0 for a codec that is not guided."""
@@ -176,6 +207,8 @@ class Codec(nn.Module, ABC):
         x: Float[Tensor, "1 3 h w"] | Array,
         *,
         sigma: float | None = None,
+        quality: float | None = None,
+        strength: float | None = None,
         tile: int = TILE,
         metadata: dict[str, bytes] | None = None,
         colour: int = RGB,
@@ -184,43 +217,86 @@ class Codec(nn.Module, ABC):
 
         ``x``: RGB, a tensor in [0, 1] or an array of 8 or 16 bits, which sets the bit depth of the decoded array.
         ``sigma``: standard deviation of its noise in grey levels, for codecs that are guided by it (None: it is
-        estimated). ``tile``: side in pixels, a multiple of 64 not below ``margin``, or 0 for one tile of up
+        estimated). ``quality``, 0 to 100, and ``strength``, 0 (keep the noise) to 1: of codecs of any rate (None: the
+        codec chooses). ``tile``: side in pixels, a multiple of 64 not below ``margin``, or 0 for one tile of up
         to 4096 x 4096. ``metadata`` and ``colour`` as in `Contents`. Float32, on the device of the weights.
         """
         self._ready_to_code()
         height, width = size(x)
+        tile, places = self._places(height, width, tile)
+        side = self._side(x, places, sigma=sigma, quality=quality, strength=strength)
+        tiles = list(side_by_side(lambda box: self._compress_tile(x, box, side=side), places))
+        depth = 16 if isinstance(x, np.ndarray) and x.dtype == np.uint16 else 8
+        about = (height, width, depth, colour, tile, side, metadata or {}, not self.exact)
+        return pack(Contents(self.model_id, *about, tiles))
+
+    def estimate_bytes(
+        self,
+        x: Float[Tensor, "1 3 h w"] | Array,
+        *,
+        sigma: float | None = None,
+        quality: float | None = None,
+        strength: float | None = None,
+        tile: int = TILE,
+    ) -> float:
+        """Bytes that `compress` will need for the coded tensors of a picture, about, without the entropy coder."""
+        self._ready_to_code()
+        _, places = self._places(*size(x), tile)
+        side = self._side(x, places, sigma=sigma, quality=quality, strength=strength)
+        return sum(side_by_side(lambda box: self._estimate_tile(x, box, side=side), places))
+
+    def _places(self, height: int, width: int, tile: int) -> tuple[int, list[Box]]:
+        """The tile's side as the file says it (0: one tile), and all tiles."""
         tile = 0 if tile >= max(height, width) else tile
         if tile % TILE_STEP or not 0 <= tile <= MAX_TILE:
             raise ValueError(f"tiles of {tile} pixels: a tile's side is a multiple of {TILE_STEP} up to {MAX_TILE}")
         if 0 < tile < self.margin:  # a decoder has the neighbours of a tile at hand, not theirs
             raise ValueError(f"tiles of {tile} pixels: this codec's transforms look {self.margin} beyond one")
-        places = boxes(height, width, tile)
-        h = self._guide(x, places, sigma=sigma)
-        tiles = list(side_by_side(lambda box: self._compress_tile(x, box, h=h), places))
-        depth = 16 if isinstance(x, np.ndarray) and x.dtype == np.uint16 else 8
-        contents = Contents(self.model_id, height, width, depth, colour, tile, h, metadata or {}, not self.exact, tiles)
-        return pack(contents)
+        return tile, boxes(height, width, tile)
 
     @_coding
-    def _guide(self, x: Tensor | Array, places: list[Box], *, sigma: float | None) -> int:
-        """The picture's entropy guide in the file's units: the mean over its tiles, weighted by their area."""
-        total = 0.0
-        for top, left, height, width in places:
-            part = window(x, (top, top + height), (left, left + width), device=self._device)
-            total += self.guide_bpp(part, sigma=sigma) * height * width
-        return int(min(max(round(total / sum(h * w for _, _, h, w in places) * H_UNIT), 0), 2**16 - 1))
+    def _side(
+        self,
+        x: Tensor | Array,
+        places: list[Box],
+        *,
+        sigma: float | None,
+        quality: float | None,
+        strength: float | None,
+    ) -> Side:
+        """What the header says of the whole picture. Its entropy guide is the mean over its tiles, weighted by area."""
 
-    @_coding
-    def _compress_tile(self, x: Tensor | Array, box: Box, *, h: int) -> Tile:
+        def part(box: Box) -> Tensor:
+            top, left, height, width = box
+            return window(x, (top, top + height), (left, left + width), device=self._device)
+
+        total = sum(self.guide_bpp(part(box), sigma=sigma) * box[2] * box[3] for box in places)
+        h = round(total / sum(box[2] * box[3] for box in places) * H_UNIT)
+        request = self.request(map(part, places), sigma=sigma, quality=quality, strength=strength)
+        return Side(int(min(max(h, 0), 2**16 - 1)), request)
+
+    def conditions(self, side: Side) -> Float[Tensor, "1 3"] | None:
+        """A header's request as the transforms take it; None for a codec that serves one rate."""
+        return None if side.request is None else of_request(side.request).to(self._device, torch.float32)
+
+    def _latents(self, x: Tensor | Array, box: Box, *, side: Side) -> Float[Tensor, "1 c hy wy"]:
         tiling, (top, left), sides = self._tiling, box[:2], size(x)
         height, width = tiling.padded(*box[2:])
         rows, columns = tiling.seen(top, height, sides[0]), tiling.seen(left, width, sides[1])
-        y = self.analyse(window(x, rows, columns, device=self._device))
+        y = self.analyse(window(x, rows, columns, device=self._device), self.conditions(side))
         y = y[..., tiling.latents(rows, top, height), tiling.latents(columns, left, width)]
         if not torch.isfinite(y).all():
             raise UserError("this picture's latents are not finite: mend its samples, or take weights that converged")
-        segments, symbols = self.encode_tile(y, h=h)
-        return Tile(_checksum(symbols, box, h), segments)
+        return y
+
+    @_coding
+    def _estimate_tile(self, x: Tensor | Array, box: Box, *, side: Side) -> float:
+        return self.estimate_tile(self._latents(x, box, side=side), side=side)
+
+    @_coding
+    def _compress_tile(self, x: Tensor | Array, box: Box, *, side: Side) -> Tile:
+        segments, symbols = self.encode_tile(self._latents(x, box, side=side), side=side)
+        return Tile(_checksum(symbols, box, side), segments)
 
     # -- bytes -> picture --------------------------------------------------------------------------------------
 
@@ -245,6 +321,8 @@ class Codec(nn.Module, ABC):
     def _opened(self, data: bytes) -> Contents:
         self._ready_to_code()
         contents = unpack(data)
+        if (contents.side.request is not None) != self.any_rate:
+            raise CorruptFile("this file was written by another kind of codec than the weights given")
         if contents.model_id != self.model_id:
             raise CorruptFile(
                 f"this file was written with weights {contents.model_id.hex()}; "
@@ -260,37 +338,38 @@ class Codec(nn.Module, ABC):
         jobs = zip(boxes(contents.height, contents.width, contents.tile), contents.tiles, strict=True)
         rows = [list(row) for _, row in groupby(jobs, key=lambda job: job[0][0])]
         above: list[Tensor] = []
-        here = self._decode_row(rows[0], h=contents.h)
+        here = self._decode_row(rows[0], side=contents.side)
         for i, row in enumerate(rows):
-            below = self._decode_row(rows[i + 1], h=contents.h) if i + 1 < len(rows) else []
-            yield from self._synthesise_row([box for box, _ in row], [above, here, below])
+            below = self._decode_row(rows[i + 1], side=contents.side) if i + 1 < len(rows) else []
+            yield from self._synthesise_row([box for box, _ in row], [above, here, below], contents.side)
             # copies: a view would keep the whole of its latents
             above, here = [y[..., -self._tiling.edge :, :].clone() for y in here], below
 
     def _synthesise_row(
-        self, places: list[Box], latents: list[list[Tensor]]
+        self, places: list[Box], latents: list[list[Tensor]], side: Side
     ) -> Iterator[tuple[Box, Float[Tensor, "1 3 _ _"]]]:
-        made = side_by_side(lambda job: self._synthesise_tile(*job, latents), list(enumerate(places)))
+        made = side_by_side(lambda job: self._synthesise_tile(*job, latents, side), list(enumerate(places)))
         yield from zip(places, made, strict=True)
 
-    def _decode_row(self, row: list[tuple[Box, Tile]], *, h: int) -> list[Tensor]:
-        return list(side_by_side(lambda job: self._decode_tile(*job, h=h), row))
+    def _decode_row(self, row: list[tuple[Box, Tile]], *, side: Side) -> list[Tensor]:
+        return list(side_by_side(lambda job: self._decode_tile(*job, side=side), row))
 
     @_coding
-    def _decode_tile(self, box: Box, tile: Tile, *, h: int) -> Float[Tensor, "1 c hy wy"]:
+    def _decode_tile(self, box: Box, tile: Tile, *, side: Side) -> Float[Tensor, "1 c hy wy"]:
         if len(tile.segments) != len(self.segment_names):
             raise CorruptFile(f"{len(tile.segments)} segments a tile where this codec writes {len(self.segment_names)}")
         height, width = self._tiling.padded(*box[2:])
-        y_hat, symbols = self.decode_tile(tile.segments, height=height, width=width, h=h)
-        if _checksum(symbols, box, h) != tile.checksum:
+        y_hat, symbols = self.decode_tile(tile.segments, height=height, width=width, side=side)
+        if _checksum(symbols, box, side) != tile.checksum:
             raise CorruptFile("the decoded symbols are not those that were written")
         return y_hat
 
     @_coding
-    def _synthesise_tile(self, i: int, box: Box, latents: list[list[Tensor]]) -> Float[Tensor, "1 3 _ _"]:
+    def _synthesise_tile(self, i: int, box: Box, latents: list[list[Tensor]], side: Side) -> Float[Tensor, "1 3 _ _"]:
         """Tile ``i`` of a row. ``latents``: of the tiles in the row above, this row and the row below."""
         y_hat, top, left = self._tiling.around(i, latents)
-        return self.synthesise(y_hat)[..., top : top + box[2], left : left + box[3]].clamp(0, 1)
+        x_hat = self.synthesise(y_hat, self.conditions(side))
+        return x_hat[..., top : top + box[2], left : left + box[3]].clamp(0, 1)
 
     def pad(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 hp wp"]:
         """Replicates the right and bottom border up to the next multiple of ``stride``."""
@@ -302,9 +381,9 @@ class Codec(nn.Module, ABC):
             raise RuntimeError("call eval() and update() before coding")
 
 
-def _checksum(symbols: Tensor, box: Box, h: int) -> int:
-    """CRC-32 of a tile's place, size, entropy guide and symbols: a file whose size was changed is no file."""
-    place = zlib.crc32(np.array([*box, h], dtype="<u4").tobytes())
+def _checksum(symbols: Tensor, box: Box, side: Side) -> int:
+    """CRC-32 of a tile's place, size, side information and symbols: a file whose size was changed is no file."""
+    place = zlib.crc32(np.array([*box, *side.words], dtype="<u4").tobytes())
     return zlib.crc32(symbols.to("cpu", torch.int32).numpy().astype("<i4", copy=False), place)
 
 

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from jdcsuite.entropy.coder import FARTHEST, Decoder, Encoder, Tables
+from jdcsuite.entropy.container import Side
 from jdcsuite.models.codec import Codec
 from jdcsuite.models.exact import make_exact
 from jdcsuite.types import Output, UserError
@@ -79,13 +80,17 @@ class DropIn(Codec):
     def settings(self) -> dict[str, object]:
         return {"architecture": self.architecture}
 
-    def analyse(self, x: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "1 m hy wy"]:
+    def analyse(
+        self, x: Float[Tensor, "1 3 h w"], conditions: Float[Tensor, "b 3"] | None = None
+    ) -> Float[Tensor, "1 m hy wy"]:
         return self.net.g_a(x)
 
-    def synthesise(self, y_hat: Float[Tensor, "1 m hy wy"]) -> Float[Tensor, "1 3 h w"]:
+    def synthesise(
+        self, y_hat: Float[Tensor, "1 m hy wy"], conditions: Float[Tensor, "b 3"] | None = None
+    ) -> Float[Tensor, "1 3 h w"]:
         return self.net.g_s(y_hat)
 
-    def encode_tile(self, y: Float[Tensor, "1 m hy wy"], *, h: int) -> tuple[list[bytes], Int[Tensor, "n"]]:
+    def encode_tile(self, y: Float[Tensor, "1 m hy wy"], *, side: Side) -> tuple[list[bytes], Int[Tensor, "n"]]:
         z = self.net.h_a(y if self.has_means else y.abs())
         z_symbols = torch.round(z - self._medians()).clamp(-FARTHEST, FARTHEST).int()
         indexes, means = self._entropy_parameters(z_symbols)
@@ -96,7 +101,7 @@ class DropIn(Codec):
         return [z_coder.segment(), y_coder.segment()], torch.cat([z_symbols.flatten(), y_symbols.flatten()])
 
     def decode_tile(
-        self, segments: list[bytes], *, height: int, width: int, h: int
+        self, segments: list[bytes], *, height: int, width: int, side: Side
     ) -> tuple[Float[Tensor, "1 m hy wy"], Int[Tensor, "n"]]:
         z_coder, y_coder = (Decoder(segment) for segment in segments)
         size, device = (height // 64, width // 64), self._medians().device

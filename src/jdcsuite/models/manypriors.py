@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from jdcsuite.entropy.coder import FARTHEST, Decoder, Encoder, Tables
 from jdcsuite.entropy.competition import Competition
-from jdcsuite.entropy.container import CorruptFile
+from jdcsuite.entropy.container import CorruptFile, Side
 from jdcsuite.entropy.quantize import add_noise, round_ste
 from jdcsuite.models.codec import Codec
 from jdcsuite.models.layers import Float32
@@ -101,15 +101,19 @@ class ManyPriors(Codec):
     def make_tables(self) -> dict[str, Tables]:
         return {"y": self.prior_y.tables(), "index": self.prior_y.index_tables()}
 
-    def analyse(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c hy wy"]:
+    def analyse(
+        self, x: Float[Tensor, "b 3 h w"], conditions: Float[Tensor, "b 3"] | None = None
+    ) -> Float[Tensor, "b c hy wy"]:
         """Padded picture -> latents."""
         return self.latent_gain * self.g_a(x - 0.5)
 
-    def synthesise(self, y_hat: Float[Tensor, "b c hy wy"]) -> Float[Tensor, "b 3 h w"]:
+    def synthesise(
+        self, y_hat: Float[Tensor, "b c hy wy"], conditions: Float[Tensor, "b 3"] | None = None
+    ) -> Float[Tensor, "b 3 h w"]:
         """Quantised latents -> padded picture."""
         return self.g_s(y_hat / self.latent_gain) + 0.5
 
-    def encode_tile(self, y: Float[Tensor, "1 c hy wy"], *, h: int) -> tuple[list[bytes], Int[Tensor, "k"]]:
+    def encode_tile(self, y: Float[Tensor, "1 c hy wy"], *, side: Side) -> tuple[list[bytes], Int[Tensor, "k"]]:
         # only the choice of priors computes with floats here, and what it chose is sent
         y_hat = torch.round(y).clamp(-FARTHEST, FARTHEST)
         numbers = self.prior_y.choose(y_hat).cpu().int()
@@ -120,7 +124,7 @@ class ManyPriors(Codec):
         return [index_coder.segment(), y_coder.segment()], torch.cat([index, symbols.flatten()])
 
     def decode_tile(
-        self, segments: list[bytes], *, height: int, width: int, h: int
+        self, segments: list[bytes], *, height: int, width: int, side: Side
     ) -> tuple[Float[Tensor, "1 c hy wy"], Int[Tensor, "k"]]:
         height, width = height // self.latent_stride, width // self.latent_stride
         index = self._read_index(segments[0], height, width)

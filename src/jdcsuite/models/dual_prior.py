@@ -1,0 +1,202 @@
+"""Latents y -> bytes -> y_hat under a hyperprior with adaptive steps and two checkerboard passes: what FLLIC and the
+flagship share.
+
+EVC's dual prior (Wang et al., ICLR 2023, arXiv 2302.05071, section 3.2) with the quantisation steps of FLLIC (Zhang and
+Wu, arXiv 2401.13616, 2024, section III-C).
+
+    y -> h_a -> z -> [z prior] -> h_s -> fusion(, planes) -> step, scales, means
+    y / step -> two checkerboard passes [Gaussian(means, scales)] -> y_hat
+
+``planes``: what the file's header says of the whole picture (entropy guide; quality, noise and strength), one constant
+channel each. What lies between bits and symbols (h_s, fusion, spatial prior) is computed in float64 when coding,
+exactly on every machine (`models/exact`); steps and scales stay logarithms there, because no power of two is taken on
+that way.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from jdcsuite.entropy.coder import FARTHEST, Decoder, Encoder, Tables
+from jdcsuite.entropy.container import Side
+from jdcsuite.entropy.priors import Gaussian, MonotoneCDF
+from jdcsuite.entropy.quantize import LowerBound, add_noise, compand, round_ste
+from jdcsuite.models.codec import Codec
+from jdcsuite.models.haar import SMALL, orthogonal_start
+from jdcsuite.models.layers import DepthConv, Float32, conv1x1, conv3x3, exact1x1, subpixel
+
+LOWEST_STEP, LOWEST_SCALE, HIGHEST_SCALE = -1.0, -3.25, 14.0  # log2
+
+# (means, log2 scales, mask) in step units -> y_hat in step units at the mask's places
+Coding = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class DualPriorCodec(Codec):
+    """Base of the codecs whose latents y have ``num_latents`` channels at 1/16, coded with prior networks of
+    ``prior_width`` channels that see ``planes`` numbers of the header. ``adaptive_steps``: False is FLLIC-u, every step
+    1. A codec calls `_build_prior` in its constructor.
+
+    differs from EVC: the means, scales and steps leave through a 1x1 convolution, so that the depth-conv blocks keep
+    the prior's width.
+    """
+
+    stride = 64
+    segment_names = ("z", "y")
+    between = ("h_s", "fusion", "spatial_prior")
+
+    def _build_prior(self, *, num_latents: int, prior_width: int, planes: int, adaptive_steps: bool = True) -> None:
+        m, n = num_latents, prior_width
+        self.num_latents, self.adaptive_steps = m, adaptive_steps
+        self.h_a = nn.Sequential(
+            conv1x1(m, n), DepthConv(n, n, prior=True),
+            conv3x3(n, n, stride=2), nn.LeakyReLU(0.1), conv3x3(n, n, stride=2),
+        )  # fmt: skip
+        self.h_s = nn.Sequential(
+            DepthConv(n, n, prior=True), subpixel(n, n, exact=True),
+            DepthConv(n, n, prior=True), subpixel(n, n, exact=True),
+            DepthConv(n, n, prior=True),
+        )  # fmt: skip
+        self.fusion = nn.Sequential(
+            DepthConv(n + planes, 2 * n, prior=True),
+            DepthConv(2 * n, 2 * n, prior=True),
+            Float32(exact1x1(2 * n, 3 * m)),
+        )
+        self.spatial_prior = nn.Sequential(
+            exact1x1(4 * m, 2 * n), DepthConv(2 * n, 2 * n, prior=True), DepthConv(2 * n, 2 * n, prior=True),
+            Float32(exact1x1(2 * n, 2 * m)),
+        )  # fmt: skip
+        self.prior_z = MonotoneCDF(num_distributions=n)
+        self.prior_y = Gaussian()
+        self.log2_channel_step = nn.Parameter(torch.zeros(1, m, 1, 1), requires_grad=adaptive_steps)
+        self.bound_step = LowerBound(LOWEST_STEP)
+        self.bound_scale = LowerBound(LOWEST_SCALE)
+
+    @torch.no_grad()
+    def _start_prior(self) -> None:
+        """Steps of 1, scales of 1 and means of 0, nearly."""
+        for net in (self.h_a, self.h_s, self.fusion, self.spatial_prior):
+            orthogonal_start(net)
+        for head in (self.fusion[-1], self.spatial_prior[-1]):
+            head.module.weight.mul_(SMALL)
+
+    @abstractmethod
+    def planes(self, side: Side) -> Float[Tensor, "1 p"]:
+        """What the prior networks see of a header: float64, the same bits on every machine, about 0 to 1."""
+
+    # -- what training and coding share ------------------------------------------------------------------------
+
+    def _entropy_parameters(self, z_hat: Tensor, planes: Float[Tensor, "b p"]) -> tuple[Tensor, Tensor, Tensor]:
+        """z_hat and `planes` -> log2 of the step (channel steps), log2 of the scales, means (steps). In float64 every
+        bit of them is the same on every machine."""
+        features = self.h_s(compand(z_hat))
+        constant = planes.to(features)[:, :, None, None].expand(-1, -1, *features.shape[-2:])
+        log2_step, log2_scales, means = self.fusion(torch.cat([features, constant], 1)).chunk(3, 1)
+        log2_step = self._bounded(log2_step, self.bound_step) if self.adaptive_steps else torch.zeros_like(log2_step)
+        return log2_step, self._bounded(log2_scales, self.bound_scale), means
+
+    @staticmethod
+    def _bounded(log2: Tensor, lower: LowerBound) -> Tensor:
+        return lower(log2.clamp(max=HIGHEST_SCALE))
+
+    def _dual_prior(
+        self, log2_step: Tensor, log2_scales: Tensor, means: Tensor, code: Coding
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Half of the latents, then the other half given the first: y_hat, log2 scales and means, all in steps."""
+        first = self._first_half(means)
+        y_first = code(means, log2_scales, first) * first
+        seen = [compand(y_first), compand(means), log2_scales, log2_step]
+        log2_scales_second, means_second = self.spatial_prior(torch.cat(seen, 1)).chunk(2, 1)
+        log2_scales = torch.where(first, log2_scales, self._bounded(log2_scales_second, self.bound_scale))
+        means = torch.where(first, means, means + means_second)
+        y_hat = torch.where(first, y_first, code(means, log2_scales, ~first))
+        return y_hat, log2_scales, means
+
+    @staticmethod
+    def _first_half(like: Tensor) -> Tensor:
+        """One half of the channels on even sites, the other half on odd ones."""
+        c, height, width = like.shape[1:]
+        rows, columns, channels = (torch.arange(n, device=like.device) for n in (height, width, c))
+        site = (rows[:, None] + columns[None]) % 2 == 0
+        return (site[None] == (channels < c // 2)[:, None, None]).unsqueeze(0)
+
+    # -- training ----------------------------------------------------------------------------------------------
+
+    def _relaxed(
+        self, y: Float[Tensor, "b m hy wy"], planes: Float[Tensor, "b p"]
+    ) -> tuple[Float[Tensor, "b m hy wy"], dict[str, Tensor]]:
+        """y in channel steps -> its quantised form with a straight-through gradient, and the likelihoods of y and z:
+        under additive noise when training, of the rounded symbols else."""
+        z = self.h_a(compand(y)).float()
+        with torch.autocast(y.device.type, enabled=False):
+            p_z = self.prior_z(self._relax(z))
+        log2_step, log2_scales, means = self._entropy_parameters(round_ste(z), planes)
+        step = torch.exp2(log2_step)
+        v = y / step
+        y_hat, log2_scales, means = self._dual_prior(
+            log2_step, log2_scales, means, lambda means, log2_scales, mask: round_ste(v - means) + means
+        )
+        p_y = self.prior_y(self._relax(v - means), torch.exp2(log2_scales))
+        # The step stays outside the rounding's straight-through: inside, its distortion gradient would vanish.
+        return y_hat * step, {"y": p_y, "z": p_z}
+
+    def _relax(self, v: Tensor) -> Tensor:
+        return add_noise(v) if self.training else torch.round(v)
+
+    # -- coding ------------------------------------------------------------------------------------------------
+
+    def make_tables(self) -> dict[str, Tables]:
+        return {"y": self.prior_y.tables(), "z": self.prior_z.tables()}
+
+    def estimate_tile(self, y: Float[Tensor, "1 m hy wy"], *, side: Side) -> float:
+        _, likelihoods = self._relaxed(y, self.planes(side).to(y.device))
+        return float(-sum(torch.log2(p.float()).sum() for p in likelihoods.values())) / 8
+
+    def encode_tile(self, y: Float[Tensor, "1 m hy wy"], *, side: Side) -> tuple[list[bytes], Int[Tensor, "n"]]:
+        z = torch.round(self.h_a(compand(y))).clamp(-FARTHEST, FARTHEST).double()
+        z_symbols = z.flatten().int().cpu()
+        z_coder, y_coder, symbols = Encoder(), Encoder(), [z_symbols]
+        z_coder.put(z_symbols, self._z_indexes(z.shape[-2:]), self.tables["z"])
+        log2_step, log2_scales, means = self._entropy_parameters(z, self.planes(side).to(z))
+        v = y / torch.exp2(log2_step)
+
+        def write(means: Tensor, log2_scales: Tensor, mask: Tensor) -> Tensor:
+            residual = torch.round(v - means).clamp(-FARTHEST, FARTHEST)
+            at = mask.flatten().nonzero().squeeze(1)
+            indexes, shifts = self.prior_y.index(log2_scales.flatten()[at])
+            symbols.append(residual.flatten()[at].int().cpu())
+            y_coder.put(symbols[-1], indexes, self.tables["y"], shifts=shifts.cpu())
+            return residual + means
+
+        self._dual_prior(log2_step, log2_scales, means, write)
+        return [z_coder.segment(), y_coder.segment()], torch.cat(symbols)
+
+    def decode_tile(
+        self, segments: list[bytes], *, height: int, width: int, side: Side
+    ) -> tuple[Float[Tensor, "1 m hy wy"], Int[Tensor, "n"]]:
+        size = (height // 64, width // 64)
+        z_coder, y_coder = (Decoder(segment) for segment in segments)
+        symbols = [z_coder.get(self._z_indexes(size), self.tables["z"])]
+        z_coder.finish()  # before the networks take memory for latents that may not be there
+        z = symbols[0].view(1, -1, *size).to(self.log2_channel_step.device).double()
+        log2_step, log2_scales, means = self._entropy_parameters(z, self.planes(side).to(z))
+
+        def read(means: Tensor, log2_scales: Tensor, mask: Tensor) -> Tensor:
+            at = mask.flatten().nonzero().squeeze(1)
+            indexes, shifts = self.prior_y.index(log2_scales.flatten()[at])
+            symbols.append(y_coder.get(indexes, self.tables["y"], shifts=shifts.cpu()))
+            residual = torch.zeros_like(means).flatten()
+            residual[at] = symbols[-1].to(means.device).double()
+            return residual.view(means.shape) + means
+
+        y_hat, _, _ = self._dual_prior(log2_step, log2_scales, means, read)
+        y_coder.finish()
+        return (y_hat * torch.exp2(log2_step)).float(), torch.cat(symbols)
+
+    def _z_indexes(self, size: tuple[int, int] | torch.Size) -> Tensor:
+        channels = torch.arange(self.prior_z.h.shape[1], dtype=torch.int32)
+        return channels.repeat_interleave(size[0] * size[1])
