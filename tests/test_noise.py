@@ -195,6 +195,23 @@ def test_blind_estimate_is_within_five_percent_on_a_smooth_picture(sigma):
     assert estimate_sigma(noisy) == pytest.approx(sigma, rel=0.05)
 
 
+def test_blind_estimate_is_scikit_images() -> None:
+    from skimage.restoration import estimate_sigma as expected
+
+    for noisy in (torch.rand(3, 37, 41), GaussianNoise(sigma=5).fixed(gradient(64, 48), seed=0)):
+        assert estimate_sigma(noisy) == pytest.approx(
+            255 * expected(noisy.numpy(), channel_axis=0, average_sigmas=True)
+        )
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0])
+def test_blind_estimate_of_a_black_or_white_picture_is_zero_not_nan(level: float) -> None:
+    picture = torch.full((3, 64, 64), level)
+    assert estimate_sigma(picture) == pytest.approx(0, abs=1e-4)
+    picture[:, :, 32:] = 0
+    assert estimate_sigma(picture) == pytest.approx(0, abs=1e-4), "an edge without details across it"
+
+
 def test_blind_estimate_of_a_tiny_picture_is_zero():
     for shape in ((3, 1, 1), (3, 3, 200), (3, 200, 3)):
         assert estimate_sigma(torch.rand(shape)) == 0.0

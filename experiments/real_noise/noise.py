@@ -1,8 +1,8 @@
-"""Folders of noisy/ and clean/ -> how well the blind estimate knows their noise, and how white it is.
+"""Folders of noisy/ and clean/ -> how well the blind estimates know their noise, and how white it is.
 
 `python experiments/real_noise/noise.py FOLDER...`: means over pictures of the estimate that BM3D and non-local means
-use and of the root mean square of noisy - clean, both in 8-bit grey levels; the median of their ratio; and the
-correlation of the noise between horizontal neighbours (0: white).
+use and of the root mean square of noisy - clean, both in 8-bit grey levels; the median of their ratio, and that of
+the estimate that reads correlated noise too; the correlation of the noise between horizontal neighbours (0: white).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jdcsuite.data.estimate import noise_of
 from jdcsuite.data.images import files, read
 from jdcsuite.data.noise import estimate_sigma, to_tensor
 
@@ -21,7 +22,9 @@ for folder in map(Path, sys.argv[1:]):
         noisy, clean = read(path), read(folder / "clean" / path.name)
         noise = noisy.astype(float) - clean
         neighbours = (noise[:, 1:] * noise[:, :-1]).mean() / (noise**2).mean()
-        rows.append((estimate_sigma(to_tensor(noisy)), np.sqrt((noise**2).mean()), neighbours))
-    estimate, rms, neighbours = np.array(rows).T
+        estimates = estimate_sigma(to_tensor(noisy)), noise_of(noisy).rms
+        rows.append((*estimates, np.sqrt((noise**2).mean()), neighbours))
+    estimate, of_correlated, rms, neighbours = np.array(rows).T
     print(f"{folder.name}: {len(rows)} pictures, estimated {estimate.mean():.2f}, rms {rms.mean():.2f}, "
-          f"ratio {np.median(estimate / rms):.2f}, neighbours {neighbours.mean():.2f}")  # fmt: skip
+          f"ratio {np.median(estimate / rms):.2f}, of noise_of {np.median(of_correlated / rms):.2f}, "
+          f"neighbours {neighbours.mean():.2f}")  # fmt: skip
