@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch.utils.data import default_collate
 
-from jdcsuite.data.augment import Augmentation
+from jdcsuite.data.augment import Augmentation, half
 from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.datamodule import Crops, Photographs, Pictures, Steps
 from jdcsuite.data.draw import Draw
@@ -250,6 +250,21 @@ def test_augmented_crops_and_their_noise_are_the_same_for_any_number_of_ranks(ro
             torch.testing.assert_close(part.clean, whole.clean[rank::2])
             # a rounding may fall the other way where sums over an image are taken in another order
             assert ((part.noisy - whole.noisy[rank::2]).abs() > 1e-6).float().mean() < 1e-3
+
+
+def test_halved_crops_are_cut_twice_as_large_where_pictures_allow(root: Path) -> None:
+    module = photographs(root, augment=Augmentation(exposure=0, colours=0, halved=0.5))
+    crops, plain = (m.train_dataloader().dataset for m in (module, photographs(root)))
+    assert crops.halved == 0.5 and plain.halved == 0
+    # the pictures are white noise, of standard deviation 74; half that for means of four
+    samples = [crops[n]["clean"].permute(1, 2, 0).numpy() for n in range(40)]
+    small = [sample for sample in samples if sample.std() < 50]
+    assert all(34 < sample.std() < 40 for sample in small) and 11 <= len(small) <= 29
+    pictures = [crops.cache[i] for i in range(len(crops.cache))]
+    starts = [(p, top, left) for p in pictures for top in range(p.shape[0] - 63) for left in range(p.shape[1] - 63)]
+    assert any(np.array_equal(half(p[top : top + 64, left : left + 64]), small[0]) for p, top, left in starts)
+    too_large = Crops(crops.cache, crop=40, seed=4, noise=module.noise, lossless=None, halved=1.0)
+    assert too_large[0]["clean"].shape == (3, 40, 40)
 
 
 def test_code_lengths_are_of_the_training_noise_and_not_of_augmented_crops(root: Path) -> None:

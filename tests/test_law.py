@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from jdcsuite.data import law as module
-from jdcsuite.data.augment import Augmentation
+from jdcsuite.data.augment import Augmentation, half
 from jdcsuite.data.camera import PARAMETERS, bayer, camera_noise, demosaic, mosaic
 from jdcsuite.data.draw import Draw
 from jdcsuite.data.law import NoiseLaw
@@ -285,9 +285,16 @@ def test_exposures_are_factors_in_range_rounded_to_8_bits() -> None:
     torch.testing.assert_close(made, made.round(), atol=1e-3, rtol=0)
 
 
+def test_half_the_size_is_the_rounded_mean() -> None:
+    image = np.array([[[0, 255, 1], [1, 255, 2]], [[0, 255, 2], [1, 254, 2]]], np.uint8)
+    assert half(image).tolist() == [[[1, 255, 2]]]
+    random = np.random.default_rng(0).integers(0, 256, (6, 10, 3)).astype(np.uint8)
+    assert half(random)[2, 1].tolist() == np.floor(random[4:6, 2:4].mean((0, 1)) + 0.5).tolist()
+
+
 def test_augmentation_can_be_switched_off_and_impossible_ones_are_refused() -> None:
     clean = (textured(8) * 255).round() / 255
     torch.testing.assert_close(Augmentation(exposure=0, colours=0)(clean, Draw.whole(8, seed=0)), clean)
-    for said in ({"exposure": 1.1}, {"colours": -1}, {"darkest": 0}, {"brightest": 0.1}):
+    for said in ({"exposure": 1.1}, {"colours": -1}, {"halved": 2}, {"darkest": 0}, {"brightest": 0.1}):
         with pytest.raises(UserError, match=r"no share|no range"):
             Augmentation(**said)

@@ -45,9 +45,12 @@ def camera_noise(
     # the variance of shot noise is proportional to the signal, that of the read-out is the same everywhere
     shot = 0.3 + 0.7 * u[4][:, None]
     grain = strength * (shot * raw / mean + 1 - shot).sqrt() * normal
-    grain = torch.lerp(demosaic(grain[:, :1], red, blue), grain, (2 * u[5][:, None] - 1).clamp(min=0))
-    bare = demosaic(raw, red, blue)
-    noise = _srgb((bare + grain) * gains) - _srgb(bare * gains)
+    # demosaicing is linear: signal and noise in one pass, as in the curve below
+    samples = torch.cat([raw, grain[:, :1]])
+    bare, spread = demosaic(samples, torch.cat([red, red]), torch.cat([blue, blue])).chunk(2)
+    grain = torch.lerp(spread, grain, (2 * u[5][:, None] - 1).clamp(min=0))
+    noisy, without = _srgb(torch.cat([(bare + grain) * gains, bare * gains])).chunk(2)
+    noise = noisy - without
     noise = _softened(noise, light=1.3 * u[6][:, None] - 0.3, colour=u[7][:, None], kept=1 - 0.8 * u[8][:, None])
     noise = noise - noise.mean((1, 2, 3), keepdim=True)
     return noise * (level / noise.square().mean((1, 2, 3), keepdim=True).sqrt().clamp(min=1e-6))

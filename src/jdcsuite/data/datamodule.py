@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from jdcsuite.data.augment import Augmentation
+from jdcsuite.data.augment import Augmentation, half
 from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.catalog import folder
 from jdcsuite.data.draw import Draw
@@ -36,21 +36,36 @@ Named = tuple[str, Pair]  # a whole picture and its name
 
 
 class Crops(Dataset[Sample]):
-    """Sample number -> crop, drawn from all crop positions of all pictures alike."""
+    """Sample number -> crop, drawn from all crop positions of all pictures alike.
 
-    def __init__(self, cache: ImageCache, *, crop: int, seed: int, noise: Noise, lossless: Lossless | None) -> None:
+    ``halved``: share of the crops that are cut twice as large, where the picture is, and made smaller."""
+
+    def __init__(
+        self,
+        cache: ImageCache,
+        *,
+        crop: int,
+        seed: int,
+        noise: Noise,
+        lossless: Lossless | None,
+        halved: float = 0.0,
+    ) -> None:
         cache.require(crop)
         shapes = [cache.shape(i)[:2] for i in range(len(cache))]
         positions = np.array([(h - crop + 1) * (w - crop + 1) for h, w in shapes], dtype=np.float64)
         self.share = np.cumsum(positions) / positions.sum()
         self.cache, self.crop, self.seed, self.noise, self.lossless = cache, crop, seed, noise, lossless
+        self.halved = halved
 
     def __getitem__(self, n: int) -> Sample:
         draw = np.random.Generator(np.random.Philox(key=[self.seed, n]))
         i = min(int(np.searchsorted(self.share, draw.random(), side="right")), len(self.cache) - 1)
         height, width = self.cache.shape(i)[:2]
-        top, left = (int(draw.integers(side - self.crop + 1)) for side in (height, width))
-        clean = np.ascontiguousarray(self.cache.crop(i, top, left, self.crop))
+        halved = self.halved > 0 and draw.random() < self.halved and 2 * self.crop <= min(height, width)
+        cut = 2 * self.crop if halved else self.crop
+        top, left = (int(draw.integers(side - cut + 1)) for side in (height, width))
+        clean = np.ascontiguousarray(self.cache.crop(i, top, left, cut))
+        clean = half(clean) if halved else clean
         flips, noise_seed = draw.integers(2, size=3), int(draw.integers(2**62))
         sample = {
             "clean": torch.from_numpy(clean).permute(2, 0, 1).contiguous(),
@@ -252,7 +267,10 @@ class Photographs(L.LightningDataModule):
             start=trainer.global_step, first=self.first,
         )  # fmt: skip
         noise = self.training_noise or self.noise
-        crops = Crops(self._caches["train"], crop=self.crop, seed=self.seed, noise=noise, lossless=self.lossless)
+        crops = Crops(
+            self._caches["train"], crop=self.crop, seed=self.seed, noise=noise, lossless=self.lossless,
+            halved=self.augment.halved if self.augment else 0.0,
+        )  # fmt: skip
         return self._loader(crops, steps)
 
     def _loader(self, samples: Dataset[Sample], steps: Steps) -> DataLoader:
