@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache as once
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from jdcsuite.types import Compressor, Pair, UserError
 
 # Columns that weights files have had only lately.
 ABOUT = ("train_set", "min_ms_ssim", "teacher", "teacher_saw")
+QUALITIES = [10.0, 25.0, 40.0, 55.0, 70.0, 85.0]  # at which a codec of any rate is judged, unless they are named
 Load = Callable[[str], tuple[object, dict]]  # a word of the command line -> model, and what is said of it
 
 
@@ -39,12 +40,13 @@ Load = Callable[[str], tuple[object, dict]]  # a word of the command line -> mod
 class Candidate:
     """What is judged. ``about``: the columns that name it. ``denoiser``: what comes before the codec, as
     `baselines.cascade.denoise` takes it; one that several candidates share works once a picture. ``learned``: scenes
-    that the weights of either learned from, where those say so."""
+    that the weights of either learned from, where those say so. ``asked``: of a codec of any rate."""
 
     codec: Compressor
     about: dict[str, object]
     denoiser: object | None = None
     learned: frozenset[str] = frozenset()
+    asked: dict[str, float] = field(default_factory=dict)
 
 
 def rows_of(
@@ -82,7 +84,7 @@ def _judged(
         known = of_input(pair)
         for number, one in enumerate(candidates):
             handed, handed_ms = made.get(id(one.denoiser), (None, 0.0))
-            row, _ = judge(one.codec, pair, handed=handed, handed_ms=handed_ms, known=known)
+            row, _ = judge(one.codec, pair, handed=handed, handed_ms=handed_ms, known=known, asked=one.asked)
             yield number, name, row
 
 
@@ -148,7 +150,8 @@ def evaluate(
 
     ``codecs``: runs, weights files, standard codecs, or ``DENOISER+CODEC`` with any of them after a denoiser's run,
     nlm or bm3d (or bm3d@5.5, told the noise level). A standard codec is judged at every quality of its ladder
-    (`baselines.standards.LADDERS`), or at those that follow an @, as in ``avif@30,50``.
+    (`baselines.standards.LADDERS`), or at those that follow an @, as in ``avif@30,50``; so is a codec of any rate,
+    as in ``flagship.safetensors@40,60``.
     """
     judged: list[tuple[str, dict[str, object], Dataset[Named]]] = []
     names = [folder.name for folder in folders]
@@ -197,11 +200,12 @@ def _candidates(word: str, load: Load) -> list[Candidate]:
     if name in LADDERS:
         codecs = [Standard(codec=name, quality=quality) for quality in _qualities(word)]
         return [Candidate(codec, standard_about(codec)) for codec in codecs]
-    if not Path(word).exists():
+    path, _, qualities = word.rpartition("@") if not Path(word).exists() and "@" in word else (word, "", "")
+    if not Path(path).exists():
         if "+" in word:
             return _cascades(word, load)
         raise UserError(f"{word} is neither a run, a weights file nor a standard codec ({', '.join(LADDERS)})")
-    model, about = load(word)
+    model, about = load(path)
     if not isinstance(model, Codec):
         raise UserError(
             f"{word} holds no codec but a {type(model).__name__}: give a codec's run, or say what codes a denoiser's "
@@ -209,7 +213,16 @@ def _candidates(word: str, load: Load) -> list[Candidate]:
         )
     named = {name: about[name] for name in ("run", "curve", "method", "lmbda", "seed", "budget")}
     named |= {name: about.get(name) for name in ABOUT}
-    return [Candidate(model, {**named, "sigma_train": about["sigma"]}, learned=_scenes(about))]
+    named |= {"sigma_train": about["sigma"]}
+    if not model.any_rate:
+        if qualities:
+            raise UserError(f"{path} serves one rate: leave @{qualities} out")
+        return [Candidate(model, named, learned=_scenes(about))]
+    rungs = _qualities(f"flagship@{qualities}") if qualities else QUALITIES
+    return [
+        Candidate(model, {**named, "sigma_train": None}, learned=_scenes(about), asked={"quality": quality})
+        for quality in rungs
+    ]
 
 
 def _scenes(about: dict) -> frozenset[str]:

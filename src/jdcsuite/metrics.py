@@ -21,8 +21,9 @@ from torchmetrics.image import MultiScaleStructuralSimilarityIndexMeasure, PeakS
 
 from jdcsuite.data.noise import estimate_sigma, to_bytes
 from jdcsuite.data.quality import SMALLEST, full_float32
-from jdcsuite.entropy.container import H_UNIT, header_bytes, unpack
+from jdcsuite.entropy.container import H_UNIT, Request, header_bytes, unpack
 from jdcsuite.models.codec import Codec
+from jdcsuite.models.conditions import lmbda_of
 from jdcsuite.types import Compressor, Pair
 
 T = TypeVar("T")
@@ -72,17 +73,21 @@ def judge(
     handed: Pair | None = None,
     handed_ms: float = 0.0,
     known: dict[str, object] | None = None,
+    asked: dict[str, float] | None = None,
 ) -> tuple[dict[str, object], Float[Tensor, "1 3 h w"]]:
     """Compresses and decompresses the noisy picture of a Pair of one: (columns of its row, decoded picture).
 
     ``codec``: whatever has ``compress`` and ``decompress``, learned or standard. bpp counts the whole file.
     ``handed``: the Pair that the codec is given where something before it, as a denoiser, made another of ``pair``;
     ``handed_ms``: how long that took, which is part of encoding. ``known``: `of_input`, where it is at hand.
+    ``asked``: of a codec of any rate, by name (quality, strength).
     """
     height, width = pair.clean.shape[-2:]
     seen = pair if handed is None else handed
-    told = float(seen.sigma[0])
-    data, enc_ms = timed(lambda: codec.compress(seen.noisy, sigma=None if math.isnan(told) else told), seen.noisy)
+    told = None if math.isnan(seen.sigma[0]) else float(seen.sigma[0])
+    if isinstance(codec, Codec) and codec.any_rate:
+        told = None  # it is judged as it is used, blind
+    data, enc_ms = timed(lambda: codec.compress(seen.noisy, sigma=told, **(asked or {})), seen.noisy)
     x_hat, dec_ms = timed(lambda: codec.decompress(data), pair.noisy)
     x_hat = x_hat.to(pair.clean.device)  # standard codecs decode on the CPU
     row: dict[str, object] = {
@@ -107,12 +112,23 @@ def _account(codec: Codec, pair: Pair, data: bytes) -> dict[str, float]:
     for tile in contents.tiles:
         for name, segment in zip(codec.segment_names, tile.segments, strict=True):
             parts[f"bpp_{name}"] = parts.get(f"bpp_{name}", 0.0) + bits * len(segment)
-    pair = _guided(codec, pair)
-    output = codec(pair.noisy, sigma=pair.sigma, bpp_noisy=pair.bpp_noisy)
+    pair, asked = _guided(codec, pair), _asked(contents.side.request)
+    if asked:
+        pair = replace(pair, sigma=pair.sigma.new_tensor([asked["sigma_hat"]]))
+    tensors = {name: pair.sigma.new_tensor([asked[name]]) for name in ("quality", "strength") if asked}
+    output = codec(pair.noisy, sigma=pair.sigma, bpp_noisy=pair.bpp_noisy, **tensors)
     estimate = sum(float(rate) for rate in output.bpp(contents.height * contents.width).values())
     guided = {"tile": contents.tile} | ({"h_hat": contents.side.h / H_UNIT} if contents.side.h else {})
     payload = bits * (len(data) - header)
-    return {"bpp_payload": payload, "bpp_est": estimate, "bpp_header": bits * header, **parts, **guided}
+    return {"bpp_payload": payload, "bpp_est": estimate, "bpp_header": bits * header, **parts, **guided, **asked}
+
+
+def _asked(request: Request | None) -> dict[str, float]:
+    """The columns that a file's request gives: of codecs of any rate, whose lmbda its quality says."""
+    if request is None:
+        return {}
+    quality, strength = request.quality / 10, request.strength / 100
+    return {"quality": quality, "lmbda": lmbda_of(quality), "sigma_hat": request.noise / 16, "strength": strength}
 
 
 def _guided(codec: Codec, pair: Pair) -> Pair:

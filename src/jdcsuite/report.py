@@ -26,7 +26,7 @@ COLUMNS = (  # noqa: SIM905
     "run curve method lmbda quality sigma_train sigma min_ms_ssim target rate_scale h_hat seed budget "
     "train_set teacher teacher_saw noise_protocol noise_seed dataset image height width bpp bpp_payload "
     "bpp_est bpp_y bpp_z bpp_index bpp_header psnr ms_ssim psnr_noisy ms_ssim_noisy enc_ms dec_ms device tile "
-    "entropy_coder codec_version code_version"
+    "entropy_coder codec_version code_version sigma_hat strength"
 ).split()
 TEXT = (  # noqa: SIM905
     "run curve method quality target budget train_set teacher teacher_saw noise_protocol dataset image device tile "

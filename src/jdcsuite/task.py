@@ -34,7 +34,8 @@ def halving(*, steps: int, warmup: int, every: float, lowest: float) -> Callable
 
 class Task(L.LightningModule):
     """Training that all methods share. ``optimizer``: parameters -> optimiser; ``schedule``: step -> factor of its
-    learning rate. ``max_norm``: gradient clipping by global norm, 0 = none. ``seed``: of the run."""
+    learning rate. ``max_norm``: gradient clipping by global norm, 0 = none. ``seed``: of the run.
+    ``qualities``: 0 to 100, at which a codec of any rate is tested; None for codecs of one rate."""
 
     def __init__(
         self,
@@ -45,8 +46,10 @@ class Task(L.LightningModule):
         schedule: Callable[[int], float],
         max_norm: float,
         seed: int,
+        qualities: list[float] | None = None,
     ) -> None:
         super().__init__()
+        self.tested_at: list[dict[str, float]] = [{"quality": float(q)} for q in qualities or ()] or [{}]
         self.model, self.criterion = model, criterion
         self.optimizer, self.schedule, self.max_norm, self.seed = optimizer, schedule, max_norm, seed
         self.first_of: Callable[[int], int] = lambda step: step  # step -> number of its first sample, as the data say
@@ -168,9 +171,11 @@ class CodecTask(Task):
         dataset = self.test_set(dataloader_idx)
         with torch.autocast(self.device.type, enabled=False):
             if index == 0:  # warms up caches and kernels, so that the first row's times are like the others'
-                self.model.decompress(self.model.compress(pair.noisy, sigma=float(pair.sigma[0])))
-            row, x_hat = judge(self.model, pair)
-        self.rows.append({"dataset": dataset, "image": name, **row})
+                self.model.decompress(self.model.compress(pair.noisy, sigma=float(pair.sigma[0]), **self.tested_at[0]))
+            known = of_input(pair)
+            judged = [judge(self.model, pair, known=known, asked=asked) for asked in self.tested_at]
+        self.rows += [{"dataset": dataset, "image": name, **row} for row, _ in judged]
+        row, x_hat = judged[len(judged) // 2]
         if index == 0:
             self.pictures[dataset, name] = {"noisy": pair.noisy, "decoded": x_hat, "clean": pair.clean}
         for metric in ("bpp", "psnr"):

@@ -20,7 +20,7 @@ from jdcsuite.callbacks import EMA, Progress, checkpoint
 from jdcsuite.data.datamodule import Photographs
 from jdcsuite.data.noise import to_bytes
 from jdcsuite.data.provenance import Teacher, refuse_learned_scenes, refuse_start, saw
-from jdcsuite.entropy.container import VERSION
+from jdcsuite.entropy.container import PLAIN, VERSION
 from jdcsuite.task import Task
 from jdcsuite.types import UserError
 
@@ -219,7 +219,7 @@ def _write_results(config: dict, task: Task, data: Photographs, trainer: L.Train
         "train_set": data.train_set,
         "noise_protocol": data.noise.protocol,
         "noise_seed": data.noise_seed,
-        "entropy_coder": f"rANS, file version {VERSION}",
+        "entropy_coder": f"rANS, file version {VERSION if getattr(task.model, 'any_rate', False) else PLAIN}",
         "lossless_coder": data.lossless.version if data.lossless else None,
         "code_version": runs.code_version(),
         **data.facts,
