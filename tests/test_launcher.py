@@ -585,6 +585,7 @@ def test_what_all_must_pass_does_not_shrink_with_width(model: str, deep: int, la
         with hydra_config():
             said = launcher.plan(["+experiment=fllic", f"model={model}", f"width={width}"]).config["model"]
         assert (said["widths"][2], said["num_latents"]) == (deep, latents)
+        assert said["widths"][1] >= 32
         assert said["prior_width"] == {0.04: 8, 0.1: 16, 0.45: 80, 1.0: 192}[width]
 
 

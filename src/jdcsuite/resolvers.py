@@ -14,9 +14,9 @@ REAL_NOISE = (4096, 2048, 1024, 512, 256)
 PERCEPTUAL = (64, 32, 16, 8)
 
 
-def channels(width: float, count: int, power: float = 1.0) -> int:
-    """``count`` channels at a width of 1, times width**power, rounded to a multiple of 8, at least 8."""
-    return max(8, round(width**power * count / 8) * 8)
+def channels(width: float, count: int, power: float = 1.0, least: int = 8) -> int:
+    """``count`` channels at a width of 1, times width**power, rounded to a multiple of 8, at least ``least``."""
+    return max(least, round(width**power * count / 8) * 8)
 
 
 def ladder(sigma: float | None, rungs: int, distance: str = "mse") -> str:

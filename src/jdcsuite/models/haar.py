@@ -15,10 +15,14 @@ from torch import Tensor, nn
 
 from jdcsuite.models.layers import DepthConv, ResidualDown, ResidualUp
 
-CORRELATION = 0.95  # of neighbouring pixels: the first-order Markov model of pictures
-# Orthonormal luma and two chroma axes, close to the colour KLT of photographs, with their share of the variance.
+# Orthonormal luma and two chroma axes, close to the colour KLT of photographs.
 COLOURS = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.sqrt([[3], [2], [6]])
-COLOUR_VARIANCES = (1.0, 0.06, 0.02)
+# How a colour varies inside a block: a first-order Markov model, fitted to the logarithms of the energies that the 768
+# bands of 16x16 blocks have in photos_train (`experiments/starts/bands.py`). Neighbouring pixels correlate more, by .98
+# and so says the plain variance, but then the many weak bands, which are those to choose between, come out wrong.
+CORRELATION = 0.74
+COLOUR_VARIANCES = (0.021, 0.00104, 0.00040)  # of samples in [0, 1]
+BLOCK_VARIANCES = (0.19, 0.033, 0.0080)  # of the means of blocks, which the model above leaves out
 SMALL = 0.01  # gain of the branches that the packet does not need: enough to break symmetry
 HAAR = {0: (1.0, 1.0), 1: (1.0, -1.0)}
 
@@ -33,7 +37,9 @@ class _Band:
 
     @property
     def variance(self) -> float:
-        return COLOUR_VARIANCES[self.colour] * _energy(self.rows) * _energy(self.columns)
+        """Expected energy of the channel, of samples in [0, 1] less 0.5."""
+        of_block = BLOCK_VARIANCES[self.colour] * self.rows.sum() ** 2 * self.columns.sum() ** 2
+        return COLOUR_VARIANCES[self.colour] * _energy(self.rows) * _energy(self.columns) + of_block
 
     def child(self, vertical: int, horizontal: int) -> _Band:
         return _Band(self.colour, _extend(self.rows, vertical), _extend(self.columns, horizontal))
