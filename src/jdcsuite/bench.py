@@ -67,7 +67,8 @@ class BareLoop:
         self.task, self.device, self.bf16, self.taken = task.to(device).train(), device, precision == "bf16-mixed", 0
         made = task.configure_optimizers()
         self.optimizer, self.scheduler = made["optimizer"], made["lr_scheduler"]["scheduler"]
-        self.trainable, self.parameters = list(task.trainable()), [p.detach() for p in task.parameters()]
+        self.learning = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.parameters = [p.detach() for p in task.parameters()]
         self.average = [p.clone() for p in self.parameters]
 
     def __call__(self, pair: Pair) -> None:
@@ -78,9 +79,9 @@ class BareLoop:
             parts = task.criterion(task.predict(pair), pair)
         self.optimizer.zero_grad()
         parts["loss"].backward()
-        norm = nn.utils.clip_grad_norm_(self.trainable, task.max_norm or math.inf)
-        if torch.isfinite(norm):
-            self.optimizer.step()
+        norm = nn.utils.clip_grad_norm_(self.learning, task.max_norm or math.inf)
+        self.optimizer.found_inf = (~torch.isfinite(norm)).float()
+        self.optimizer.step()
         self.scheduler.step()
         decay = min(0.999, (1 + t) / (10 + t)) if t else 0.0
         torch._foreach_lerp_(self.average, self.parameters, 1 - decay)

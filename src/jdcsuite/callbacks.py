@@ -64,3 +64,13 @@ class Progress(RichProgressBar):
 
     def __init__(self) -> None:
         super().__init__(leave=False, refresh_rate=10)
+        self._shown: dict[str, int | str | float | dict[str, float]] = {}
+
+    def get_metrics(
+        self, trainer: L.Trainer, pl_module: L.LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        # Lightning asks at every step, and would wait for the device; new figures come at log steps only.
+        if not trainer.training or trainer.global_step % trainer.log_every_n_steps == 0:
+            figures = {name: float(value) for name, value in pl_module.shown.items()}
+            self._shown = {**figures, **super().get_metrics(trainer, pl_module)}
+        return self._shown

@@ -208,7 +208,7 @@ class EntropyGuided(nn.Module):
         ones; rounding adds 1/12 of a squared grey level.
         """
         sigma = (pair.sigma.clamp(min=1e-3) / 255)[:, None, None, None]  # at 0 only rounding is left
-        normal = torch.distributions.Normal(0.0, 1.0)
+        normal = torch.distributions.Normal(0.0, 1.0, validate_args=False)  # looking at the values waits for the device
         low, high = (0 - pair.noisy) / sigma, (1 - pair.noisy) / sigma
 
         def density(t: Tensor) -> Tensor:
@@ -226,8 +226,7 @@ class EntropyGuided(nn.Module):
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(mean)  # every rank keeps the same mu
             mean /= torch.distributed.get_world_size()
-        if torch.isfinite(mean):
-            self.log_mu += self.dual_rate * mean.clamp(-2, 2)
+        self.log_mu += torch.where(mean.isfinite(), self.dual_rate * mean.clamp(-2, 2), 0.0)
 
 
 class Denoising(nn.Module):

@@ -7,7 +7,7 @@ criterion for the loss, and, when testing, `metrics` for a row on real bytes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 
 import lightning as L
@@ -56,6 +56,8 @@ class Task(L.LightningModule):
         self.val_loss = MeanMetric()
         self.rows: list[dict[str, object]] = []
         self.pictures: dict[tuple[str, str], dict[str, Tensor]] = {}
+        # for the progress bar; of figures logged with prog_bar=True Lightning reads the values at every step
+        self.shown: dict[str, Tensor] = {}
         self.register_buffer("skipped", torch.tensor(0))
         self.build()
 
@@ -77,9 +79,8 @@ class Task(L.LightningModule):
         self.observe(pair)
         parts = self.criterion(self.predict(pair), pair)
         if self._logs():
-            progress = {"loss", "bpp"} & set(parts)
-            self.log_dict({f"train/{name}": parts[name] for name in progress}, prog_bar=True)
-            self.log_dict({f"train/{name}": value for name, value in parts.items() if name not in progress})
+            self.log_dict({f"train/{name}": value for name, value in parts.items()})
+            self.shown = {f"train/{name}": parts[name].detach() for name in ("loss", "bpp") if name in parts}
         return parts["loss"]
 
     def _logs(self) -> bool:
@@ -92,17 +93,27 @@ class Task(L.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        norm = nn.utils.clip_grad_norm_(self.trainable(), self.max_norm or math.inf)
+        # Nothing here waits for the device. Gradients are reduced by now, so every rank decides alike.
+        learning = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = nn.utils.clip_grad_norm_(learning, self.max_norm or math.inf)
+        bad = ~torch.isfinite(norm)
+        self.skipped += bad
+        if all(group.get("fused") for group in optimizer.param_groups):
+            # As GradScaler says it: a fused optimiser then leaves weights, moments and step count as they are.
+            optimizer.found_inf = bad.float()
+        elif bad:  # any other has to be told from here, which waits; without gradients it does nothing
+            optimizer.zero_grad(set_to_none=True)
         if self._logs():
             self.log("train/grad_norm", norm)
-        if not torch.isfinite(norm):
-            # The gradients are reduced by now, so every rank decides alike. Without gradients Adam does nothing.
-            optimizer.zero_grad(set_to_none=True)
-            self.skipped += 1
             self.log("train/skipped", self.skipped.float())
 
-    def trainable(self) -> Iterable[nn.Parameter]:
-        return [p for p in self.parameters() if p.requires_grad]
+    def on_train_start(self) -> None:
+        # Fused kernels walk memory as it lies: moments that a checkpoint of another device holds in another order than
+        # their parameters would be mixed up, on a CPU without a word.
+        for parameter, state in self.optimizers(use_pl_optimizer=False).state.items():
+            for name, value in state.items():
+                if torch.is_tensor(value) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                    state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
     def parameter_groups(self) -> list[dict[str, object]]:
         """One group for each ``lr_scale``: a module that has this attribute has its own parameters (not those of the

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from jdcsuite.device import coding_arithmetic
 from jdcsuite.entropy.coder import Tables
 from jdcsuite.entropy.container import (
     H_UNIT,
@@ -47,11 +48,11 @@ TILE = 1024  # pixels: larger ones save little rate, smaller ones compute more m
 
 
 def _coding(method: M) -> M:
-    """``method`` without gradients and in float32: worker threads inherit neither from their caller."""
+    """``method`` without gradients and in full float32: worker threads inherit neither from their caller."""
 
     @wraps(method)
     def coding(self: Codec, *args: object, **kwargs: object) -> object:
-        with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
+        with torch.no_grad(), torch.autocast(self._device.type, enabled=False), coding_arithmetic():
             return method(self, *args, **kwargs)
 
     return coding

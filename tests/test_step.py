@@ -1,0 +1,279 @@
+"""A training step: it waits for no device, and a batch that is not finite leaves no trace.
+
+What a GPU would be waited for is seen on a CPU in two ways: by the calls that read a tensor's values during a fit, and
+by a forward pass on tensors without values that say they are on CUDA, where any such call is an error.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import DataLoader
+
+from jdcsuite import bench, training
+from jdcsuite.callbacks import EMA, Progress
+from jdcsuite.device import coding_arithmetic, layout, training_arithmetic
+from jdcsuite.models.codec import Codec
+from jdcsuite.task import CodecTask, Task
+from jdcsuite.types import Pair
+
+TINY = ("width=0.04", "data.crop=64", "data.batch=2")
+LOG_EVERY = 4
+
+
+def task(*words: str, experiment: str = "fllic") -> Task:
+    config = bench.configuration(*TINY, *words, experiment=experiment)
+    parts = {name: training.construct(config[name]) for name in ("model", "criterion")}
+    return training.construct(config["task"], **parts)
+
+
+def pair(*, side: int = 64, device: str = "cpu") -> Pair:
+    clean = torch.rand(2, 3, side, side, device=device)
+    noisy = (clean + 0.04 * torch.randn_like(clean)).clamp(0, 1)
+    numbers = {name: torch.full((2,), 10.0, device=device) for name in ("sigma", "bpp_noisy", "bpp_clean")}
+    return Pair(noisy=noisy, clean=clean, **numbers)
+
+
+class Reads(TorchDispatchMode):
+    """Counts, step by step, the operators that hand a value of a tensor to Python."""
+
+    def __init__(self, step: Callable[[], int]) -> None:
+        super().__init__()
+        self.step, self.seen = step, Counter()
+
+    def __torch_dispatch__(self, func: object, types: object, args: tuple = (), kwargs: dict | None = None) -> object:
+        if str(func) in ("aten._local_scalar_dense.default", "aten.nonzero.default", "aten.equal.default"):
+            self.seen[self.step()] += 1
+        return func(*args, **(kwargs or {}))
+
+
+class Copies(TorchFunctionMode):
+    """The same for the calls that copy a whole tensor, which on a CPU are no operators."""
+
+    def __init__(self, step: Callable[[], int]) -> None:
+        super().__init__()
+        self.step, self.seen = step, Counter()
+
+    def __torch_function__(self, func: object, types: object, args: tuple = (), kwargs: dict | None = None) -> object:
+        if getattr(func, "__name__", "") in ("tolist", "cpu", "numpy", "__array__"):
+            self.seen[self.step()] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def fit(of: Task, batches: list[Pair], folder: Path, *callbacks: L.Callback) -> L.Trainer:
+    trainer = L.Trainer(
+        default_root_dir=folder, accelerator="cpu", max_steps=len(batches), max_epochs=-1, log_every_n_steps=LOG_EVERY,
+        callbacks=[EMA(), *callbacks], logger=training.tracker.loggers(folder=folder, tracker=None),
+        enable_progress_bar=any(isinstance(c, Progress) for c in callbacks), enable_model_summary=False,
+        enable_checkpointing=False,
+    )  # fmt: skip
+    trainer.fit(of, DataLoader(batches, batch_size=None, collate_fn=lambda pair: pair))
+    return trainer
+
+
+@pytest.mark.parametrize("experiment", ["fllic", "jdc_cn", "unet"])
+def test_values_are_read_at_log_steps_only(experiment: str, tmp_path: Path) -> None:
+    of = task(experiment=experiment)
+    step = lambda: of._trainer.global_step if of._trainer else -1  # noqa: E731
+    with Reads(step) as reads, Copies(step) as copies:
+        fit(of, [pair() for _ in range(2 * LOG_EVERY + 2)], tmp_path, Progress())
+    # global_step counts finished steps: one that logs reads before and after it is counted; 0 and 1 are the fit's begin
+    at_logs = {0, 1, LOG_EVERY - 1, LOG_EVERY, 2 * LOG_EVERY - 1, 2 * LOG_EVERY, 2 * LOG_EVERY + 2}
+    assert set(reads.seen) | set(copies.seen) <= at_logs, (reads.seen, copies.seen)
+    assert reads.seen[LOG_EVERY] > 0, "the instrument sees what is read for the log"
+
+
+@pytest.fixture
+def cuda_without_values() -> Iterator[Callable[[Task], Task]]:
+    """Tensors of shape and device alone; puts a task there as `training` does."""
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
+    device = torch.device("cuda")
+
+    def empty(t: Tensor) -> Tensor:
+        kind = layout(device) if t.dim() == 4 else torch.contiguous_format
+        return torch.empty(t.shape, dtype=t.dtype, device=device, memory_format=kind)
+
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=False):
+            yield lambda of: of._apply(empty).train()
+    finally:
+        torch.__future__.set_overwrite_module_params_on_conversion(False)
+
+
+WORDS = {
+    "fllic": (), "fllic_r2r": (), "fllic_w": ("target=distortion",), "clean_entropy": ("target=lossless",),
+    "jdc_cn": (), "jdc_cn8_ms_ssim": (), "unet": (),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("experiment", list(WORDS))
+def test_no_step_on_cuda_asks_for_a_value(
+    experiment: str, cuda_without_values: Callable[[Task], Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with torch._subclasses.fake_tensor.unset_fake_temporarily():
+        of = task(*WORDS[experiment], experiment=experiment)
+    of = cuda_without_values(of)
+    optimizer = of.configure_optimizers()["optimizer"]
+    monkeypatch.setattr(type(of), "_logs", lambda self: False)
+    batch = pair(side=256 if experiment.endswith("ms_ssim") else 64, device="cuda")
+    batch = of.criterion.prepare(batch)
+    of.observe(batch)
+    loss = of.criterion(of.predict(batch), batch)["loss"]
+    assert loss.device.type == "cuda" and loss.requires_grad
+    # the engine that goes backward needs a real device: gradients are given
+    for parameter in of.parameters():
+        parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
+    of.configure_gradient_clipping(optimizer)
+    optimizer.step()
+    with pytest.raises(torch._subclasses.fake_tensor.DataDependentOutputException):
+        float(loss)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("experiment", list(WORDS))
+def test_cuda_is_not_waited_for(experiment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = torch.device("cuda")
+    of = task(*WORDS[experiment], experiment=experiment).to(device).to(memory_format=layout(device)).train()
+    optimizer = of.configure_optimizers()["optimizer"]
+    monkeypatch.setattr(type(of), "_logs", lambda self: False)
+    batch = pair(side=256 if experiment.endswith("ms_ssim") else 64, device="cuda")
+    with training_arithmetic(device):
+        for turn in range(3):
+            torch.cuda.set_sync_debug_mode("error" if turn else "default")  # the first chooses algorithms
+            try:
+                with torch.autocast("cuda", torch.bfloat16):
+                    prepared = of.criterion.prepare(batch)
+                    of.observe(prepared)
+                    loss = of.criterion(of.predict(prepared), prepared)["loss"]
+                optimizer.zero_grad()
+                loss.backward()
+                of.configure_gradient_clipping(optimizer)
+                optimizer.step()
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+    assert math.isfinite(float(loss))
+
+
+# -- a batch that is not finite ---------------------------------------------------------------------------------
+
+
+class Line(nn.Module):
+    """bpp = the mean of the noisy picture, weighed; parameters of two shapes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(3, 1, 1)), nn.Parameter(torch.zeros(()))
+
+
+class Mean(nn.Module):
+    def prepare(self, pair: Pair) -> Pair:
+        return pair
+
+    def forward(self, output: Tensor, pair: Pair) -> dict[str, Tensor]:
+        return {"loss": output.mean()}
+
+
+class LineTask(CodecTask):
+    def predict(self, pair: Pair) -> Tensor:
+        return (pair.noisy * self.model.weight + self.model.bias) ** 2
+
+
+def line(optimizer: partial) -> LineTask:
+    L.seed_everything(0, verbose=False)
+    parts = {"model": Line(), "criterion": Mean(), "optimizer": optimizer}
+    return LineTask(**parts, schedule=lambda step: 1.0, max_norm=1.0, seed=0)
+
+
+def state(of: Task, trainer: L.Trainer) -> list[Tensor]:
+    optimizer = trainer.optimizers[0]
+    return [*of.parameters(), *(value for kept in optimizer.state.values() for value in kept.values())]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize(
+    "optimizer",
+    [partial(torch.optim.Adam, lr=0.1, fused=True), partial(torch.optim.Adam, lr=0.1),
+     partial(torch.optim.SGD, lr=0.1, momentum=0.9, fused=True)],
+)  # fmt: skip
+def test_a_batch_that_is_not_finite_leaves_no_trace(optimizer: partial, bad: float, tmp_path: Path) -> None:
+    good = [pair() for _ in range(3)]
+    broken = Pair(noisy=torch.full_like(good[0].noisy, bad), clean=good[0].clean, sigma=good[0].sigma)
+    kept: list[list[Tensor]] = []
+
+    class Keep(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, pl_module: Task, *_: object) -> None:
+            kept.append([t.detach().clone() for t in state(pl_module, trainer)])
+
+    of = line(optimizer)
+    fit(of, [good[0], broken, good[1], broken, good[2]], tmp_path / "a", Keep())
+    for before, after in ((0, 1), (2, 3)):
+        assert len(kept[before]) >= 4
+        assert all(torch.equal(a, b) for a, b in zip(kept[before], kept[after], strict=True))
+    assert not torch.equal(kept[1][0], kept[2][0])
+    assert all(torch.isfinite(t).all() for t in kept[-1])
+    assert int(of.skipped) == 2
+
+
+def test_moments_of_a_checkpoint_from_another_device_follow_their_weights(tmp_path: Path) -> None:
+    """Fused kernels walk memory as it lies: 4-D moments saved channels-last used to be mixed up on a CPU."""
+    ends = []
+    for kind in (torch.contiguous_format, torch.channels_last):
+        L.seed_everything(0, verbose=False)
+        of = task()
+        optimizer = of.configure_optimizers()["optimizer"]
+        for parameter in of.parameters():
+            parameter.grad = torch.randn_like(parameter)
+        optimizer.step()
+        for kept in optimizer.state.values():
+            kept.update({k: v.to(memory_format=kind) for k, v in kept.items() if v.dim() == 4})
+        of.optimizers = lambda use_pl_optimizer=True, optimizer=optimizer: optimizer
+        of.on_train_start()
+        optimizer.step()
+        ends.append([p.detach() for p in of.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+
+
+# -- arithmetic -------------------------------------------------------------------------------------------------
+
+
+def test_batches_and_weights_stay_contiguous_on_a_cpu() -> None:
+    assert layout(torch.device("cpu")) is torch.contiguous_format
+    assert layout(torch.device("cuda", 1)) is torch.channels_last
+
+
+def test_training_multiplies_in_tf32_and_coding_never_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+
+    def now() -> tuple[bool, bool, bool]:
+        return matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
+
+    before = now()
+    with training_arithmetic(torch.device("cpu")):
+        assert now() == before
+    with training_arithmetic(torch.device("cuda")):
+        assert now() == (True, True, True)
+        with coding_arithmetic():
+            with coding_arithmetic():
+                assert not cudnn.allow_tf32
+            assert not cudnn.allow_tf32, "the last one out changes it back"
+        assert cudnn.allow_tf32
+    assert now() == before
+    seen = []
+    of = task().model.eval()
+    of.update()
+    plain = type(of).analyse
+    monkeypatch.setattr(type(of), "analyse", lambda self, x: seen.append(cudnn.allow_tf32) or plain(self, x))
+    assert isinstance(of, Codec)
+    of.decompress(of.compress(pair().noisy[:1]))
+    assert seen == [False] and now() == before
