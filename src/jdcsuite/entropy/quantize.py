@@ -32,7 +32,8 @@ def round_ste(x: Tensor) -> Tensor:
 
 def add_noise(x: Tensor) -> Tensor:
     """``x`` + U(-.5, .5): the relaxation of rounding whose density is the rate's (Balle et al., 2017)."""
-    return x + torch.rand_like(x) - 0.5
+    # contiguous, so that a seed means the same noise in whatever order the memory of x is
+    return x + torch.rand_like(x, memory_format=torch.contiguous_format) - 0.5
 
 
 def compand(x: Tensor) -> Tensor:
