@@ -50,6 +50,25 @@ class EMA(WeightAveraging):
         self._copy_average_to_current(pl_module)
 
 
+class Compiled(L.Callback):
+    """The model's training steps run through `torch.compile`; validation, the test and coding stay as they are, for
+    their pictures have any size. Nothing is renamed in checkpoints, and random numbers are drawn as without it, so a
+    seed means the same noise. torch keeps what it compiled in TORCHINDUCTOR_CACHE_DIR."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        torch.compiler.set_stance("default")
+        pl_module.model.compile(dynamic=False, options={"fallback_random": True})
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        torch.compiler.set_stance("force_eager")
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        torch.compiler.set_stance("default")
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        pl_module.model._compiled_call_impl = None  # what `Module.compile` sets; there is no call that takes it back
+
+
 def checkpoint(*, folder: Path, every: int) -> ModelCheckpoint:
     """`last.ckpt` every ``every`` steps, from which a run resumes.
 

@@ -40,7 +40,7 @@ PACKAGES = (
 # What says how a result was computed, not what it is: no part of the key.
 INCIDENTAL = {
     "data": ("root", "workers", "cache"),
-    "trainer": ("devices", "accelerator", "log_every", "checkpoint_every", "val_every", "progress"),
+    "trainer": ("devices", "accelerator", "log_every", "checkpoint_every", "val_every", "progress", "compile"),
 }
 IDENTITY = ("method", "sigma", "seed", "model", "criterion", "task", "data", "trainer", "lossless_version")
 

@@ -16,10 +16,11 @@ from rich.console import Console
 from torch import nn
 
 from jdcsuite import runs, tracker, weights
-from jdcsuite.callbacks import EMA, Progress, checkpoint
+from jdcsuite.callbacks import EMA, Compiled, Progress, checkpoint
 from jdcsuite.data.datamodule import Photographs
 from jdcsuite.data.noise import to_bytes
 from jdcsuite.data.provenance import Teacher, refuse_learned_scenes, refuse_start, saw
+from jdcsuite.device import layout, training_arithmetic
 from jdcsuite.entropy.container import PLAIN, VERSION
 from jdcsuite.task import Task
 from jdcsuite.types import UserError
@@ -45,7 +46,7 @@ def run(config: dict, folder: Path, *, needs: dict[str, Path], curve: str, conso
     try:
         trainer = _trainer(config, folder, loggers)
         last = folder / "checkpoints" / "last.ckpt"
-        trainer.fit(task, data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
+        fit(trainer, task, data, resume=last if last.is_file() else None)
         if trainer.interrupted:
             raise KeyboardInterrupt
         if trainer.is_global_zero:
@@ -56,6 +57,16 @@ def run(config: dict, folder: Path, *, needs: dict[str, Path], curve: str, conso
         failed = False
     finally:
         tracker.finish(loggers, failed=failed)
+
+
+def fit(trainer: L.Trainer, task: Task, data: L.LightningDataModule, *, resume: Path | None = None) -> None:
+    """`trainer.fit`, with weights and arithmetic as its device is fast at; ``resume``: a checkpoint. The weights end
+    contiguous: coding is laid out alike on every device."""
+    device = trainer.strategy.root_device
+    task.to(memory_format=layout(device))
+    with training_arithmetic(device):
+        trainer.fit(task, data, ckpt_path=resume and str(resume), weights_only=True)
+    task.to(memory_format=torch.contiguous_format)
 
 
 def build(config: dict, needs: dict[str, Path]) -> tuple[Photographs, Task]:
@@ -147,6 +158,7 @@ def _trainer(config: dict, folder: Path, loggers: list) -> L.Trainer:
         use_distributed_sampler=False,
         logger=loggers,
         callbacks=[EMA(), checkpoint(folder=folder / "checkpoints", every=said["checkpoint_every"])]
+        + ([Compiled()] if said["compile"] else [])
         + ([Progress()] if said["progress"] else []),
         enable_progress_bar=said["progress"],
         enable_model_summary=False,

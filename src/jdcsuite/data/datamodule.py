@@ -27,6 +27,7 @@ from jdcsuite.data.draw import Draw
 from jdcsuite.data.images import embedded, files
 from jdcsuite.data.noise import Noise, Recorded, to_bytes, to_tensor
 from jdcsuite.data.symmetries import turned
+from jdcsuite.device import layout
 from jdcsuite.entropy.lossless import Lossless
 from jdcsuite.types import Pair, UserError
 
@@ -330,9 +331,8 @@ class Photographs(L.LightningDataModule):
             sigma = (noisy - clean).square().mean((1, 2, 3)).sqrt() * 255
         clean, noisy = (turned(images, batch["flips"]) for images in (clean, noisy))
         return Pair(
-            # contiguous: on CPU, torch 2.15's backward through channels-last convolutions corrupts the heap
-            noisy=noisy.contiguous(),
-            clean=clean.contiguous(),
+            noisy=noisy.contiguous(memory_format=layout(noisy.device)),
+            clean=clean.contiguous(memory_format=layout(clean.device)),
             sigma=sigma,
             bpp_noisy=_float(batch.get("bpp_noisy")),
             bpp_clean=_float(batch.get("bpp_clean")),

@@ -39,6 +39,7 @@ from jdcsuite.data.pairs import (
 )
 from jdcsuite.data.pairsamples import PairCrops, PairPictures
 from jdcsuite.data.quality import PairCache
+from jdcsuite.device import layout
 from jdcsuite.entropy.lossless import Lossless
 from jdcsuite.types import Pair, UserError
 
@@ -332,8 +333,8 @@ class PairFolders(Photographs):
             noisy = self.synthetic(clean, batch["draw"])
             sigma = torch.full_like(sigma, self.synthetic.sigma)
         return Pair(
-            noisy=noisy,
-            clean=clean,
+            noisy=noisy.contiguous(memory_format=layout(noisy.device)),
+            clean=clean.contiguous(memory_format=layout(clean.device)),
             sigma=sigma,
             bpp_noisy=_float(batch.get("bpp_noisy")),
             bpp_clean=_float(batch.get("bpp_clean")),
