@@ -113,7 +113,7 @@ def cuda_without_values() -> Iterator[Callable[[Task], Task]]:
 
 WORDS = {
     "fllic": (), "fllic_r2r": (), "fllic_w": ("target=distortion",), "clean_entropy": ("target=lossless",),
-    "jdc_cn": (), "jdc_cn8_ms_ssim": (), "unet": (),
+    "jdc_cn": (), "jdc_cn8_ms_ssim": (), "unet": (), "flagship": (),
 }  # fmt: skip
 
 
@@ -273,7 +273,7 @@ def test_training_multiplies_in_tf32_and_coding_never_does(monkeypatch: pytest.M
     of = task().model.eval()
     of.update()
     plain = type(of).analyse
-    monkeypatch.setattr(type(of), "analyse", lambda self, x: seen.append(cudnn.allow_tf32) or plain(self, x))
+    monkeypatch.setattr(type(of), "analyse", lambda self, *x: seen.append(cudnn.allow_tf32) or plain(self, *x))
     assert isinstance(of, Codec)
     of.decompress(of.compress(pair().noisy[:1]))
     assert seen == [False] and now() == before
