@@ -18,6 +18,7 @@ from jdcsuite.data.draw import Draw
 from jdcsuite.data.images import files
 from jdcsuite.data.law import NoiseLaw
 from jdcsuite.data.noise import GaussianNoise, to_bytes
+from jdcsuite.data.resident import fits
 from jdcsuite.data.symmetries import turned
 from jdcsuite.entropy.lossless import Lossless
 from jdcsuite.types import Pair, UserError
@@ -273,3 +274,29 @@ def test_code_lengths_are_of_the_training_noise_and_not_of_augmented_crops(root:
     assert torch.equal(batch.bpp_noisy, batch.bpp_clean) and (batch.sigma == 0).all()
     with pytest.raises(UserError, match=r"data\.augment changes crops"):
         photographs(root, lossless=coder, augment=Augmentation())
+
+
+@pytest.mark.parametrize("halved", [0.0, 0.5])
+def test_crops_cut_on_the_device_are_the_loaders(root: Path, halved: float) -> None:
+    said = {"augment": Augmentation(exposure=0.5, colours=0.5, halved=halved)} if halved else {}
+    loaded, cut = photographs(root, **said), photographs(root, resident=True, workers=1, **said)
+    sent = next(iter(cut.train_dataloader()))
+    assert set(sent) == {"at", "width", "scale", "flips", "number", "noise_seed"}, "workers send no pixels"
+    assert all(value.shape[0] == 8 for value in sent.values())
+    whole, parts = batches(loaded), batches(cut)
+    assert len(whole) == len(parts) == 6
+    for a, b in zip(whole, parts, strict=True):
+        assert torch.equal(a.clean, b.clean) and torch.equal(a.noisy, b.noisy) and b.noisy.is_contiguous()
+    assert not halved or 2 in torch.cat([batch["scale"] for batch in cut.train_dataloader()])
+
+
+def test_pictures_go_to_a_gpu_that_has_room_for_them(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, asked = photographs(root)._caches["train"], []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: asked.append(device) or (4 * cache.size, 0))
+    gpu = torch.device("cuda", 1)
+    assert fits(cache, gpu) and asked == [gpu]
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (4 * cache.size - 1, 10**12))
+    assert not fits(cache, gpu) and not fits(cache, torch.device("cpu"))
+    assert photographs(root).train_dataloader().dataset.places is False
+    with pytest.raises(UserError, match=r"data\.resident=true keeps crops off the CPU"):
+        photographs(root, resident=True, lossless=Lossless(coder="png"))

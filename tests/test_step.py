@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -23,6 +24,8 @@ from torch.utils.data import DataLoader
 
 from jdcsuite import bench, training
 from jdcsuite.callbacks import EMA, Progress
+from jdcsuite.data.draw import Draw
+from jdcsuite.data.resident import Resident
 from jdcsuite.device import coding_arithmetic, layout, training_arithmetic
 from jdcsuite.models.codec import Codec
 from jdcsuite.task import CodecTask, Task
@@ -138,6 +141,26 @@ def test_no_step_on_cuda_asks_for_a_value(
     optimizer.step()
     with pytest.raises(torch._subclasses.fake_tensor.DataDependentOutputException):
         float(loss)
+
+
+@pytest.mark.parametrize("experiment", ["fllic", "flagship"])
+def test_no_batch_on_cuda_asks_for_a_value(
+    experiment: str, cuda_without_values: Callable[[Task], Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with torch._subclasses.fake_tensor.unset_fake_temporarily():
+        module = training.construct(bench.configuration(*TINY, experiment=experiment)["data"])
+    device = torch.device("cuda")
+    # a generator is of a real device
+    monkeypatch.setattr(torch, "Generator", lambda device: SimpleNamespace(manual_seed=lambda seed: None))
+    module._resident = Resident.__new__(Resident)
+    module._resident.pixels = torch.empty(10**5, 3, dtype=torch.uint8, device=device)
+    module._resident.halves = module.augment is not None
+    numbers = {name: torch.ones(2, dtype=torch.int64, device=device) for name in ("at", "width", "scale")}
+    flips = torch.ones(2, 3, dtype=torch.int64, device=device)
+    made = module.pair({**numbers, "flips": flips, "draw": Draw.whole(2, seed=0, device=device)})
+    for images in (made.noisy, made.clean):
+        assert images.device.type == "cuda" and images.shape == (2, 3, 64, 64)
+        assert images.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -39,7 +39,7 @@ PACKAGES = (
 )
 # What says how a result was computed, not what it is: no part of the key.
 INCIDENTAL = {
-    "data": ("root", "workers", "cache"),
+    "data": ("root", "workers", "cache", "resident"),
     "trainer": ("devices", "accelerator", "log_every", "checkpoint_every", "val_every", "progress", "compile"),
 }
 IDENTITY = ("method", "sigma", "seed", "model", "criterion", "task", "data", "trainer", "lossless_version")

@@ -120,6 +120,15 @@ class ImageCache:
             raise IndexError(f"{size} pixels at ({top}, {left}) leave {self.names[i]} of {height} x {width}")
         return self._view(i)[top : top + size, left : left + size].copy()
 
+    @property
+    def size(self) -> int:
+        """Bytes of all pictures."""
+        return self._starts[-1]
+
+    def pixel(self, i: int, top: int, left: int) -> int:
+        """Number of a pixel of picture ``i`` among those of all pictures, one after the other, a row after a row."""
+        return self._starts[i] // 3 + top * self._shapes[i][1] + left
+
     def require(self, side: int, *, said: str = "data.crop") -> None:
         """UserError that names the pictures too small for a square of this side, and what ``said`` it."""
         small = [f"{n} ({h} x {w})" for n, (h, w) in zip(self.names, self._shapes, strict=True) if min(h, w) < side]

@@ -3,8 +3,9 @@
 Sample n of a run (n = first + step * total batch + place in the batch) is a function of (seed, n) alone: its
 picture, crop, symmetry and noise. So 1, 2 or 4 ranks see the same union, and a run resumed in mid-epoch goes on
 with the very next sample. ``first`` is 0, or lies behind the samples that the weights at the start have seen.
-Workers only slice crops out of decoded pictures; noise and symmetries are made on the device, unless a lossless
-code length of the noisy crop is asked for, which needs the noise on the CPU.
+Workers only slice crops out of decoded pictures, or say where they lie in pictures that a GPU has room for
+(`resident`); noise and symmetries are made on the device, unless a lossless code length of the noisy crop is asked
+for, which needs the noise on the CPU.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from jdcsuite.data.catalog import folder
 from jdcsuite.data.draw import Draw
 from jdcsuite.data.images import embedded, files
 from jdcsuite.data.noise import Noise, Recorded, to_bytes, to_tensor
+from jdcsuite.data.resident import Resident, fits
 from jdcsuite.data.symmetries import turned
 from jdcsuite.device import layout
 from jdcsuite.entropy.lossless import Lossless
@@ -39,7 +41,8 @@ Named = tuple[str, Pair]  # a whole picture and its name
 class Crops(Dataset[Sample]):
     """Sample number -> crop, drawn from all crop positions of all pictures alike.
 
-    ``halved``: share of the crops that are cut twice as large, where the picture is, and made smaller."""
+    ``halved``: share of the crops that are cut twice as large, where the picture is, and made smaller. ``places``: a
+    sample is where its crop lies, for `Resident` to cut, not the crop."""
 
     def __init__(
         self,
@@ -50,13 +53,14 @@ class Crops(Dataset[Sample]):
         noise: Noise,
         lossless: Lossless | None,
         halved: float = 0.0,
+        places: bool = False,
     ) -> None:
         cache.require(crop)
         shapes = [cache.shape(i)[:2] for i in range(len(cache))]
         positions = np.array([(h - crop + 1) * (w - crop + 1) for h, w in shapes], dtype=np.float64)
         self.share = np.cumsum(positions) / positions.sum()
         self.cache, self.crop, self.seed, self.noise, self.lossless = cache, crop, seed, noise, lossless
-        self.halved = halved
+        self.halved, self.places = halved, places
 
     def __getitem__(self, n: int) -> Sample:
         draw = np.random.Generator(np.random.Philox(key=[self.seed, n]))
@@ -65,15 +69,16 @@ class Crops(Dataset[Sample]):
         halved = self.halved > 0 and draw.random() < self.halved and 2 * self.crop <= min(height, width)
         cut = 2 * self.crop if halved else self.crop
         top, left = (int(draw.integers(side - cut + 1)) for side in (height, width))
+        flips, noise_seed = draw.integers(2, size=3), int(draw.integers(2**62))
+        numbers = {"number": n, "noise_seed": noise_seed}
+        if self.places:
+            numbers |= {"at": self.cache.pixel(i, top, left), "width": width, "scale": 1 + halved}
+        sample = {"flips": torch.from_numpy(flips)} | {name: torch.tensor(value) for name, value in numbers.items()}
+        if self.places:
+            return sample
         clean = np.ascontiguousarray(self.cache.crop(i, top, left, cut))
         clean = half(clean) if halved else clean
-        flips, noise_seed = draw.integers(2, size=3), int(draw.integers(2**62))
-        sample = {
-            "clean": torch.from_numpy(clean).permute(2, 0, 1).contiguous(),
-            "flips": torch.from_numpy(flips),
-            "number": torch.tensor(n),
-            "noise_seed": torch.tensor(noise_seed),
-        }
+        sample["clean"] = torch.from_numpy(clean).permute(2, 0, 1).contiguous()
         return sample if self.lossless is None else sample | self._measured(clean, noise_seed)
 
     def _measured(self, clean: np.ndarray, noise_seed: int) -> Sample:
@@ -149,7 +154,8 @@ class Photographs(L.LightningDataModule):
     devices. ``lossless``: coder that measures H(noisy) and H(clean), or None. ``limit``: at most so many pictures
     of each test set. ``cache``: where decoded pictures are packed (None: the user's cache folder).
     ``training_noise``: what training draws in place of ``noise``, whose level is then that of each image's own
-    noise; validation and test keep ``noise``. ``augment``: of the clean training crops."""
+    noise; validation and test keep ``noise``. ``augment``: of the clean training crops. ``resident``: whether training
+    pictures are kept on the device that trains (None: where it is a GPU with room for them)."""
 
     def __init__(
         self,
@@ -170,6 +176,7 @@ class Photographs(L.LightningDataModule):
         cache: str | None = None,
         training_noise: Noise | None = None,
         augment: Augmentation | None = None,
+        resident: bool | None = None,
     ) -> None:
         super().__init__()
         if root is None and (train or test):
@@ -189,11 +196,16 @@ class Photographs(L.LightningDataModule):
             raise UserError(
                 "data.augment changes crops after their code lengths were measured: leave it or data.lossless out"
             )
+        if resident and lossless is not None:
+            raise UserError(
+                "data.resident=true keeps crops off the CPU, where data.lossless measures them: leave it out"
+            )
         self.noise, self.noise_seed, self.lossless = noise, noise_seed, lossless
         self.training_noise, self.augment = training_noise, augment
         self.crop, self.val_crop, self.batch, self.workers = crop, val_crop, batch, workers
         self.seed, self.steps, self.limit, self.cache_dir = seed, steps, limit, cache
         self._caches: dict[str, ImageCache] = {}  # of the parts train and val
+        self.resident, self._resident = resident, None  # the wish, and the pictures once they are there
         self._tests: dict[str, ImageCache] = {}  # apart: a folder may be called train
         self.first = 0  # number of the first sample
         # columns of every row, that only the data can say
@@ -267,10 +279,14 @@ class Photographs(L.LightningDataModule):
             steps=self.steps, batch=self.batch, rank=trainer.global_rank, world=trainer.world_size,
             start=trainer.global_step, first=self.first,
         )  # fmt: skip
-        noise = self.training_noise or self.noise
+        cache, noise = self._caches["train"], self.training_noise or self.noise
+        halved = self.augment.halved if self.augment else 0.0
+        device = trainer.strategy.root_device
+        if self.resident or (self.resident is None and self.lossless is None and fits(cache, device)):
+            self._resident = Resident(cache, device=device, halves=halved > 0)
         crops = Crops(
-            self._caches["train"], crop=self.crop, seed=self.seed, noise=noise, lossless=self.lossless,
-            halved=self.augment.halved if self.augment else 0.0,
+            cache, crop=self.crop, seed=self.seed, noise=noise, lossless=self.lossless, halved=halved,
+            places=self._resident is not None,
         )  # fmt: skip
         return self._loader(crops, steps)
 
@@ -321,7 +337,11 @@ class Photographs(L.LightningDataModule):
 
     def pair(self, batch: Sample) -> Pair:
         """A training batch of samples, on its device -> Pair: noise where it is not drawn yet, then turned."""
-        clean = batch["clean"].float() / 255
+        if self._resident is not None:
+            clean = self._resident.cut(batch["at"], batch["width"], batch["scale"], crop=self.crop)
+        else:
+            clean = batch["clean"]
+        clean = clean.float() / 255
         if self.augment is not None:
             clean = self.augment(clean, batch["draw"])
         noise = self.training_noise or self.noise
