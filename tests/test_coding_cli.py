@@ -261,7 +261,9 @@ def test_a_disk_that_takes_no_more_leaves_nothing_behind(jdc, run, tmp_path, fol
 
 def test_a_guide_s_sigma_is_auto_or_a_number(jdc, run, tmp_path, folder):
     words = ["compress", folder / "a.png", "-o", tmp_path / "x.jdc", "--weights", run, "--force"]
-    assert jdc(*words, "--sigma", "auto")[0] == jdc(*words, "--sigma", "12.5")[0] == 0
+    assert jdc(*words, "--sigma", "auto")[0] == 0
+    status, _, err = jdc(*words, "--sigma", "12.5")
+    assert status == 2 and "leave sigma out" in err, "this one has no guide"
 
 
 @pytest.mark.parametrize(

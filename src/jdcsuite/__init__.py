@@ -1,6 +1,6 @@
 """Joint denoising and compression of images.
 
-``jdcsuite.compress(array, weights) -> bytes`` and ``jdcsuite.decompress(data, weights) -> array`` code one picture;
+``jdcsuite.compress(array) -> bytes`` and ``jdcsuite.decompress(data) -> array`` code one picture;
 ``jdcsuite.CorruptFile`` is what every file that is not whole ends in. They are loaded at first use, so that
 importing the package stays light.
 """

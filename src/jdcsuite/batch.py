@@ -1,5 +1,5 @@
-"""Tasks, a picture each -> each done or told why not: the work of `jdc compress`, `jdc decompress` and `jdc info`, in
-this process or in several.
+"""Tasks, a picture each -> each done or told why not: the work of `jdc compress` and `jdc decompress`, in this
+process or in several.
 
 The codec's libraries take seconds to load, so the functions that code import them: a wrong path is told at once.
 """
@@ -7,7 +7,7 @@ The codec's libraries take seconds to load, so the functions that code import th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jdcsuite import pool
-from jdcsuite.entropy.container import CorruptFile, header_bytes, unpack
+from jdcsuite.choosing import Asked, Coding, File, choose
+from jdcsuite.entropy.container import CorruptFile, unpack
 from jdcsuite.paths import Task
 from jdcsuite.types import UserError
 
@@ -25,24 +26,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """What is the same for every picture. ``weights``: one file, or a ladder to choose from. ``sigma``: None = auto.
-    ``target_bpp``, ``target_psnr``: what a rung must meet, in bits per pixel (at most) and dB (at least)."""
+    """What is the same for every picture. ``weights``: one file, or several to choose from. ``asked``: of every file
+    that is compressed."""
 
     weights: tuple[Path, ...]
     device: str = "cpu"
     force: bool = False
-    sigma: float | None = None
-    tile: int = 1024
     verify: bool = True
     keep_metadata: bool = False
-    target_bpp: float | None = None
-    target_psnr: float | None = None
+    asked: Asked = field(default_factory=Asked)
 
 
 @dataclass(frozen=True)
 class Done:
-    """``error``: the sentence of a picture that failed. ``note``: what else is to be said of it. ``same_machine``: its
-    file is marked so."""
+    """``error``: the sentence of a picture that failed. ``note``: what else is to be said of it, ``warning``: what is
+    wrong with it though it was done. ``same_machine``: its file is marked so."""
 
     task: Task
     read: int = 0
@@ -51,6 +49,7 @@ class Done:
     note: str = ""
     same_machine: bool = False
     error: str = ""
+    warning: str = ""
 
 
 # -- what is said -----------------------------------------------------------------------------------------------
@@ -72,45 +71,17 @@ def summary(results: list[Done], *, decode: bool) -> str:
     return ", ".join(parts)
 
 
-def describe(path: Path) -> dict[str, object]:
-    """What a `.jdc` file says of itself. UserError: no such file, or not a whole one."""
-    try:
-        data = path.read_bytes()
-        contents = unpack(data)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): check the path") from None
-    except CorruptFile as error:
-        raise UserError(f"{path}: {error}") from None
-    down, across = ((side - 1) // (contents.tile or side) + 1 for side in (contents.height, contents.width))
-    return {
-        "file": str(path),
-        "bytes": len(data),
-        "width": contents.width,
-        "height": contents.height,
-        "bpp": 8 * len(data) / (contents.width * contents.height),
-        "bit_depth": contents.bit_depth,
-        "colour": "grey" if contents.colour else "rgb",
-        "model_id": contents.model_id.hex(),
-        "tile": contents.tile,
-        "tiles_across": across,
-        "tiles_down": down,
-        "segments": len(contents.tiles[0].segments),
-        "header_bytes": header_bytes(contents),
-        "guide_bpp": contents.side.h / 256 if contents.side.h else None,
-        "same_machine": contents.same_machine,
-        "metadata": {name: len(value) for name, value in contents.metadata.items()},
-    }
+def check(options: Options) -> None:
+    """UserError where not all of the weights can serve what is asked: told once, before any picture."""
+    from jdcsuite.compression import check_asked
 
-
-def shown(value: object) -> str:
-    """A value of `describe` for people."""
-    if isinstance(value, bool):
-        return "yes: opens for certain only on the machine that wrote it" if value else "no"
-    if isinstance(value, dict):
-        return ", ".join(f"{name} ({size} bytes)" for name, size in value.items()) or "none"
-    if isinstance(value, float):
-        return f"{value:.4f}"
-    return "none" if value is None else str(value)
+    asked = options.asked
+    if asked.has_target and asked.quality is not None:
+        raise UserError("a quality and a target are asked for: leave one of them out")
+    if (asked.sigma, asked.quality, asked.strength) == (None, None, None):
+        return  # weights are loaded by those who code
+    for _, codec in _rungs(options):
+        check_asked(codec, sigma=asked.sigma, quality=asked.quality, strength=asked.strength)
 
 
 # -- doing it ---------------------------------------------------------------------------------------------------
@@ -152,68 +123,49 @@ def _guarded(task: Task, *, options: Options, decode: bool) -> Done:
 
 
 def _compress(task: Task, options: Options) -> Done:
-    from jdcsuite import compression
+    from jdcsuite import compression, noisiness
     from jdcsuite.data import files
+    from jdcsuite.weights import read_about
 
-    picture = files.read(task.source)
+    picture, asked = files.read(task.source), options.asked
     pixels = picture.pixels.shape[0] * picture.pixels.shape[1]
-    encode = partial(
-        compression.compress,
-        picture.pixels,
-        sigma=options.sigma,
-        tile=options.tile,
-        metadata=picture.metadata if options.keep_metadata else {},
-        grey=picture.grey,
-        device=options.device,
-    )
-    if options.target_bpp is None and options.target_psnr is None:
-        data, note = encode(options.weights[0]), ""
-        if options.verify:
-            _verified(data, options.weights[0], picture.pixels, options.device)
-    else:
-        data, note = _best_rung(encode, picture.pixels, options)
-    files.write(task.target, data)
-    return Done(task, task.source.stat().st_size, len(data), pixels, note, unpack(data).same_machine)
+    metadata = picture.metadata if options.keep_metadata else {}
+    codings = []
+    for path, codec in _rungs(options):
+        encode = partial(
+            compression.compress, picture.pixels, codec, tile=asked.tile, metadata=metadata, grey=picture.grey
+        )
+        decode = partial(_verified, codec=codec, pixels=picture.pixels)
+        codings.append(Coding(path, codec, picture.pixels, asked, encode, decode, metadata))
+    one = choose(codings, pixels)
+    if options.verify and not one.was_decoded:
+        one.decode(one.data)
+    files.write(task.target, one.data)
+    warning = noisiness.warning(picture.pixels, read_about(one.weights), one.request, sigma=asked.sigma)
+    note = _note(one, pixels, asked) if one.request or asked.has_target else ""
+    read, same_machine = task.source.stat().st_size, unpack(one.data).same_machine
+    return Done(task, read, len(one.data), pixels, note, same_machine, warning=warning)
 
 
-def _verified(data: bytes, weights: Path, pixels: np.ndarray, device: str) -> np.ndarray:
-    """The picture that ``data`` decodes to: from the bytes alone, its symbols checked on the way."""
+def _note(one: File, pixels: int, asked: Asked) -> str:
+    said = one.described(pixels) + (" to the input, noise included" if one.was_decoded else "")
+    if one.request is None:
+        return f"{one.name}, {said}"
+    said += f", noise {one.request.noise / 16:.1f} {'estimated' if asked.sigma is None else 'as given'}"
+    return f"{said}, kept" if one.request.strength == 0 else said
+
+
+def _verified(data: bytes, *, codec: Codec, pixels: np.ndarray) -> float:
+    """dB between a picture and what ``data`` decodes to: from the bytes alone, its symbols checked on the way."""
     from jdcsuite import compression
 
     try:
-        decoded = compression.decompress(data, weights, device=device)
+        decoded = compression.decompress(data, codec)
     except CorruptFile as error:
         raise CorruptFile(f"the file did not decode when it was verified, and was not written ({error})") from error
     if decoded.shape != pixels.shape or decoded.dtype != pixels.dtype:
         raise CorruptFile("the file decoded to another size when it was verified, and was not written")
-    return decoded
-
-
-def _best_rung(encode: partial[bytes], pixels: np.ndarray, options: Options) -> tuple[bytes, str]:
-    """Every rung tried; of those that meet the targets the smallest file where a PSNR is asked for, else the one
-    nearest to the input. Always decoded, so always verified."""
-    from jdcsuite.compression import psnr
-
-    area = pixels.shape[0] * pixels.shape[1]
-    tried = []
-    for weights, _ in _rungs(options):
-        data = encode(weights)
-        db = psnr(_verified(data, weights, pixels, options.device), pixels)
-        tried.append((8 * len(data) / area, db, weights, data))
-    most = float("inf") if options.target_bpp is None else options.target_bpp
-    least = 0.0 if options.target_psnr is None else options.target_psnr
-    meeting = [rung for rung in tried if rung[0] <= most and rung[1] >= least]
-    if not meeting:
-        reached = "; ".join(f"{_rung(w)}: {bpp:.3f} bpp, {db:.2f} dB" for bpp, db, w, _ in tried)
-        raise UserError(f"no rung meets the target ({reached}): give another target or more --weights")
-    by_size = options.target_psnr is not None
-    bpp, db, weights, data = min(meeting, key=lambda rung: rung[0] if by_size else -rung[1])
-    return data, f"{_rung(weights)}, {bpp:.3f} bpp, {db:.2f} dB to the input, noise included"
-
-
-def _rung(weights: Path) -> str:
-    """A run's name, or that of a weights file that was exported."""
-    return weights.parent.name if weights.name == "weights.safetensors" else weights.stem
+    return compression.psnr(decoded, pixels)
 
 
 def _decompress(task: Task, options: Options) -> Done:
@@ -232,12 +184,17 @@ def _decompress(task: Task, options: Options) -> Done:
 
 def _with_id(model_id: bytes, options: Options) -> Path:
     """The one of the weights that wrote a file."""
+    from jdcsuite.weights import SHIPPED
+
     others = []
     for weights, codec in _rungs(options):
         if codec.model_id == model_id:
             return weights
         others.append(codec.model_id.hex())
-    given = f"the weights given are {others[0]}" if len(others) == 1 else f"none of the {len(others)} weights given is"
+    given = f"none of the {len(others)} weights given is"
+    if len(others) == 1:
+        own = options.weights[0] == SHIPPED.resolve()
+        given = f"{'those that came with jdcsuite' if own else 'the weights given'} are {others[0]}"
     raise CorruptFile(f"this file was written with weights {model_id.hex()} and {given}: give those with --weights")
 
 

@@ -6,19 +6,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from jdcsuite import pool
+from jdcsuite import coding_cli, pool
+from jdcsuite.coding_cli import Device, Force, Jobs, level
 from jdcsuite.types import UserError
-
-if TYPE_CHECKING:
-    from jdcsuite.batch import Options
-    from jdcsuite.paths import Task
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 console = Console()
@@ -30,147 +27,8 @@ def run(context: typer.Context) -> None:
     raise typer.Exit(subprocess.run([sys.executable, "-m", "jdcsuite", *context.args], check=False).returncode)
 
 
-Weights = Annotated[
-    list[str],
-    typer.Option(help="run folder or .safetensors file; several, a glob or a folder of runs to choose from"),
-]
-Jobs = Annotated[int, typer.Option(min=1, help="processes, each with its share of the cores")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")]
-Force = Annotated[bool, typer.Option("--force", help="replace outputs that exist")]
-
-
-@app.command()
-def compress(
-    inputs: Annotated[list[str], typer.Argument(metavar="IN...", help="pictures, folders of them, globs")],
-    out: Annotated[str, typer.Option("-o", "--out", help="file for one picture, folder for several")],
-    weights: Weights,
-    sigma: Annotated[
-        str, typer.Option(metavar="auto|NUMBER", help="noise in 8-bit grey levels, for codecs that are guided by it")
-    ] = "auto",
-    target_bpp: Annotated[
-        float | None, typer.Option(help="of several WEIGHTS, the nearest to the input in at most so many bits a pixel")
-    ] = None,
-    target_psnr: Annotated[
-        float | None,
-        typer.Option(
-            help="of several WEIGHTS, the smallest file with at least so many dB. Measured against the input, noise "
-            "included: a codec that denoises well ends near the noise's own PSNR, however many bits it spends"
-        ),
-    ] = None,
-    tile: Annotated[int, typer.Option(help="side of a tile in pixels, a multiple of 64; 0: one tile")] = 1024,
-    keep_metadata: Annotated[bool, typer.Option("--keep-metadata", help="keep the ICC profile and EXIF")] = False,
-    verify: Annotated[bool, typer.Option(help="decode every file from its bytes before it is written")] = True,
-    jobs: Jobs = 1,
-    device: Device = "cpu",
-    force: Force = False,
-) -> None:
-    """Noisy pictures (PNG, JPEG, WebP, TIFF, BMP; 8 or 16 bits) -> .jdc files, denoised as they are compressed."""
-    from jdcsuite import batch, paths
-
-    inputs, weights = paths.divide(inputs, weights)
-    tasks = paths.plan(inputs, out, ending=".jdc", coded=False)
-    if Path(out).suffix.lower() in paths.IMAGE_ENDINGS and tasks[0].target == Path(out):
-        raise UserError(f"{out} is named like a picture: give a name that ends in .jdc")
-    rungs = paths.ladder(weights)
-    if len(rungs) > 1 and target_bpp is None and target_psnr is None:
-        raise UserError(f"{len(rungs)} weights to choose from: give --target-bpp or --target-psnr, or name one of them")
-    options = batch.Options(
-        weights=rungs, device=device, force=force, sigma=_sigma(sigma), tile=tile, verify=verify,
-        keep_metadata=keep_metadata, target_bpp=target_bpp, target_psnr=target_psnr,
-    )  # fmt: skip
-    _work(tasks, options, decode=False, jobs=jobs)
-
-
-@app.command()
-def decompress(
-    inputs: Annotated[list[str], typer.Argument(metavar="IN...", help=".jdc files, folders of them, globs")],
-    out: Annotated[str, typer.Option("-o", "--out", help="file for one picture, folder for several")],
-    weights: Weights,
-    format_: Annotated[
-        str, typer.Option("--format", help="of pictures that go into a folder: png, tif, webp (lossless) or jpg")
-    ] = "png",
-    jobs: Jobs = 1,
-    device: Device = "cpu",
-    force: Force = False,
-) -> None:
-    """.jdc files -> pictures; of several WEIGHTS, those that wrote a file open it."""
-    from jdcsuite import batch, paths
-
-    inputs, weights = paths.divide(inputs, weights)
-    ending = f".{format_.lower().removeprefix('.')}"
-    tasks = paths.plan(inputs, out, ending=ending, coded=True)
-    for task in tasks:
-        if task.target.suffix.lower() not in paths.IMAGE_ENDINGS:
-            raise UserError(f"{task.target} ends in no known image format: use {', '.join(paths.IMAGE_ENDINGS)}")
-    _work(tasks, batch.Options(weights=paths.ladder(weights), device=device, force=force), decode=True, jobs=jobs)
-
-
-@app.command()
-def info(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help=".jdc files")],
-    json_: Annotated[bool, typer.Option("--json", help="a list of objects, for scripts")] = False,
-) -> None:
-    """What .jdc files say of themselves; no weights needed."""
-    import json
-
-    from jdcsuite import batch
-
-    described, errors = [], []
-    for file in files:
-        try:
-            described.append(batch.describe(file))
-        except UserError as error:
-            errors.append(str(error))
-    if json_:
-        print(json.dumps(described, indent=2))
-    else:
-        for about in described:
-            table = Table(title=about["file"], show_header=False, title_justify="left")
-            for name, value in about.items():
-                if name != "file":
-                    table.add_row(name.replace("_", " "), batch.shown(value))
-            console.print(table)
-    for error in errors:
-        print(f"jdc: {error}", file=sys.stderr)
-    if errors:
-        raise typer.Exit(1)
-
-
-def _sigma(word: str) -> float | None:
-    try:
-        sigma = None if word == "auto" else float(word)
-    except ValueError:
-        raise UserError(f"--sigma {word} is no noise level: give auto or grey levels of 0 or more") from None
-    if sigma is not None and not 0 <= sigma < float("inf"):
-        raise UserError(f"--sigma {word} is no noise level: give auto or grey levels of 0 or more")
-    return sigma
-
-
-def _work(tasks: list[Task], options: Options, *, decode: bool, jobs: int) -> None:
-    """Does the tasks under a progress bar, and says at the end what became of them. Exit code 1 if any failed."""
-    from jdcsuite import batch
-
-    terminal = Console(stderr=True)
-    ended = track(
-        batch.run(tasks, options, decode=decode, jobs=jobs),
-        "decompressing" if decode else "compressing",
-        total=len(tasks),
-        console=terminal,
-        transient=True,
-        disable=not terminal.is_terminal,
-    )
-    results = []
-    for done in ended:
-        results.append(done)
-        if done.note:
-            print(f"{done.task.source} -> {done.task.target}: {done.note}")
-    failed = [done for done in results if done.error]
-    for done in failed:
-        name = str(done.task.source)
-        print(f"jdc: {done.error if name in done.error else f'{name}: {done.error}'}", file=sys.stderr)
-    print(batch.summary(results, decode=decode))
-    if failed:
-        raise typer.Exit(1)
+for verb in (coding_cli.compress, coding_cli.decompress, coding_cli.info, coding_cli.noise):
+    app.command()(verb)
 
 
 @app.command()
@@ -186,8 +44,11 @@ def predenoise(
         ),
     ],
     sigma: Annotated[
-        str, typer.Option(metavar="auto|NUMBER", help="noise in 8-bit grey levels, for nlm and bm3d")
-    ] = "auto",
+        float | None,
+        typer.Option(
+            parser=level, metavar="auto|NUMBER", help="noise in 8-bit grey levels, for nlm and bm3d; default: auto"
+        ),
+    ] = None,
     tile: Annotated[
         int, typer.Option(help="side of a tile in pixels, 0: the picture as one; no seams at any. BM3D has none")
     ] = 512,
@@ -203,7 +64,7 @@ def predenoise(
     from jdcsuite import predenoising
 
     pictures = predenoising.plan(inputs, out)
-    teacher = predenoising.teacher(weights, sigma=_sigma(sigma), tile=tile, device=device)
+    teacher = predenoising.teacher(weights, sigma=sigma, tile=tile, device=device)
     predenoising.prepare(out, force=force)
     if teacher.about.train_scenes is None:
         print(f"jdc: {weights} does not say which scenes it learned from: see that none is tested", file=sys.stderr)
@@ -299,6 +160,8 @@ def report(
 def export(
     weights: Annotated[str, typer.Argument(metavar="RUN_OR_FILE", help="a finished run or a weights file")],
     out: Annotated[Path, typer.Option("-o", "--out", help="the new weights file, .safetensors")],
+    licence: Annotated[str | None, typer.Option(help="what others may do with them; jdc info tells it")] = None,
+    data: Annotated[str | None, typer.Option(help="what they were trained on, in words; jdc info tells it")] = None,
     force: Force = False,
 ) -> None:
     """Weights at half their size, in bfloat16, to keep or to send: other weights, with an id and files of their own."""
@@ -308,7 +171,7 @@ def export(
         raise UserError(f"{out} is no name for weights: give one that ends in .safetensors")
     if out.exists() and not force:
         raise UserError(f"{out} exists: give another name, or --force to replace it")
-    weighing.export(weights, out)
+    weighing.export(weights, out, licence=licence, data=data)
     console.print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
 
 

@@ -13,7 +13,7 @@ from jdcsuite.entropy.container import GREY, MAX_METADATA, METADATA, RGB, Corrup
 from jdcsuite.models.codec import TILE, Codec
 from jdcsuite.types import UserError
 from jdcsuite.weights import load as load_model
-from jdcsuite.weights import path_of
+from jdcsuite.weights import path_of, shipped
 
 __all__ = ["TILE", "CorruptFile", "NoCodec", "compress", "decompress", "load", "psnr"]
 
@@ -28,9 +28,11 @@ class NoCodec(UserError):
 
 def compress(
     array: np.ndarray,
-    weights: str | Path | nn.Module,
+    weights: str | Path | nn.Module | None = None,
     *,
     sigma: float | None = None,
+    quality: float | None = None,
+    strength: float | None = None,
     tile: int = TILE,
     metadata: dict[str, bytes] | None = None,
     grey: bool = False,
@@ -38,30 +40,48 @@ def compress(
 ) -> bytes:
     """One RGB picture, (height, width, 3) uint8 or uint16 -> the bytes of a `.jdc` file.
 
-    ``weights``: a run folder, a weights file (loaded once) or a loaded codec. ``sigma``: standard deviation of the
-    noise in 8-bit grey levels, for codecs that are guided by it (None: estimated from the picture). ``tile``: side of
-    a tile in pixels, a multiple of 64 to 4096; 0: the picture as one. ``metadata``: "icc", "exif" -> bytes to keep.
-    ``grey``: the three channels are one and are decoded to one in image files. UserError: any other array.
+    ``weights``: a run folder, a weights file (loaded once) or a loaded codec; None: those that came with the package.
+    ``quality``: 0 (smallest file) to 100, of weights of any rate (None: where the rate curve bends, which depends on
+    the noise). ``strength``: 0 (keep the noise) to 1 (None: remove it). ``sigma``: standard deviation of the noise in
+    8-bit grey levels (None: estimated from the picture). ``tile``: side of a tile in pixels, a multiple of 64 to 4096;
+    0: the picture as one. ``metadata``: "icc", "exif" -> bytes to keep. ``grey``: the three channels are one and are
+    decoded to one in image files. UserError: any other array, and what these weights cannot serve.
     """
     picture = _checked(array)
     if tile % 64 or not 0 <= tile <= 4096:
         raise UserError(f"tile={tile} is not possible: give a multiple of 64 up to 4096, or 0 for one tile")
-    if sigma is not None and not 0 <= sigma < float("inf"):
-        raise UserError(f"sigma={sigma} is not a noise level: give grey levels of 0 or more, as in sigma=10")
     if not tile and picture.shape[0] * picture.shape[1] > 4096**2:
         raise UserError(f"the picture has over {4096**2} pixels, too many for one tile: give tile={TILE}")
     metadata = metadata or {}
     if not METADATA.keys() >= metadata.keys() or sum(map(len, metadata.values())) > MAX_METADATA:
         raise UserError(f"metadata is {' and '.join(METADATA)}, {MAX_METADATA >> 20} MiB together: leave the rest out")
     codec = load(weights, device=device)
+    check_asked(codec, sigma=sigma, quality=quality, strength=strength)
     if 0 < tile < min(codec.margin, max(picture.shape[:2])):
         raise UserError(f"tile={tile} is less than this codec looks at: give a multiple of 64 from {codec.margin} on")
     colour = GREY if grey else RGB
-    return codec.compress(picture, sigma=sigma, tile=tile, metadata=metadata, colour=colour)
+    return codec.compress(
+        picture, sigma=sigma, quality=quality, strength=strength, tile=tile, metadata=metadata, colour=colour
+    )
+
+
+def check_asked(codec: Codec, *, sigma: float | None, quality: float | None, strength: float | None) -> None:
+    """UserError: what no codec can be asked for, or not this one."""
+    if quality is not None and not 0 <= quality <= 100:
+        raise UserError(f"quality {quality:g} is not possible: give 0 (smallest file) to 100")
+    if strength is not None and not 0 <= strength <= 1:
+        raise UserError(f"strength {strength:g} is not possible: give 0 (keep the noise) to 1 (remove it)")
+    if sigma is not None and not 0 <= sigma < float("inf"):
+        raise UserError(f"sigma={sigma} is not a noise level: give grey levels of 0 or more, as in sigma=10")
+    if not codec.any_rate and (quality is not None or strength is not None):
+        what = " and ".join(name for name, it in {"quality": quality, "strength": strength}.items() if it is not None)
+        raise UserError(f"these weights serve one rate and remove all noise: leave {what} out, or take other weights")
+    if sigma is not None and not codec.takes_sigma:
+        raise UserError("these weights take no noise level, they have learned theirs: leave sigma out")
 
 
 def decompress(
-    data: bytes | bytearray | memoryview, weights: str | Path | nn.Module, *, device: str = "cpu"
+    data: bytes | bytearray | memoryview, weights: str | Path | nn.Module | None = None, *, device: str = "cpu"
 ) -> np.ndarray:
     """The bytes of a `.jdc` file -> (height, width, 3) uint8, or uint16 where the file's bit depth is 16.
 
@@ -74,15 +94,16 @@ def decompress(
     return load(weights, device=device).decompress_array(data)
 
 
-def load(weights: str | Path | nn.Module, *, device: str = "cpu") -> Codec:
-    """A codec that is ready to code. Those loaded from a path are kept until their file changes."""
+def load(weights: str | Path | nn.Module | None = None, *, device: str = "cpu") -> Codec:
+    """A codec that is ready to code; None: the one of the package. Those loaded from a path are kept until their file
+    changes."""
     if isinstance(weights, nn.Module):
         if not isinstance(weights, Codec):
             raise NoCodec(f"a {type(weights).__name__} is no codec: give a codec's run, weights file or model")
         if weights.training or not weights.tables:
             raise UserError("this codec is not ready to code: call eval() and update() first")
         return weights
-    path = path_of(weights).resolve()
+    path = (shipped() if weights is None else path_of(weights)).resolve()
     stat = path.stat()
     key = (str(path), stat.st_mtime_ns, stat.st_size, device)
     with _lock:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,10 +28,9 @@ def plan(inputs: list[str], out: str, *, ending: str, coded: bool) -> list[Task]
     """
     found: dict[Path, Path] = {}  # absolute source -> its name under a folder of outputs
     sources: dict[Path, Path] = {}
-    for word in inputs:
-        for source, name in _expand(word, coded):
-            found.setdefault(source.absolute(), name)
-            sources.setdefault(source.absolute(), source)
+    for source, name in _files(inputs, coded):
+        found.setdefault(source.absolute(), name)
+        sources.setdefault(source.absolute(), source)
     single = len(found) == 1 and len(inputs) == 1 and Path(inputs[0]).is_file()
     folder = Path(out)
     if single and not folder.is_dir() and not out.endswith(os.sep):
@@ -46,6 +46,16 @@ def plan(inputs: list[str], out: str, *, ending: str, coded: bool) -> list[Task]
         if (other := taken.setdefault(task.target, task.source)) is not task.source:
             raise UserError(f"{other} and {task.source} would both be written to {task.target}: do them one by one")
     return tasks
+
+
+def pictures(inputs: list[str]) -> list[Path]:
+    """The pictures that files, folders and globs name, each once. UserError: nothing found."""
+    return list({source.absolute(): source for source, _ in _files(inputs, coded=False)}.values())
+
+
+def _files(words: list[str], coded: bool) -> Iterator[tuple[Path, Path]]:
+    for word in words:
+        yield from _expand(word, coded)
 
 
 def _expand(word: str, coded: bool) -> list[tuple[Path, Path]]:

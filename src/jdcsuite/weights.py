@@ -22,6 +22,7 @@ from jdcsuite.models.codec import Codec
 from jdcsuite.types import UserError
 
 FORMAT = "jdcsuite-1"
+SHIPPED = Path(__file__).with_name("flagship.safetensors")
 ROOMS = ("jdcsuite.models.", "jdcsuite.entropy.")
 
 
@@ -34,10 +35,21 @@ def path_of(run_or_file: str | Path) -> Path:
     return path
 
 
+def shipped() -> Path:
+    """The weights that came with the package: they serve any noise and any rate."""
+    if not SHIPPED.is_file():
+        raise UserError(
+            "this jdcsuite came without weights: name some (--weights, in Python weights=), a finished run's folder or "
+            "a .safetensors file"
+        )
+    return SHIPPED
+
+
 def save(
     model: nn.Module, config: dict, path: Path, *, about: dict[str, object], dtype: torch.dtype = torch.float32
 ) -> None:
-    """``config``: what builds the model (plain containers). ``about``: run, method and the like, for people.
+    """``config``: what builds the model (plain containers). ``about``: run, method, licence, data and the like, for
+    people.
     ``dtype``: of the parameters in the file, which the model's own must fit (`export`)."""
     tensors = {name: t.detach().cpu().contiguous().clone() for name, t in model.state_dict().items()}
     tensors |= {name: tensors[name].to(dtype) for name, _ in model.named_parameters()}
@@ -55,10 +67,11 @@ def save(
     part.replace(path)
 
 
-def export(run_or_file: str | Path, out: Path) -> None:
+def export(run_or_file: str | Path, out: Path, **stated: str | None) -> None:
     """A run's weights at half their size: parameters rounded to bfloat16, tables made anew for the rounded ones.
 
-    They are other weights, with an id of their own: a file names those that wrote it."""
+    They are other weights, with an id of their own: a file names those that wrote it. ``stated``: what they
+    shall say of themselves beside what the run's do, as licence and data."""
     source = path_of(run_or_file)
     config, about, _ = read(source)
     model = load(source)
@@ -68,6 +81,7 @@ def export(run_or_file: str | Path, out: Path) -> None:
     if isinstance(model, Codec):
         model.update()
     out.parent.mkdir(parents=True, exist_ok=True)
+    about |= {name: words for name, words in stated.items() if words is not None}
     save(model, config, out, about=about, dtype=torch.bfloat16)
 
 
@@ -79,12 +93,28 @@ def _umask() -> int:
 
 def read(path: Path) -> tuple[dict, dict, dict[str, Tensor]]:
     """(model configuration, about, tensors) of a weights file."""
+    metadata, tensors = _read(path, with_tensors=True)
+    described = _described(metadata, path)
+    if metadata.get("sha256", "") not in ("", _digest(tensors)):
+        raise UserError(f"{path} is damaged: its tensors do not have their checksum; take the file again")
+    return *described, tensors
+
+
+def read_about(path: Path) -> dict:
+    """What a weights file says about itself, its tensors left unread."""
+    return _described(_read(path, with_tensors=False)[0], path)[1]
+
+
+def _read(path: Path, *, with_tensors: bool) -> tuple[dict[str, str], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names = list(file.keys()) if with_tensors else []
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is not a readable weights file ({error}): give one that a run wrote") from None
+
+
+def _described(metadata: dict[str, str], path: Path) -> tuple[dict, dict]:
     if metadata.get("format") != FORMAT:
         raise UserError(f"{path} was not written by jdcsuite: give the weights.safetensors of a run")
     try:
@@ -93,9 +123,7 @@ def read(path: Path) -> tuple[dict, dict, dict[str, Tensor]]:
         raise UserError(f"{path} is damaged: its description cannot be read; take the file again") from None
     if not all(isinstance(part, dict) for part in described):
         raise UserError(f"{path} is damaged: its description is no configuration; take the file again")
-    if metadata.get("sha256", "") not in ("", _digest(tensors)):
-        raise UserError(f"{path} is damaged: its tensors do not have their checksum; take the file again")
-    return *described, tensors
+    return described
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:

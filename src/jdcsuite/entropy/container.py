@@ -108,12 +108,18 @@ def boxes(height: int, width: int, tile: int) -> list[tuple[int, int, int, int]]
 
 def header_bytes(contents: Contents) -> int:
     """Bytes of the file that are not the codec's segments: metadata and filling among them."""
-    per_tile = _WORD.size * (1 + len(contents.tiles[0].segments)) if contents.tiles else 0
-    metadata = sum(_ENTRY.size + len(value) for value in contents.metadata.values())
+    segments = len(contents.tiles[0].segments) if contents.tiles else 0
     around = zip(boxes(contents.height, contents.width, contents.tile), contents.tiles, strict=True)
     filling = sum(_filling(box, sum(map(len, tile.segments))) for box, tile in around)
-    request = 0 if contents.side.request is None else _REQUEST.size
-    return _FIXED.size + request + metadata + len(contents.tiles) * per_tile + filling + _WORD.size
+    request, metadata = contents.side.request, contents.metadata
+    return frame_bytes(tiles=len(contents.tiles), segments=segments, request=request, metadata=metadata) + filling
+
+
+def frame_bytes(*, tiles: int, segments: int, request: Request | None, metadata: dict[str, bytes]) -> int:
+    """Bytes of a file around its segments and filling."""
+    entries = sum(_ENTRY.size + len(value) for value in metadata.values())
+    fixed = _FIXED.size + (0 if request is None else _REQUEST.size)
+    return fixed + entries + tiles * _WORD.size * (1 + segments) + _WORD.size
 
 
 def pack(contents: Contents) -> bytes:

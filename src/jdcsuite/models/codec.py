@@ -9,6 +9,7 @@ area.
 from __future__ import annotations
 
 import hashlib
+import math
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
@@ -27,6 +28,7 @@ from jdcsuite.entropy.coder import Tables
 from jdcsuite.entropy.container import (
     H_UNIT,
     MAX_TILE,
+    PIXELS_PER_BYTE,
     RGB,
     TILE_STEP,
     Contents,
@@ -35,6 +37,7 @@ from jdcsuite.entropy.container import (
     Side,
     Tile,
     boxes,
+    frame_bytes,
     pack,
     unpack,
 )
@@ -64,7 +67,7 @@ class Codec(nn.Module, ABC):
     ``latent_stride``. ``segment_names``: the coded tensor that each segment of a tile holds; its tables bear its
     name. ``any_rate``: whether one network serves all rates, noises and strengths, which its files then name.
     ``between``: names of the networks that stand between bits and symbols, which decide whether files are
-    exact."""
+    exact. ``takes_sigma``: whether it makes use of a noise level that it is told."""
 
     stride: int
     latent_stride: int = 16
@@ -72,6 +75,7 @@ class Codec(nn.Module, ABC):
     segment_names: tuple[str, ...]
     between: tuple[str, ...]
     any_rate: bool = False
+    takes_sigma: bool = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -239,12 +243,31 @@ class Codec(nn.Module, ABC):
         quality: float | None = None,
         strength: float | None = None,
         tile: int = TILE,
+        metadata: dict[str, bytes] | None = None,
     ) -> float:
-        """Bytes that `compress` will need for the coded tensors of a picture, about, without the entropy coder."""
+        """Bytes that `compress` will write, about, without the entropy coder."""
         self._ready_to_code()
         _, places = self._places(*size(x), tile)
         side = self._side(x, places, sigma=sigma, quality=quality, strength=strength)
-        return sum(side_by_side(lambda box: self._estimate_tile(x, box, side=side), places))
+        payloads = side_by_side(lambda box: self._estimate_tile(x, box, side=side), places)
+        least = [math.ceil(box[2] * box[3] / PIXELS_PER_BYTE) for box in places]
+        return sum(map(max, payloads, least)) + frame_bytes(
+            tiles=len(places), segments=len(self.segment_names), request=side.request, metadata=metadata or {}
+        )
+
+    @_coding
+    def requested(
+        self,
+        x: Float[Tensor, "1 3 h w"] | Array,
+        *,
+        sigma: float | None = None,
+        quality: float | None = None,
+        strength: float | None = None,
+        tile: int = TILE,
+    ) -> Request | None:
+        """What the file of a picture will say that it was coded for, see `request`."""
+        _, places = self._places(*size(x), tile)
+        return self.request(self._parts(x, places), sigma=sigma, quality=quality, strength=strength)
 
     def _places(self, height: int, width: int, tile: int) -> tuple[int, list[Box]]:
         """The tile's side as the file says it (0: one tile), and all tiles."""
@@ -266,15 +289,16 @@ class Codec(nn.Module, ABC):
         strength: float | None,
     ) -> Side:
         """What the header says of the whole picture. Its entropy guide is the mean over its tiles, weighted by area."""
-
-        def part(box: Box) -> Tensor:
-            top, left, height, width = box
-            return window(x, (top, top + height), (left, left + width), device=self._device)
-
-        total = sum(self.guide_bpp(part(box), sigma=sigma) * box[2] * box[3] for box in places)
+        parts = zip(self._parts(x, places), places, strict=True)
+        total = sum(self.guide_bpp(part, sigma=sigma) * box[2] * box[3] for part, box in parts)
         h = round(total / sum(box[2] * box[3] for box in places) * H_UNIT)
-        request = self.request(map(part, places), sigma=sigma, quality=quality, strength=strength)
+        request = self.request(self._parts(x, places), sigma=sigma, quality=quality, strength=strength)
         return Side(int(min(max(h, 0), 2**16 - 1)), request)
+
+    def _parts(self, x: Tensor | Array, places: list[Box]) -> Iterator[Float[Tensor, "1 3 h w"]]:
+        """The tiles of a picture, each when it is its turn."""
+        for top, left, height, width in places:
+            yield window(x, (top, top + height), (left, left + width), device=self._device)
 
     def conditions(self, side: Side) -> Float[Tensor, "1 3"] | None:
         """A header's request as the transforms take it; None for a codec that serves one rate."""
@@ -322,13 +346,13 @@ class Codec(nn.Module, ABC):
     def _opened(self, data: bytes) -> Contents:
         self._ready_to_code()
         contents = unpack(data)
-        if (contents.side.request is not None) != self.any_rate:
-            raise CorruptFile("this file was written by another kind of codec than the weights given")
         if contents.model_id != self.model_id:
             raise CorruptFile(
                 f"this file was written with weights {contents.model_id.hex()}; "
                 f"the weights given are {self.model_id.hex()}"
             )
+        if (contents.side.request is not None) != self.any_rate:
+            raise CorruptFile("this file was written by another kind of codec than the weights that it names")
         if 0 < contents.tile < self.margin:
             raise CorruptFile(f"tiles of {contents.tile} pixels, less than this codec's margin of {self.margin}")
         return contents

@@ -19,6 +19,7 @@ OCTAVES = 6.0  # of 1 + noise, on which conditions are about 0 to 1
 # Mean squared error that a denoiser leaves at noise sigma, about: fitted to BM3D on Kodak24 at sigma 5 to 20 (40.21,
 # 36.42, 34.24, 32.68 dB); and lmbda times the coder's own error at high rate, where it is the same for every lmbda.
 DENOISED, EXPONENT, CODED = 1.45e-5, 1.18, 2.16
+NOISIEST = 55.0  # grey levels: up to where codecs of any rate are trained (`data/law`)
 HIGHEST, LOWEST = 85.0, 20.0  # qualities that are chosen unasked
 
 

@@ -73,6 +73,7 @@ class Flagship(DualPriorCodec):
     """
 
     any_rate = True
+    takes_sigma = True
 
     def __init__(
         self,

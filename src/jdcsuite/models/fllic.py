@@ -64,6 +64,7 @@ class FLLIC(DualPriorCodec):
         self._build_prior(num_latents=m, prior_width=prior_width, planes=1, adaptive_steps=adaptive_steps)
         self._start(start)
         self.guide = guide
+        self.takes_sigma = guide is not None
         if guide is not None:
             guide.requires_grad_(False)
 

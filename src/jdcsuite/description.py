@@ -1,0 +1,106 @@
+"""A `.jdc` file, or weights -> what they say of themselves: `jdc info`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jdcsuite.entropy.container import Contents, CorruptFile, header_bytes, unpack
+from jdcsuite.types import UserError
+
+UNKNOWN = "not stated"
+
+
+def of_file(path: Path) -> dict[str, object]:
+    """What a `.jdc` file says of itself. UserError: no such file, or not a whole one."""
+    try:
+        data = path.read_bytes()
+        contents = unpack(data)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): check the path") from None
+    except CorruptFile as error:
+        raise UserError(f"{path}: {error}") from None
+    down, across = ((side - 1) // (contents.tile or side) + 1 for side in (contents.height, contents.width))
+    return {
+        "file": str(path),
+        "bytes": len(data),
+        "version": data[3],
+        "width": contents.width,
+        "height": contents.height,
+        "bpp": 8 * len(data) / (contents.width * contents.height),
+        "bit_depth": contents.bit_depth,
+        "colour": "grey" if contents.colour else "rgb",
+        **_request(contents),
+        "model_id": contents.model_id.hex(),
+        "tile": contents.tile,
+        "tiles_across": across,
+        "tiles_down": down,
+        "segments": len(contents.tiles[0].segments),
+        "header_bytes": header_bytes(contents),
+        "guide_bpp": contents.side.h / 256 if contents.side.h else None,
+        "same_machine": contents.same_machine,
+        "metadata": {name: len(value) for name, value in contents.metadata.items()},
+    }
+
+
+def _request(contents: Contents) -> dict[str, object]:
+    """``noise`` in grey levels. All None where the weights serve one rate and decide by themselves."""
+    asked = contents.side.request
+    if asked is None:
+        return dict.fromkeys(("quality", "noise", "strength", "denoised"))
+    denoised = "no" if asked.strength == 0 else "yes" if asked.strength == 100 else "partly"
+    return {
+        "quality": asked.quality / 10,
+        "noise": asked.noise / 16,
+        "strength": asked.strength / 100,
+        "denoised": denoised,
+    }
+
+
+def of_weights(run_or_file: str | Path) -> dict[str, object]:
+    """What weights say of themselves, and what they can do. UserError: no weights, or damaged ones."""
+    from jdcsuite import weights
+    from jdcsuite.models.codec import Codec
+
+    path = weights.path_of(run_or_file)
+    about, model = weights.read_about(path), weights.load(path)
+    codec = model if isinstance(model, Codec) else None
+    return {
+        "file": str(path),
+        "bytes": path.stat().st_size,
+        "method": about.get("method") or UNKNOWN,
+        "run": about.get("run") or UNKNOWN,
+        "licence": about.get("licence") or UNKNOWN,
+        "data": about.get("data") or about.get("train_set") or UNKNOWN,
+        "samples": about.get("samples") or UNKNOWN,
+        "model": type(model).__name__,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "model_id": codec.model_id.hex() if codec and codec.tables else None,
+        "rates": _rates(codec, about),
+        "noise": _noise(codec, about),
+        "same_machine": None if codec is None else not codec.exact,
+    }
+
+
+def _rates(codec: object | None, about: dict) -> str:
+    if codec is None:
+        return "none: it is no codec"
+    if codec.any_rate:
+        return "any: quality 0 to 100"
+    return f"one: lmbda {about['lmbda']:g}" if about.get("lmbda") is not None else "one"
+
+
+def _noise(codec: object | None, about: dict) -> str:
+    from jdcsuite.models.conditions import NOISIEST
+
+    if codec is not None and codec.any_rate:
+        return f"any to sigma {NOISIEST:g}, estimated from the picture"
+    return f"sigma {about['sigma']:g}" if about.get("sigma") is not None else "as in its training data"
+
+
+def shown(name: str, value: object) -> str:
+    """A value of a description for people."""
+    if name == "same_machine":
+        return "yes: opens for certain only on the machine that wrote it" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} ({size} bytes)" for name, size in value.items()) or "none"
+    return f"{value:.4f}" if name in ("bpp", "guide_bpp") else f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,75 @@
+"""The search for a quality: few tries, the limit kept, close on curves that are nearly straight."""
+
+from __future__ import annotations
+
+import math
+from itertools import accumulate
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jdcsuite.search import TRIES, highest
+
+TOP = 60
+
+
+def searched(curve, limit: float, *, start: int = 0, slope: float = 0.1, near: float = 0.05, top: int = TOP):
+    calls: list[int] = []
+
+    def value(place: int) -> float:
+        calls.append(place)
+        return curve(place)
+
+    found = highest(value, limit, top=top, start=start, slope=slope, near=near)
+    assert len(calls) == len(set(calls)) <= TRIES and all(0 <= place <= top for place in calls)
+    assert found.tried == {place: curve(place) for place in calls}
+    return found
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    steps=st.lists(st.floats(0, 5), min_size=TOP + 1, max_size=TOP + 1),
+    limit=st.floats(-10, 320),
+    start=st.integers(-5, TOP + 5),
+    slope=st.floats(1e-3, 10),
+)
+def test_on_any_monotone_curve_the_limit_is_kept_and_something_is_found(steps, limit, start, slope):
+    curve = list(accumulate(steps))
+    found = searched(curve.__getitem__, limit, start=start, slope=slope)
+    if curve[0] > limit:
+        assert found.best is None and 0 in found.tried
+    else:
+        assert found.best in found.tried and curve[found.best] <= limit
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    rise=st.floats(0.02, 0.08),
+    bow=st.floats(-0.1, 0.1),
+    offset=st.floats(10, 20),
+    share=st.floats(0.02, 0.98),
+    start=st.integers(0, 1000),
+)
+def test_sizes_that_are_nearly_exponential_end_within_two_per_cent(rise, bow, offset, share, start):
+    """log2 of bytes over tenths of quality: a line, bowed by a tenth of its rise."""
+
+    def curve(place: int) -> float:
+        x = place / 1000
+        return offset + 100 * rise * (x + bow * 4 * x * (1 - x))
+
+    limit = curve(0) + share * (curve(1000) - curve(0))
+    found = searched(curve, limit, start=start, slope=0.004, near=math.log2(1.015), top=1000)
+    assert found.best is not None and limit - math.log2(1.02) <= curve(found.best) <= limit
+
+
+@pytest.mark.parametrize(("limit", "best", "most"), [(1e9, TOP, 2), (-1, None, 2), (0, 0, 5)])
+def test_the_ends_take_few_tries(limit, best, most):
+    found = searched(lambda place: 3.0 * place, limit, start=30, slope=3.0, near=0.0)
+    assert found.best == best and len(found.tried) <= most
+
+
+def test_one_place_alone():
+    assert searched(lambda place: 1.0, 2.0, top=0).best == 0
+    assert searched(lambda place: 3.0, 2.0, top=0).best is None
+    assert searched(lambda place: 1.0, 2.0).best == TOP, "a flat curve, its top reached"

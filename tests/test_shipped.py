@@ -1,0 +1,416 @@
+"""Weights that come with the package: no `--weights`, any rate, targets met by search, what is asked travels along."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_cli import jdc as jdc  # the fixture
+from test_compression import photo, saved
+
+import jdcsuite
+from jdcsuite import compression, weights
+from jdcsuite.data.law import NoiseLaw
+from jdcsuite.entropy.container import CorruptFile, pack, unpack
+from jdcsuite.models.codec import Codec
+from jdcsuite.models.conditions import NOISIEST, bend
+from jdcsuite.models.flagship import Flagship
+from jdcsuite.types import UserError
+
+SHAPE = {"widths": [8, 8], "blocks": [1, 1], "num_latents": 16, "prior_width": 8, "embedding": 8}
+ABOUT = {"method": "flagship", "run": "tiny", "licence": "MIT", "data": "drawings", "samples": 1234, "sigma": None}
+
+
+def flagship(path: Path, *, seed: int = 0) -> Flagship:
+    torch.manual_seed(seed)
+    model = Flagship(**SHAPE).eval()
+    model.update()
+    weights.save(model, {"_target_": "jdcsuite.models.flagship.Flagship", **SHAPE}, path, about=ABOUT)
+    return model
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("wheel") / "flagship.safetensors"
+    flagship(path)
+    return path
+
+
+@pytest.fixture
+def shipped(stored: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(weights, "SHIPPED", stored)
+    return stored
+
+
+@pytest.fixture
+def none_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "SHIPPED", tmp_path / "flagship.safetensors")
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "noisy.png"
+    Image.fromarray(photo(150, 170)).save(path)
+    return path
+
+
+def sentence(err: str) -> str:
+    (line,) = err.strip().splitlines()
+    assert line.startswith("jdc: ")
+    return line
+
+
+# -- without further words ------------------------------------------------------------------------------------------
+
+
+def test_neither_weights_nor_noise_need_be_known(jdc, shipped, picture, tmp_path):
+    coded, back = tmp_path / "x.jdc", tmp_path / "y.png"
+    status, out, err = jdc("compress", picture, "-o", coded)
+    assert status == 0 and err == "", err
+    request = unpack(coded.read_bytes()).side.request
+    assert f"quality {request.quality / 10:g}" in out and f"noise {request.noise / 16:.1f} estimated" in out
+    assert f"{8 * len(coded.read_bytes()) / (150 * 170):.3f} bpp" in out
+    # the estimate is rounded in the file, the quality was chosen before
+    assert request.quality == pytest.approx(10 * bend(request.noise / 16), abs=3) and request.strength == 100
+    assert jdc("decompress", coded, "-o", back)[0] == 0
+    data = jdcsuite.compress(photo(150, 170))
+    assert data == coded.read_bytes()
+    np.testing.assert_array_equal(np.asarray(Image.open(back)), jdcsuite.decompress(data))
+
+
+def test_what_is_asked_is_in_the_file_and_changes_the_picture(shipped):
+    x = photo(80, 90)
+    asked = jdcsuite.compress(x, quality=61.26, strength=0.5, sigma=12.03)
+    request = unpack(asked).side.request
+    assert (request.quality, request.noise, request.strength) == (613, 192, 50)
+    sizes = [len(jdcsuite.compress(x, quality=q)) for q in (0, 40, 80)]
+    assert sizes == sorted(sizes) and sizes[2] > 2 * sizes[0]
+
+
+def test_a_wheel_without_weights_says_what_to_give(jdc, none_shipped, picture, tmp_path):
+    for words in (["compress", picture, "-o", tmp_path / "x.jdc"], ["info"]):
+        status, _, err = jdc(*words)
+        assert status == 2 and "came without weights" in sentence(err) and "--weights" in err
+    with pytest.raises(UserError, match="weights="):
+        jdcsuite.compress(photo(8, 8))
+
+
+def test_a_file_of_other_weights_names_those_that_it_needs(jdc, shipped, picture, tmp_path):
+    run = tmp_path / "run"
+    mine = saved(run)
+    coded = tmp_path / "x.jdc"
+    assert jdc("compress", picture, "-o", coded, "--weights", run)[0] == 0
+    status, _, err = jdc("decompress", coded, "-o", tmp_path / "y.png")
+    assert status == 1 and mine.model_id.hex() in err and compression.load().model_id.hex() in err
+    assert "came with jdcsuite" in err and "--weights" in err and not (tmp_path / "y.png").exists()
+
+
+def test_the_link_leads_to_the_weights_of_the_experiment():
+    """Where they are kept and the package has them, as `conf` is."""
+    link = Path(weights.__file__).with_name("flagship.safetensors")
+    assert weights.__dict__["SHIPPED"] == link
+    if link.is_symlink():
+        assert str(link.readlink()) == "../../experiments/flagship/weights/flagship.safetensors"
+        assert weights.read_about(link)["method"]
+
+
+# -- targets --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[float]]:
+    """Qualities that were estimated and coded."""
+    seen: dict[str, list[float]] = {"estimate_bytes": [], "compress": []}
+
+    def counting(name: str):
+        own = getattr(Codec, name)
+
+        def method(self, *args, **kwargs):
+            seen[name].append(kwargs["quality"])
+            return own(self, *args, **kwargs)
+
+        return method
+
+    for name in seen:
+        monkeypatch.setattr(Codec, name, counting(name))
+    return seen
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.7, 0.97])
+@pytest.mark.parametrize("option", ["--max-size", "--target-bpp"])
+def test_no_file_is_larger_than_was_asked_and_few_are_much_smaller(
+    jdc, shipped, picture, tmp_path, calls, share, option
+):
+    low, high = (len(jdcsuite.compress(photo(150, 170), quality=q)) for q in (0, 100))
+    most = int(low * (high / low) ** share)
+    for seen in calls.values():
+        seen.clear()
+    words = ["compress", picture, "-o", tmp_path / "x.jdc", option]
+    status, out, err = jdc(*words, most if option == "--max-size" else 8 * most / (150 * 170))
+    assert status == 0, err
+    size = (tmp_path / "x.jdc").stat().st_size
+    assert 0.95 * most < size <= most
+    assert len(calls["estimate_bytes"]) <= 5 and len(calls["compress"]) <= 3
+    assert f"quality {unpack((tmp_path / 'x.jdc').read_bytes()).side.request.quality / 10:g}" in out
+
+
+def test_a_size_that_every_file_keeps_is_the_best_quality(jdc, shipped, picture, tmp_path):
+    assert jdc("compress", picture, "-o", tmp_path / "x.jdc", "--max-size", "1.5M")[0] == 0
+    assert unpack((tmp_path / "x.jdc").read_bytes()).side.request.quality == 1000
+
+
+@pytest.mark.parametrize("words", [["--max-size", "100"], ["--target-bpp", "0.01"]])
+def test_a_size_out_of_reach_says_what_quality_0_takes(jdc, shipped, picture, tmp_path, words):
+    status, _, err = jdc("compress", picture, "-o", tmp_path / "x.jdc", *words)
+    smallest = len(jdcsuite.compress(photo(150, 170), quality=0))
+    assert status == 1 and "quality 0," in sentence(err) and f"{smallest} bytes" in err
+    assert not (tmp_path / "x.jdc").exists()
+
+
+def test_an_estimate_that_is_too_low_does_not_break_the_bound(jdc, shipped, picture, tmp_path, monkeypatch):
+    own = Codec.estimate_bytes
+    monkeypatch.setattr(Codec, "estimate_bytes", lambda *args, **kwargs: 0.7 * own(*args, **kwargs))
+    status, _, err = jdc("compress", picture, "-o", tmp_path / "x.jdc", "--max-size", 3000)
+    assert status == 0, err
+    assert 0.7 * 3000 < (tmp_path / "x.jdc").stat().st_size <= 3000
+
+
+def test_a_psnr_is_reached_by_a_small_file_and_few_tries(jdc, shipped, picture, tmp_path, calls):
+    x = photo(150, 170)
+
+    def psnr(quality: float) -> float:
+        return compression.psnr(jdcsuite.decompress(jdcsuite.compress(x, quality=quality)), x)
+
+    low, high = psnr(0), psnr(100)
+    target = (low + high) / 2
+    calls["compress"].clear()
+    status, out, err = jdc("compress", picture, "-o", tmp_path / "x.jdc", "--target-psnr", target)
+    assert status == 0 and "noise included" in out, err
+    assert len(calls["compress"]) <= 5 and calls["estimate_bytes"] == []
+    reached = compression.psnr(jdcsuite.decompress((tmp_path / "x.jdc").read_bytes()), x)
+    assert target <= reached < target + 1
+    status, _, err = jdc("compress", picture, "-o", tmp_path / "y.jdc", "--target-psnr", 98)
+    assert status == 1 and f"{high:.2f} dB" in sentence(err) and not (tmp_path / "y.jdc").exists()
+    status, _, err = jdc("compress", picture, "-o", tmp_path / "y.jdc", "--target-psnr", target, "--max-size", 300)
+    assert status == 1 and "no quality meets the target" in sentence(err)
+
+
+def test_weights_of_any_rate_compete_with_a_rung(jdc, shipped, picture, tmp_path):
+    saved(tmp_path / "run")
+    words = ["compress", picture, "-o", tmp_path / "x.jdc", "--weights", shipped, "--weights", tmp_path / "run"]
+    status, out, err = jdc(*words, "--max-size", 4000)
+    assert status == 0 and "dB" in out, err
+    # the rung's weights are random, its picture is far from the input
+    assert "quality" in out and (tmp_path / "x.jdc").stat().st_size <= 4000
+
+
+@pytest.mark.parametrize(
+    ("word", "size"), [("200000", 200_000), ("200k", 200_000), ("1.5M", 1_500_000), ("2KiB", 2048), (".5 mb", 500_000)]
+)
+def test_sizes(word, size):
+    from jdcsuite.coding_cli import size as parse
+
+    assert parse(word) == size
+
+
+# -- mistakes -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--quality", "101"], "give 0 (smallest file) to 100"),
+        (["--quality", "-1"], "give 0 (smallest file) to 100"),
+        (["--quality", "abc"], "give 0 (smallest file) to 100"),
+        (["--quality", "nan"], "give 0 (smallest file) to 100"),
+        (["--strength", "2"], "give 0 (keep the noise) to 1"),
+        (["--sigma", "inf"], "no noise level"),
+        (["--target-bpp", "0"], "bits a pixel above 0"),
+        (["--target-bpp", "nan"], "bits a pixel above 0"),
+        (["--target-psnr", "many"], "0 to 99 dB"),
+        (["--max-size", "big"], "no size"),
+        (["--max-size", "0"], "no size"),
+        (["--max-size", "-5"], "no size"),
+        (["--max-size", "5i"], "no size"),
+        (["--quality", "50", "--max-size", "5k"], "leave one of them out"),
+        (["--quality", "50", "--weights", "RUN"], "leave quality out"),
+        (["--strength", "0", "--quality", "3", "--weights", "RUN"], "leave quality and strength out"),
+        (["--sigma", "5", "--weights", "RUN"], "leave sigma out"),
+    ],
+)
+def test_a_request_that_cannot_be_served_is_one_sentence_for_all_pictures(jdc, shipped, picture, tmp_path, words, said):
+    saved(tmp_path / "run")
+    Image.fromarray(photo(20, 20)).save(tmp_path / "b.png")
+    given = [str(tmp_path / "run") if word == "RUN" else word for word in words]
+    status, _, err = jdc("compress", picture, tmp_path / "b.png", "-o", tmp_path / "out", *given)
+    assert status == 2 and said in sentence(err) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"quality": 101}, "0 \\(smallest file\\) to 100"),
+        ({"quality": float("nan")}, "to 100"),
+        ({"strength": -0.1}, "to 1"),
+        ({"sigma": float("inf")}, "no.* noise level"),
+    ],
+)
+def test_arrays_ask_within_the_same_bounds(shipped, options, said):
+    with pytest.raises(UserError, match=said):
+        jdcsuite.compress(photo(8, 8), **options)
+
+
+def test_arrays_that_are_no_pictures_are_refused_by_shipped_weights_too(shipped):
+    with pytest.raises(UserError, match="NaN"):
+        jdcsuite.compress(np.full((8, 8, 3), np.nan))
+
+
+def test_weights_of_one_rate_refuse_what_they_cannot_serve(tmp_path):
+    saved(tmp_path)
+    for options in ({"quality": 5}, {"strength": 1}, {"sigma": 5}):
+        with pytest.raises(UserError, match="leave"):
+            jdcsuite.compress(photo(8, 8), tmp_path, **options)
+
+
+def test_files_and_weights_of_another_kind_do_not_go_together(shipped, tmp_path):
+    """Not even where the file says that it is of these weights."""
+    saved(tmp_path)
+    one, other = jdcsuite.compress(photo(8, 8), tmp_path), jdcsuite.compress(photo(8, 8))
+    assert (one[3], other[3]) == (2, 3)
+    for data, name in ((one, None), (other, tmp_path)):
+        with pytest.raises(CorruptFile, match="written with weights"):
+            jdcsuite.decompress(data, name)
+        contents = unpack(data)
+        forged = bytearray(pack(contents))
+        forged[5:13] = compression.load(name).model_id
+        with pytest.raises(CorruptFile, match="another kind"):
+            jdcsuite.decompress(_sealed(bytes(forged)), name)
+
+
+def _sealed(data: bytes) -> bytes:
+    import zlib
+
+    return data[:-4] + zlib.crc32(data[:-4]).to_bytes(4, "little")
+
+
+def test_a_file_of_a_newer_version_asks_for_a_newer_jdcsuite(jdc, shipped, tmp_path):
+    data = bytearray(jdcsuite.compress(photo(8, 8)))
+    data[3] = 4
+    (tmp_path / "x.jdc").write_bytes(_sealed(bytes(data)))
+    for words in (["decompress", tmp_path / "x.jdc", "-o", tmp_path / "y.png"], ["info", tmp_path / "x.jdc"]):
+        status, _, err = jdc(*words)
+        assert status == 1 and "version 4" in sentence(err) and "update jdcsuite" in err
+
+
+# -- noise ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_law_s_strongest_noise_is_the_limit():
+    assert NoiseLaw().highest == NOISIEST
+
+
+def test_noise_beyond_the_law_is_a_warning(jdc, shipped, picture, tmp_path):
+    status, out, err = jdc("compress", picture, "-o", tmp_path / "x.jdc", "--sigma", 60)
+    assert status == 0 and "1 picture" in out and (tmp_path / "x.jdc").exists()
+    assert "warning" in sentence(err) and "60" in err and "55" in err
+    assert jdc("compress", picture, "-o", tmp_path / "x.jdc", "--sigma", 55, "--force")[2] == ""
+
+
+def white(sigma: float) -> np.ndarray:
+    random = np.random.default_rng(0)
+    ramp = np.linspace(60, 190, 128)[None, :, None] + np.zeros((128, 128, 3))
+    return np.clip(np.rint(ramp + random.normal(0, sigma, ramp.shape)), 0, 255).astype(np.uint8)
+
+
+def shared(sigma: float) -> np.ndarray:
+    """Noise of blocks of 4x4 pixels."""
+    random = np.random.default_rng(0)
+    ramp = np.linspace(60, 190, 128)[None, :, None] + np.zeros((128, 128, 3))
+    noise = np.kron(random.normal(0, sigma, (32, 32, 3)), np.ones((4, 4, 1)))
+    return np.clip(np.rint(ramp + noise), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "said"),
+    [
+        (white(10), ""),
+        (white(15), ""),
+        (white(30), "far from the 10"),
+        (white(3), "far from the 10"),
+        (shared(10), "correlated"),
+    ],
+)
+def test_weights_of_one_noise_warn_of_another(jdc, tmp_path, pixels, said):
+    model = saved(tmp_path / "run")
+    config = weights.read(tmp_path / "run" / "weights.safetensors")[0]
+    weights.save(model, config, tmp_path / "run" / "weights.safetensors", about={"sigma": 10})
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    status, _, err = jdc("compress", tmp_path / "a.png", "-o", tmp_path / "x.jdc", "--weights", tmp_path / "run")
+    assert status == 0 and (tmp_path / "x.jdc").exists()
+    assert (said in sentence(err) and "warning" in err) if said else err == ""
+
+
+def test_noise_is_told_by_the_network_where_there_is_one(jdc, shipped, picture, tmp_path):
+    (tmp_path / "more").mkdir()
+    Image.fromarray(shared(10)).save(tmp_path / "more" / "b.png")
+    status, out, err = jdc("noise", tmp_path / "more", f"{tmp_path}/*.png", "--json")
+    assert status == 0 and err == "", err
+    b, a = json.loads(out)
+    assert a["picture"] == str(picture) and (a["correlated"], b["correlated"]) == (False, True)
+    expected = unpack(jdcsuite.compress(photo(150, 170))).side.request.noise / 16
+    assert a["noise"] == expected and a["estimator"] == "network"
+    assert a["white"] == pytest.approx(0.04 * 255, rel=0.1)
+    status, out, _ = jdc("noise", picture)
+    assert status == 0 and "network" in out and f"{a['white']:.1f}" in out
+
+
+def test_noise_without_a_network_is_the_classical_estimate(jdc, none_shipped, tmp_path):
+    Image.fromarray(white(10)).save(tmp_path / "a.png")
+    (tmp_path / "bad.png").write_text("x")
+    status, out, err = jdc("noise", tmp_path, "--json")
+    (one,) = json.loads(out)
+    assert one["estimator"] == "classical" and one["noise"] == pytest.approx(10, rel=0.15)
+    assert status == 1 and "bad.png" in sentence(err)
+    assert jdc("noise", tmp_path / "none.png")[0] == 2
+
+
+# -- info -----------------------------------------------------------------------------------------------------------
+
+
+def test_info_tells_what_a_file_was_asked_for(jdc, shipped, tmp_path):
+    for strength, denoised in ((0, "no"), (0.3, "partly"), (1, "yes")):
+        (tmp_path / "x.jdc").write_bytes(jdcsuite.compress(photo(8, 8), quality=70.5, sigma=4.5, strength=strength))
+        (about,) = json.loads(jdc("info", tmp_path / "x.jdc", "--json")[1])
+        told = [about[name] for name in ("version", "quality", "noise", "strength", "denoised")]
+        assert told == [3, 70.5, 4.5, strength, denoised]
+    out = jdc("info", tmp_path / "x.jdc")[1]
+    assert "70.5" in out and "denoised" in out
+    saved(tmp_path / "run")
+    (tmp_path / "y.jdc").write_bytes(jdcsuite.compress(photo(8, 8), tmp_path / "run"))
+    (about,) = json.loads(jdc("info", tmp_path / "y.jdc", "--json")[1])
+    assert about["version"] == 2 and about["quality"] is None and "denoised" not in jdc("info", tmp_path / "y.jdc")[1]
+
+
+def test_info_tells_of_weights(jdc, shipped, tmp_path):
+    (about,) = json.loads(jdc("info", "--json")[1])
+    assert [about[name] for name in ("method", "licence", "data", "samples")] == ["flagship", "MIT", "drawings", 1234]
+    assert about["model_id"] == compression.load().model_id.hex() and about["bytes"] == shipped.stat().st_size
+    assert "0 to 100" in about["rates"] and "55" in about["noise"]
+    for words in ([shipped], ["--weights", shipped]):
+        assert json.loads(jdc("info", *words, "--json")[1]) == [about]
+    saved(tmp_path / "run")
+    status, out, _ = jdc("info", "--weights", tmp_path / "run")
+    assert status == 0 and out.count("not stated") == 4 and "one" in out
+    status, _, err = jdc("info", "--weights", tmp_path)
+    assert status == 1 and "no weights" in sentence(err)
+
+
+def test_export_states_a_licence(jdc, shipped, tmp_path):
+    words = ["export", shipped, "-o", tmp_path / "w.safetensors", "--licence", "CC0", "--data", "photographs"]
+    assert jdc(*words)[0] == 0
+    about = weights.read_about(tmp_path / "w.safetensors")
+    assert about == {**ABOUT, "licence": "CC0", "data": "photographs"}
