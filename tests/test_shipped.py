@@ -201,11 +201,18 @@ def test_a_psnr_is_reached_by_a_small_file_and_few_tries(jdc, shipped, picture, 
 
 def test_weights_of_any_rate_compete_with_a_rung(jdc, shipped, picture, tmp_path):
     saved(tmp_path / "run")
-    words = ["compress", picture, "-o", tmp_path / "x.jdc", "--weights", shipped, "--weights", tmp_path / "run"]
-    status, out, err = jdc(*words, "--max-size", 4000)
-    assert status == 0 and "dB" in out, err
-    # the rung's weights are random, its picture is far from the input
-    assert "quality" in out and (tmp_path / "x.jdc").stat().st_size <= 4000
+    x, words = photo(150, 170), ["compress", picture, "-o", tmp_path / "x.jdc", "--force", "--max-size"]
+    rung = jdcsuite.compress(x, tmp_path / "run")
+    db = compression.psnr(jdcsuite.decompress(rung, tmp_path / "run"), x)
+    both = ["--weights", shipped, "--weights", tmp_path / "run"]
+    for most in (len(rung) - 1, len(rung), 10**6):
+        assert jdc(*words, most)[0] == 0
+        own = (tmp_path / "x.jdc").read_bytes()
+        better = len(rung) > most or compression.psnr(jdcsuite.decompress(own), x) > db
+        status, out, err = jdc(*words, most, *both)
+        assert status == 0 and "dB" in out, err
+        assert (tmp_path / "x.jdc").read_bytes() == (own if better else rung)
+        assert ("quality" in out) == better
 
 
 @pytest.mark.parametrize(
