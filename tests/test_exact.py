@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jdcsuite.entropy.container import Side, unpack
+from jdcsuite.entropy.container import Request, Side, unpack
 from jdcsuite.models.codec import Codec
 from jdcsuite.models.drop_in import DropIn
+from jdcsuite.models.dual_prior import DualPriorCodec
 from jdcsuite.models.exact import (
     INPUT,
     LARGEST,
@@ -27,6 +28,7 @@ from jdcsuite.models.exact import (
     is_exact,
     make_exact,
 )  # fmt: skip
+from jdcsuite.models.flagship import Flagship
 from jdcsuite.models.fllic import FLLIC
 from jdcsuite.models.manypriors import ManyPriors
 from jdcsuite.models.testolina import Testolina
@@ -282,6 +284,18 @@ def fllic() -> tuple[FLLIC, Tensor, Tensor]:
     return net, latents(40, 12, spread=6.0), torch.round(z).double()
 
 
+def flagship() -> tuple[Flagship, Tensor, Tensor]:
+    torch.manual_seed(4)
+    net = Flagship(widths=[4, 4], blocks=[1, 1], num_latents=40, prior_width=24, embedding=4)
+    with torch.no_grad():
+        for p in (p for part in (net.h_s, net.fusion, net.spatial_prior) for p in part.parameters()):
+            p.copy_(torch.randn_like(p) * 1.6 / max(p[0].numel(), 9) ** 0.5)
+    z = latents(24, 3, spread=2.0)
+    z.view(-1)[5], z.view(-1)[77] = 2.0**28, -3e5
+    net.h_a = Said(z)
+    return net, latents(40, 12, spread=6.0), torch.round(z).double()
+
+
 def drop_in(make: Callable[[], DropIn]) -> tuple[DropIn, Tensor, Tensor]:
     torch.manual_seed(3)
     net = make()
@@ -299,10 +313,12 @@ SMALL = {"num_channels": 16, "num_latents": 24}
 ARCHITECTURES = ["ScaleHyperprior", "MeanScaleHyperprior"]
 BUILDERS = {
     "FLLIC": fllic,
+    "Flagship": flagship,
     **{name: partial(drop_in, partial(DropIn, architecture=name, **SMALL)) for name in ARCHITECTURES},
     "Testolina": partial(drop_in, partial(Testolina, **SMALL)),
 }
 H = 700
+SIDE = Side(H, Request(437, 163, 70))  # the request is of codecs of any rate alone
 
 
 @pytest.fixture(scope="module", params=BUILDERS)
@@ -323,7 +339,7 @@ def parameters(net: Codec, z: Tensor) -> list[Tensor]:
             assert torch.equal(single, indexes.flatten())
             assert not net.has_means or torch.equal(means, made[:, 24:])
         return [made.cpu(), indexes.cpu()]
-    first = net._entropy_parameters(z, net.planes(Side(H)).to(z).expand(len(z), -1))
+    first = net._entropy_parameters(z, net.planes(SIDE).to(z).expand(len(z), -1))
     symbols = torch.arange(first[0].numel() // len(z), device=z.device).view(1, *first[0].shape[1:]) % 23 - 11.0
     second = net._dual_prior(*first, lambda means, log2_scales, mask: symbols.double() + means)
     return [part.cpu() for part in (*first, *second)]
@@ -362,7 +378,7 @@ def same_under_every_pair_of_conditions(net: Codec, y: Tensor, *, step: float, o
         for condition in HERE:
             net.to(condition.device)
             with condition():
-                segments, symbols = net.encode_tile(y.to(condition.device), side=Side(H))
+                segments, symbols = net.encode_tile(y.to(condition.device), side=SIDE)
             coded[condition] = segments, symbols.cpu()
         for condition, (segments, symbols) in coded.items():
             first = next(c for c in HERE if on_every_device or c.device == condition.device)
@@ -371,7 +387,7 @@ def same_under_every_pair_of_conditions(net: Codec, y: Tensor, *, step: float, o
         for condition, (segments, symbols) in itertools.product(HERE, [coded[FIRST], coded[HERE[-1]]]):
             net.to(condition.device)
             with condition():
-                y_hat, read = net.decode_tile(segments, height=192, width=192, side=Side(H))
+                y_hat, read = net.decode_tile(segments, height=192, width=192, side=SIDE)
             assert torch.equal(read.cpu(), symbols)
             assert y_hat.shape == y.shape and (y_hat.cpu() - y).abs().max() <= 0.501 * step
     finally:
@@ -397,7 +413,7 @@ def test_many_priors_have_no_network_between_bits_and_symbols(index_cost):
     assert not unpack(net.compress(torch.rand(1, 3, 40, 40))).same_machine
     # the choice of priors is a sum of floats
     same_under_every_pair_of_conditions(net, y, step=1.0, on_every_device=False)
-    _, symbols = net.encode_tile(y, side=Side(H))
+    _, symbols = net.encode_tile(y, side=SIDE)
     assert symbols[:144].unique().numel() > 4
 
 
@@ -407,14 +423,14 @@ def test_a_decoder_of_many_priors_computes_with_no_float(condition, monkeypatch)
     net, y = many_priors(), latents(24, 12, spread=6.0)
     numbers = torch.randint(0, 16, (144,))
     monkeypatch.setattr(type(net.prior_y), "choose", lambda self, y: numbers.view(1, 12, 12))
-    segments, symbols = net.encode_tile(y, side=Side(H))
+    segments, symbols = net.encode_tile(y, side=SIDE)
     assert torch.equal(symbols[:144], numbers.int())
     with torch.no_grad():
         for part in (*net.prior_y.parameters(), net.prior_y.seen):
             part.fill_(float("nan"))
     net.to(condition.device)
     with condition():
-        y_hat, read = net.decode_tile(segments, height=192, width=192, side=Side(H))
+        y_hat, read = net.decode_tile(segments, height=192, width=192, side=SIDE)
     assert torch.equal(read.cpu(), symbols) and torch.equal(y_hat.cpu(), y.round())
 
 
@@ -435,7 +451,7 @@ def test_a_codec_whose_sums_have_no_bound_marks_its_files(name):
     net.eval().update()
     x = torch.rand(1, 3, 192, 192, generator=torch.Generator().manual_seed(0))
     assert net.exact and not unpack(net.compress(x)).same_machine
-    inside = net.h_s if isinstance(net, FLLIC) else net.net.h_s
+    inside = net.h_s if isinstance(net, DualPriorCodec) else net.net.h_s
     convolution = next(m for m in inside.modules() if isinstance(m, ExactConv2d | ExactConvTranspose2d))
     state = net.state_dict()
     (prefix,) = (n for n, m in net.named_modules() if m is convolution)
@@ -448,7 +464,7 @@ def test_a_codec_whose_sums_have_no_bound_marks_its_files(name):
 @pytest.mark.parametrize("name", BUILDERS)
 def test_every_convolution_between_bits_and_symbols_has_its_exact_form(name):
     net, _, _ = BUILDERS[name]()
-    between = [net.h_s, net.fusion, net.spatial_prior] if isinstance(net, FLLIC) else [net.net.h_s]
+    between = [net.h_s, net.fusion, net.spatial_prior] if isinstance(net, DualPriorCodec) else [net.net.h_s]
     seen = [m for part in between for m in part.modules() if not list(m.children()) and list(m.parameters())]
     assert seen and all(isinstance(m, ExactConv2d | ExactConvTranspose2d) for m in seen)
     # what else stands there works on single elements

@@ -19,6 +19,7 @@ from jdcsuite.entropy.coder import Decoder, Encoder
 from jdcsuite.entropy.container import GREY, CorruptFile, boxes, pack, unpack
 from jdcsuite.models import haar
 from jdcsuite.models.drop_in import DropIn
+from jdcsuite.models.flagship import Flagship
 from jdcsuite.models.fllic import FLLIC
 from jdcsuite.models.manypriors import ManyPriors
 from jdcsuite.models.testolina import Testolina
@@ -99,6 +100,7 @@ def test_one_latent_less_of_margin_would_show():
 
 NARROW = {
     "FLLIC": lambda: FLLIC(widths=[4, 4, 4], num_latents=4, prior_width=4, start="random"),
+    "Flagship": lambda: Flagship(widths=[4, 4], blocks=[1, 2], num_latents=4, prior_width=4, embedding=4),
     "DropIn": lambda: DropIn(architecture="MeanScaleHyperprior", num_channels=4, num_latents=4),
     "ManyPriors": lambda: ManyPriors(num_channels=4, num_latents=4, num_priors=3),
     "Testolina": lambda: Testolina(num_channels=4, num_latents=4),
@@ -121,12 +123,13 @@ def test_a_transform_sees_no_pixel_beyond_the_margin(codec):
     side, tile = 64 * math.ceil((margin + 16) / 64), 64  # a tile with more than its margin on each side
     first, last = side // 16, (side + tile) // 16
     x = torch.rand(1, 3, 2 * side + tile, 2 * side + tile, dtype=torch.float64, requires_grad=True)
-    (seen,) = torch.autograd.grad(net.analyse(x)[..., first:last, first:last].abs().sum(), x)
+    asked = torch.full((1, 3), 0.5) if net.any_rate else None
+    (seen,) = torch.autograd.grad(net.analyse(x, asked)[..., first:last, first:last].abs().sum(), x)
     for axes in ((0, 1, 3), (0, 1, 2)):
         pixels = seen.abs().sum(axes).nonzero().flatten()
         assert side - margin <= pixels.min() < side - 16 and side + tile + 8 < pixels.max() < side + tile + margin
     y = torch.rand(1, 4, len(x[0, 0]) // 16, len(x[0, 0]) // 16, dtype=torch.float64, requires_grad=True)
-    (seen,) = torch.autograd.grad(net.synthesise(y)[..., side : side + tile, side : side + tile].abs().sum(), y)
+    (seen,) = torch.autograd.grad(net.synthesise(y, asked)[..., side : side + tile, side : side + tile].abs().sum(), y)
     for axes in ((0, 1, 3), (0, 1, 2)):
         rows = seen.abs().sum(axes).nonzero().flatten()
         assert first - edge <= rows.min() < first and last <= rows.max() < last + edge

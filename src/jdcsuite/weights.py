@@ -75,14 +75,19 @@ def export(run_or_file: str | Path, out: Path, **stated: str | None) -> None:
     source = path_of(run_or_file)
     config, about, _ = read(source)
     model = load(source)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(parameter.bfloat16())
+    round_to_bf16(model)
     if isinstance(model, Codec):
         model.update()
     out.parent.mkdir(parents=True, exist_ok=True)
     about |= {name: words for name, words in stated.items() if words is not None}
     save(model, config, out, about=about, dtype=torch.bfloat16)
+
+
+@torch.no_grad()
+def round_to_bf16(model: nn.Module) -> None:
+    """Rounds all parameters in place to numbers that bfloat16 holds; tables have to be made anew then."""
+    for parameter in model.parameters():
+        parameter.copy_(parameter.bfloat16())
 
 
 def _umask() -> int:

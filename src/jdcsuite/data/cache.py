@@ -40,6 +40,7 @@ class ImageCache:
         self.names = names
         self._shapes = shapes
         self._starts = [0, *itertools.accumulate(3 * h * w for h, w in shapes)]
+        self.contents: list[tuple[tuple[int, int], int]] = []  # size and CRC-32 of each picture's pixels
         self._pixels: np.ndarray | None = None
 
     @classmethod
@@ -86,6 +87,7 @@ class ImageCache:
             index = json.loads(path.with_suffix(".json").read_text())
             shapes = [(int(h), int(w)) for h, w in index["shapes"]]
             cache = cls(path=path, names=index["names"], shapes=shapes)
+            cache.contents = list(zip(shapes, index["crc32"], strict=True))
             if path.stat().st_size != cache._starts[-1]:
                 return None
             # All of a file up to 1 GiB, every k-th picture of a larger one: a second or so at each start.

@@ -246,6 +246,22 @@ class Photographs(L.LightningDataModule):
                 if name not in caches:
                     caches[name] = ImageCache.build(source, cache_dir=self.cache_dir and Path(self.cache_dir))
         self._caches["train"].require(self.crop)
+        self._refuse_tested()
+
+    def _refuse_tested(self) -> None:
+        """UserError where a training or validation picture is in a test set too, whatever it is called there."""
+        seen = {
+            content: name
+            for cache in self._caches.values()
+            for name, content in zip(cache.names, cache.contents, strict=True)
+        }
+        for test_set, cache in self._tests.items():
+            for name, content in zip(cache.names, cache.contents, strict=True):
+                if content in seen:
+                    raise UserError(
+                        f"{seen[content]} of data.train is {name} of the test set {test_set}, pixel by pixel: a "
+                        "picture cannot be both, leave it out of one"
+                    )
 
     def require_val(self, side: int) -> None:
         """UserError that names the validation pictures with a side of fewer pixels, once they are prepared."""

@@ -93,8 +93,8 @@ class Flagship(DualPriorCodec):
         # what each sees beyond a latent's own pixels: 3x3 convolutions, at 1/4 and at 1/8
         self.margin = math.ceil((4 + 8 * n4 + 16 * n8 + 8) / BLOCK) * BLOCK
         self.embed = nn.Sequential(nn.Linear(3, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU())
-        self.linear_a = nn.Conv2d(3, m, BLOCK, stride=BLOCK)
-        self.linear_s = nn.Sequential(conv1x1(m, 3 * BLOCK**2), nn.PixelShuffle(BLOCK))
+        self.linear_a = Float32(nn.Conv2d(3, m, BLOCK, stride=BLOCK))
+        self.linear_s = nn.Sequential(Float32(conv1x1(m, 3 * BLOCK**2)), nn.PixelShuffle(BLOCK))
         self.enter = nn.Sequential(nn.PixelUnshuffle(4), Float32(conv3x3(48, c4)))
         self.fine_a, self.down = Blocks(n4, c4, embedding), nn.Conv2d(c4, c8, 2, stride=2)
         self.coarse_a, self.latents = Blocks(n8, c8, embedding), Float32(conv3x3(c8, m, stride=2))
@@ -111,11 +111,12 @@ class Flagship(DualPriorCodec):
         """As a linear transform codec: the DCT's coefficients of largest expected variance, and its inverse. The
         networks beside it begin small."""
         kernel = dct_kernels(self.num_latents)
-        self.linear_a.weight.copy_(kernel)
-        nn.init.zeros_(self.linear_a.bias)
+        analysis, synthesis = self.linear_a.module, self.linear_s[0].module
+        analysis.weight.copy_(kernel)
         # pixel shuffle: channel c * 256 + row * 16 + column
-        self.linear_s[0].weight.copy_(kernel.flatten(1).T[:, :, None, None])
-        nn.init.zeros_(self.linear_s[0].bias)
+        synthesis.weight.copy_(kernel.flatten(1).T[:, :, None, None])
+        for linear in (analysis, synthesis):
+            nn.init.zeros_(linear.bias)
         for blocks in (self.fine_a, self.coarse_a, self.coarse_s, self.fine_s):
             for block in blocks:
                 block.second.weight.mul_(0.3)
@@ -136,8 +137,7 @@ class Flagship(DualPriorCodec):
         e, x = self._embedded(conditions), x - 0.5
         added = self.coarse_a(self.down(self.fine_a(self.enter(x), e)), e)
         with torch.autocast(x.device.type, enabled=False):
-            y = self.linear_a(x.float()) + self.latents(added)
-            return y * self._gain(self.gain_a, conditions, e)
+            return (self.linear_a(x) + self.latents(added)) * self._gain(self.gain_a, conditions, e)
 
     def synthesise(
         self, y_hat: Float[Tensor, "b m hy wy"], conditions: Float[Tensor, "b 3"] | None = None
@@ -148,14 +148,14 @@ class Flagship(DualPriorCodec):
             y_hat = y_hat / self._gain(self.gain_s, conditions, e)
             picture = self.linear_s(y_hat)
         added = self.leave(self.fine_s(self.up(self.coarse_s(self.expand(y_hat), e)), e))
-        return picture + added.float() + 0.5
+        return picture + added + 0.5
 
     def _embedded(self, conditions: Float[Tensor, "b 3"]) -> Float[Tensor, "b k"]:
         with torch.autocast(conditions.device.type, enabled=False):
-            return self.embed(4 * conditions.float() - 2)
+            return self.embed((4 * conditions - 2).to(self.embed[0].weight))
 
     def _gain(self, head: nn.Linear, conditions: Float[Tensor, "b 3"], e: Tensor) -> Float[Tensor, "b m 1 1"]:
-        log2_lmbda = torch.log2(lmbda_of(100 * conditions[:, :1].float()))
+        log2_lmbda = torch.log2(lmbda_of(100 * conditions[:, :1])).to(e)
         log2_gain = head(e) + (log2_lmbda - REFERENCE) / 2
         return self.latent_gain * torch.exp2(log2_gain[:, :, None, None] - self.log2_channel_step)
 

@@ -1,0 +1,132 @@
+"""Flagship weights + test folders -> mean rate and PSNR at every noise level and quality: what a leg ends with.
+
+    python experiments/flagship/grid.py WEIGHTS DATA/kodak24 DATA/mcmaster18 DATA/cc15 --sigma 5 10 --out grid.csv
+
+Clean pictures get the noise of `jdc evaluate` (8-bit, seed 0) at each sigma; folders of pairs are judged as they are.
+The encoder is blind. Rates are the model's estimate for rounded latents plus the file's header, without the entropy
+coder; `jdc evaluate WEIGHTS@20,40 ...` writes files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.data import Dataset
+
+from jdcsuite import weights
+from jdcsuite.data.cache import ImageCache
+from jdcsuite.data.datamodule import Named, Pictures
+from jdcsuite.data.images import files
+from jdcsuite.data.noise import GaussianNoise
+from jdcsuite.data.pairs import Source, shots
+from jdcsuite.data.pairsamples import PairPictures
+from jdcsuite.data.quality import PairCache
+from jdcsuite.metrics import eight_bit, quality
+from jdcsuite.models.conditions import conditions_of
+from jdcsuite.models.flagship import Flagship
+from jdcsuite.types import Pair
+
+QUALITIES = (10, 25, 40, 55, 70, 85)
+SIGMAS = (5, 10, 15, 25, 50)
+HEADER = 8 * 52  # bits of a file of one tile beside its two segments
+RATE = 1.0  # bits per pixel at which legs are compared
+
+
+@torch.no_grad()
+def grid(
+    model: Flagship, folders: list[Path], *, sigmas: list[float], limit: int | None, seconds: float = math.inf
+) -> pd.DataFrame:
+    """A row for each folder, sigma (nan: the pictures' own noise) and quality: means over the pictures, and their
+    number. ``limit``: the first so many of each folder. What is not done after so many ``seconds`` is left out."""
+    model.eval()
+    device, rows, start = next(model.parameters()).device, [], time.monotonic()
+    for dataset, sigma, pictures in _sets(folders, sigmas):
+        made = []
+        for i in range(min(limit or len(pictures), len(pictures))):
+            if time.monotonic() - start > seconds:
+                break
+            made += _judged(model, pictures[i][1].to(device))
+        rows += [
+            {"dataset": dataset, "sigma": sigma, "quality": q, "pictures": len(of_q), **of_q.mean().to_dict()}
+            for q, of_q in (pd.DataFrame(made).groupby("quality") if made else ())
+        ]
+    return pd.DataFrame(rows)
+
+
+def _sets(folders: list[Path], sigmas: list[float]) -> list[tuple[str, float, Dataset[Named]]]:
+    """Name, sigma and pictures of every cell; sigma 10 and real noise, which legs are compared by, come first, should
+    the time run out."""
+    made: list[tuple[str, float, Dataset[Named]]] = []
+    for folder in folders:
+        if found := shots(folder, Source.read(folder.name)):
+            made.append((folder.name, math.nan, PairPictures(PairCache.of_shots(found, cache_dir=None), lossless=None)))
+            continue
+        cache = ImageCache.build(files(folder))
+        for sigma in sigmas:
+            noise = GaussianNoise(sigma=sigma)
+            made.append((folder.name, float(sigma), Pictures(cache, noise=noise, noise_seed=0, lossless=None)))
+    return sorted(made, key=lambda one: 0.0 if math.isnan(one[1]) else abs(one[1] - 10))
+
+
+def _judged(model: Flagship, pair: Pair) -> list[dict[str, float]]:
+    """One picture at every quality. ``unquantised``: PSNR without rounding, the ceiling of the transforms."""
+    pixels, rows = pair.clean.shape[-1] * pair.clean.shape[-2], []
+    height, width = pair.clean.shape[-2:]
+    noise = quality(pair.noisy, pair.clean)["psnr"]
+    sigma = model.noise_level(pair.noisy)
+    for q in QUALITIES:
+        asked = conditions_of(quality=torch.full_like(sigma, q), noise=sigma, strength=torch.ones_like(sigma))
+        y = model.analyse(model.pad(pair.noisy), asked)
+        y_hat, likelihoods = model._relaxed(y, asked)
+        bits = -sum(torch.log2(p.float()).sum() for p in likelihoods.values())
+        decoded, ceiling = (
+            _psnr(model.synthesise(latents, asked)[..., :height, :width], pair.clean) for latents in (y_hat, y)
+        )
+        rows.append(
+            {"quality": q, "bpp": (float(bits) + HEADER) / pixels, "psnr": decoded, "unquantised": ceiling,
+             "psnr_noisy": noise, "sigma_hat": float(sigma)}
+        )  # fmt: skip
+    return rows
+
+
+def _psnr(x_hat: torch.Tensor, clean: torch.Tensor) -> float:
+    return float(-10 * torch.log10((eight_bit(x_hat) - eight_bit(clean)).square().mean()))
+
+
+def at_rate(rows: pd.DataFrame, *, rate: float = RATE) -> dict[str, float]:
+    """PSNR of each folder and sigma at ``rate`` bits per pixel, on the straight line between its points in log rate
+    (nan where they do not reach it)."""
+    made = {}
+    for (dataset, sigma), points in rows.groupby(["dataset", "sigma"], dropna=False, sort=False):
+        points = points.sort_values("bpp")
+        value = np.interp(math.log(rate), np.log(points["bpp"]), points["psnr"], left=math.nan, right=math.nan)
+        made[f"{dataset} {'own noise' if math.isnan(sigma) else f'sigma {sigma:g}'}"] = round(float(value), 3)
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("folders", type=Path, nargs="+")
+    parser.add_argument("--sigma", type=float, nargs="+", default=list(SIGMAS))
+    parser.add_argument("--pictures", type=int, help="only the first so many of each folder")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    given = parser.parse_args()
+    model = weights.load(given.weights, device=given.device)
+    rows = grid(model, given.folders, sigmas=given.sigma, limit=given.pictures)
+    print(rows.round(3).to_string(index=False))
+    for name, psnr in at_rate(rows).items():
+        print(f"{name}: {psnr} dB at {RATE} bpp")
+    if given.out:
+        rows.to_csv(given.out, index=False, float_format="%.5f")
+
+
+if __name__ == "__main__":
+    main()

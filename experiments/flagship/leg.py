@@ -1,0 +1,199 @@
+"""Trains the flagship for some more minutes: the weights kept here in, better weights and a row of legs.csv out.
+
+    python experiments/flagship/leg.py MINUTES --data DATA [--final] [--set lr=3e-4 ...]
+
+DATA holds `photos_train` (or --train NAME) to learn from and kodak24, mcmaster18 and cc15 (--test) to judge by; see the
+README of this folder. Every leg sees samples and noise that no leg before it has seen. The learning rate is constant
+after a short warm-up; that of a leg with --final falls to 0 over its last quarter, which ends a series of legs. The
+averaged weights are written, in bfloat16, every minute and at the end, so a leg that is cut off loses a minute.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import csv
+import datetime
+import math
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import lightning as L
+import torch
+from hydra import compose, initialize_config_dir
+from lightning.pytorch.callbacks import Checkpoint, Timer
+
+from jdcsuite import resolvers, runs, tracker, training, weights
+from jdcsuite.callbacks import EMA
+from jdcsuite.data.datamodule import Photographs
+from jdcsuite.task import Task
+from jdcsuite.types import UserError
+
+sys.path.insert(0, str(Path(__file__).parent))
+from grid import SIGMAS, at_rate, grid
+
+HERE = Path(__file__).parent
+KEPT = HERE / "weights" / "flagship.safetensors"
+LEGS, RESULTS = HERE / "legs.csv", HERE / "results.csv"
+WARM_UP = 100  # steps: Adam's moments are not kept between legs
+NEVER = 10**9  # steps: time ends a leg
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+# what a device is given where nothing else is said
+USUAL = {
+    "cuda": ["data.batch=32", "data.crop=256", "data.workers=12"],
+    "cpu": ["data.batch=8", "data.crop=128", "data.workers=1"],
+}
+TERMS = {  # of the weights, by what they learned from
+    "data": "photos_train: photographs from wallpapers of Linux distributions, without a licence file",
+    "licence": "research, non-commercial",
+}
+
+
+class ByTime:
+    """Learning-rate factor of a step, by the clock: 1 after a warm-up, and with ``final`` to 0 in the last quarter."""
+
+    def __init__(self, seconds: float, *, final: bool) -> None:
+        self.seconds, self.final, self.start = seconds, final, None
+
+    def __call__(self, step: int) -> float:
+        if step > 0 and self.start is None:
+            self.start = time.monotonic()
+        gone = 0.0 if self.start is None else (time.monotonic() - self.start) / self.seconds
+        fall = min(1.0, max(0.0, 4 * (1 - gone))) if self.final else 1.0
+        return min(1.0, (step + 1) / WARM_UP) * fall
+
+
+class Keeper(L.Callback):
+    """Writes the averaged weights every ``seconds``, and when asked."""
+
+    def __init__(self, keep: Keep, *, seconds: float) -> None:
+        self.keep, self.seconds, self.last = keep, seconds, time.monotonic()
+
+    def on_train_batch_end(self, trainer: L.Trainer, task: Task, outputs: object, batch: object, index: int) -> None:
+        if time.monotonic() - self.last > self.seconds:
+            (average,) = (c for c in trainer.callbacks if isinstance(c, EMA))
+            self.keep(average._average_model.module.model, trainer.global_step)
+            self.last = time.monotonic()
+
+
+class Keep:
+    """A model and its number of steps -> the weights file, whole or not at all."""
+
+    def __init__(self, path: Path, config: dict, about: dict, first_of: Callable[[int], int]) -> None:
+        self.path, self.config, self.about, self.first_of = path, config, about, first_of
+
+    def __call__(self, model: torch.nn.Module, steps: int) -> None:
+        kept = copy.deepcopy(model).cpu().float().eval()
+        weights.round_to_bf16(kept)
+        kept.update()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        about = self.about | {"samples": self.first_of(steps)}
+        weights.save(kept, self.config["model"], self.path, about=about, dtype=torch.bfloat16)
+
+
+def configured(given: argparse.Namespace) -> dict:
+    """The experiment's configuration with the words of the command line; the last of two that say the same wins."""
+    resolvers.register()
+    clean = [name for name in given.test if not (given.data / name / "noisy").is_dir()]
+    words = [
+        "+experiment=flagship", "budget=lab", "width=1.0", "lr=4e-4", *USUAL[DEVICE], "logger=none", "name=legs",
+        "trainer.progress=false", f"trainer.max_steps={NEVER}", f"trainer.val_every={NEVER}", f"data.root={given.data}",
+        f"data.train={given.train}", f"data.test=[{','.join(clean)}]", *given.words,
+    ]  # fmt: skip
+    if given.weights.is_file():
+        words.append(f"init_from={given.weights}")
+    with initialize_config_dir(str((Path(training.__file__).parent / "conf").resolve()), version_base="1.3"):
+        return runs.plain(compose("config", words))
+
+
+def described(config: dict, data: Photographs, before: dict) -> dict:
+    """What the new weights say of themselves, with what those before them said."""
+    pictures = [name for cache in data._caches.values() for name in cache.names]
+    sets = [before.get("train_set"), data.train_set]
+    return {
+        "method": config["method"], "sigma": None, "lmbda": None, "budget": "legs", "seed": config["seed"],
+        "run": "flagship", "curve": "flagship", "train_set": "+".join(dict.fromkeys(filter(None, sets))),
+        "train_scenes": sorted({*(before.get("train_scenes") or ()), *pictures}),
+        "legs": int(before.get("legs") or 0) + 1, "noise": data.facts["training_noise"],
+        **{name: before.get(name) or terms for name, terms in TERMS.items()},
+    }  # fmt: skip
+
+
+def main(words: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("minutes", type=float, help="of training, without start-up and judging")
+    parser.add_argument("--set", nargs="*", default=[], dest="words", help="words of the configuration")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
+    parser.add_argument("--train", default="photos_train")
+    parser.add_argument("--test", nargs="*", default=["kodak24", "mcmaster18", "cc15"])
+    parser.add_argument("--final", action="store_true", help="the learning rate falls to 0 over the last quarter")
+    parser.add_argument("--weights", type=Path, default=KEPT, help="to start from, if there")
+    parser.add_argument("--out", type=Path, default=KEPT)
+    parser.add_argument("--legs", type=Path, default=LEGS)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the grid of this leg")
+    parser.add_argument("--sigma", type=float, nargs="+", default=list(SIGMAS))
+    parser.add_argument("--pictures", type=int, help="judge by the first so many of each folder")
+    parser.add_argument("--judge-minutes", type=float, default=2.0, help="after which judging ends")
+    given = parser.parse_args(words)
+    try:
+        leg(given)
+    except UserError as error:
+        print(f"leg: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def leg(given: argparse.Namespace) -> None:
+    if not given.minutes > 0:
+        raise UserError(f"{given.minutes} minutes are no leg: give a number above 0")
+    missing = [name for name in (given.train, *given.test) if not (given.data / name).is_dir()]
+    if missing:
+        raise UserError(f"{given.data} holds no folder {missing[0]}: give --train and --test what is there")
+    config = configured(given)
+    L.seed_everything(config["seed"], verbose=False)
+    data, task = training.build(config, {})
+    data.prepare()
+    before = weights.read(given.weights)[1] if given.weights.is_file() else {}
+    task.schedule = ByTime(60 * given.minutes, final=given.final)
+    about = described(config, data, before)
+    keep = Keep(given.out, config, about, data.first_of)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = training._trainer(config, Path(folder), tracker.loggers(folder=Path(folder), tracker=None))
+        own = [Timer(duration=datetime.timedelta(minutes=given.minutes)), Keeper(keep, seconds=60)]
+        trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, Checkpoint)] + own
+        start = time.monotonic()
+        trainer.fit(task, data)
+        minutes = (time.monotonic() - start) / 60
+        losses = [float(row["train/loss"]) for row in _read(Path(folder) / "metrics.csv") if row.get("train/loss")]
+    keep(task.model, trainer.global_step)
+    print(f"{trainer.global_step} steps in {minutes:.2f} minutes: {given.out}", flush=True)
+    judged = grid(
+        weights.load(given.out, device=DEVICE), [given.data / name for name in given.test], sigmas=given.sigma,
+        limit=given.pictures, seconds=60 * given.judge_minutes,
+    )  # fmt: skip
+    row = {
+        "leg": about["legs"], "date": datetime.date.today().isoformat(), "code": runs.code_version(),
+        "hardware": runs.hardware(), "minutes": round(minutes, 2), "final": given.final, "steps": trainer.global_step,
+        "skipped": int(task.skipped), "batch": data.batch, "crop": data.crop, "lr": config["lr"],
+        "samples": data.first_of(trainer.global_step), "loss": round(statistics.fmean(losses[-50:] or [math.nan]), 4),
+        "pictures": given.pictures or "all", **(at_rate(judged) if len(judged) else {}),
+    }  # fmt: skip
+    if len(judged):
+        judged.to_csv(given.results, index=False, float_format="%.5f")
+        print(judged.round(3).to_string(index=False))
+    runs.write_rows([*_read(given.legs), row], given.legs)
+    print(", ".join(f"{name}: {value}" for name, value in row.items()))
+
+
+def _read(path: Path) -> list[dict]:
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+if __name__ == "__main__":
+    main()

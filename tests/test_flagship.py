@@ -1,0 +1,287 @@
+"""One network for every rate and noise: its conditions, its start, its files, and the criterion that trains it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from jdcsuite import metrics
+from jdcsuite.any_rate import AnyRate
+from jdcsuite.entropy.container import CorruptFile, Request, pack, unpack
+from jdcsuite.models.conditions import bend, conditions_of, denoising_error, lmbda_of, of_request
+from jdcsuite.models.flagship import BLOCK, Flagship, dct_kernels
+from jdcsuite.models.fllic import FLLIC
+from jdcsuite.types import Pair, UserError
+
+TINY = {"widths": [8, 8], "blocks": [1, 1], "num_latents": 24, "prior_width": 8, "embedding": 8}
+
+
+def tiny(*, seed: int = 0, **changes: object) -> Flagship:
+    torch.manual_seed(seed)
+    net = Flagship(**TINY | changes).eval()
+    net.update()
+    return net
+
+
+def picture(height: int, width: int, *, noise: float = 0.0, seed: int = 0) -> Tensor:
+    """Smooth shapes with some noise, (1, 3, h, w) in [0, 1]."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width] / 40
+    shapes = np.stack([np.sin(x + 2 * c) * np.cos(y - c) for c in range(3)])[None] * 0.3 + 0.5
+    noisy = shapes + random.standard_normal(shapes.shape) * noise / 255
+    return torch.from_numpy(np.clip(np.rint(noisy * 255), 0, 255) / 255).float()
+
+
+def pair(count: int = 4, *, side: int = 64, seed: int = 0) -> Pair:
+    levels = [0.0, 5.0, 15.0, 40.0]
+    clean = torch.cat([picture(side, side, seed=i) for i in range(count)])
+    noisy = torch.cat([picture(side, side, noise=levels[i % 4], seed=seed + i) for i in range(count)])
+    return Pair(noisy=noisy, clean=clean, sigma=torch.full((count,), math.nan))
+
+
+# -- conditions ------------------------------------------------------------------------------------------------
+
+
+def test_quality_is_lmbda_on_a_logarithmic_scale() -> None:
+    assert [lmbda_of(q) for q in (0, 50, 100)] == [64, 64 * 32, 65536]
+    torch.testing.assert_close(lmbda_of(torch.tensor([10.0, 20.0])), torch.tensor([128.0, 256.0]))
+
+
+def test_the_rate_curve_bends_where_the_coder_errs_as_the_denoiser_does() -> None:
+    for sigma in (5.0, 10.0, 25.0, 50.0):
+        assert 2.16 / lmbda_of(bend(sigma)) == pytest.approx(denoising_error(sigma))
+    assert bend(0.0) == bend(1.0) == 85.0 and bend(1e6) == 20.0
+    # the law was fitted to what BM3D leaves on Kodak24 at sigma 5, 10 and 20, in dB
+    for sigma, db in ((5, 40.21), (10, 36.42), (20, 32.68)):
+        assert -10 * math.log10(denoising_error(sigma)) == pytest.approx(db, abs=0.6)
+
+
+@settings(deadline=None)
+@given(quality=st.floats(0, 100), noise=st.floats(0, 5000), strength=st.floats(0, 1))
+def test_training_is_conditioned_on_what_a_file_holds(quality: float, noise: float, strength: float) -> None:
+    request = Request.of(quality=quality, noise=noise, strength=strength)
+    assert abs(request.quality / 10 - quality) <= 0.0501 and abs(request.strength / 100 - strength) <= 0.00501
+    assert abs(request.noise / 16 - min(noise, 4095.9375)) <= 0.0313
+    asked = conditions_of(
+        **{n: torch.tensor([v], dtype=torch.float64)
+           for n, v in (("quality", quality), ("noise", noise), ("strength", strength))}
+    )  # fmt: skip
+    assert torch.equal(asked, of_request(request)) and asked.min() >= 0 and asked.max() <= 2.01
+
+
+def test_what_is_outside_the_format_is_no_request() -> None:
+    for wrong in ({"quality": 100.1}, {"noise": -1.0}, {"strength": 1.01}, {"noise": math.nan}, {"noise": math.inf}):
+        with pytest.raises(ValueError, match="outside the format"):
+            Request.of(**{"quality": 50.0, "noise": 5.0, "strength": 1.0} | wrong)
+
+
+# -- the transforms --------------------------------------------------------------------------------------------
+
+
+def test_dct_kernels_are_orthonormal_and_those_of_scipy() -> None:
+    from scipy.fft import dctn
+
+    kernels = dct_kernels(3 * BLOCK**2).double()
+    flat = kernels.flatten(1)
+    torch.testing.assert_close(flat @ flat.T, torch.eye(768).double(), atol=1e-6, rtol=0)
+    block = np.random.default_rng(0).random((16, 16))
+    luma = (kernels * torch.from_numpy(block)).sum((1, 2, 3))[kernels[:, 0].sum((1, 2)).abs() > -1]
+    expected = np.sort(np.abs(np.concatenate([dctn(block, norm="ortho").ravel() * np.sqrt(3), np.zeros(512)])))
+    np.testing.assert_allclose(np.sort(np.abs(luma.numpy())), expected, atol=1e-6)
+    assert torch.equal(dct_kernels(5), dct_kernels(768)[:5])
+
+
+def test_a_network_of_all_latents_begins_as_a_lossless_transform() -> None:
+    net = tiny(num_latents=768, widths=[4, 4])
+    with torch.no_grad():
+        for last in (net.latents.module, net.leave[0]):  # without what the networks add
+            last.weight.zero_()
+        x = picture(64, 96, noise=20)
+        for quality in (0.0, 60.0, 100.0):
+            asked = of_request(Request.of(quality=quality, noise=3.0, strength=1.0)).float()
+            torch.testing.assert_close(net.synthesise(net.analyse(x, asked), asked), x, atol=2e-5, rtol=0)
+
+
+def test_the_first_gain_is_the_step_that_the_rate_asks_for() -> None:
+    net, x = tiny(), picture(64, 64)
+    with torch.no_grad():
+        low, high = (
+            net.analyse(x, of_request(Request.of(quality=q, noise=0.0, strength=1.0)).float()) for q in (40.0, 60.0)
+        )
+    torch.testing.assert_close(high, 2 * low)  # lmbda is 4 times as large
+
+
+def test_the_networks_hear_quality_noise_and_strength() -> None:
+    net, x = tiny(), picture(64, 64, noise=10)
+    with torch.no_grad():
+        for blocks in (net.fine_a, net.coarse_a, net.coarse_s, net.fine_s):
+            for block in blocks:
+                torch.nn.init.normal_(block.scale.weight)
+        for gain in (net.gain_a, net.gain_s):
+            torch.nn.init.normal_(gain.weight)
+        usual = {"quality": 50.0, "noise": 10.0, "strength": 1.0}
+        first = of_request(Request.of(**usual)).float()
+        y = net.analyse(x, first)
+        for change in ({"quality": 60.0}, {"noise": 30.0}, {"strength": 0.2}):
+            other = of_request(Request.of(**usual | change)).float()
+            assert not torch.allclose(net.analyse(x, other), y)
+            assert not torch.allclose(net.synthesise(y, other), net.synthesise(y, first))
+            for a, b in zip(*(net._entropy_parameters(torch.ones(1, 8, 1, 1), c) for c in (first, other)), strict=True):
+                assert not torch.equal(a, b)
+
+
+# -- files -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(64, 64), (1, 1), (3, 130), (100, 70)])
+def test_a_file_says_what_was_asked_and_decodes_to_forward_s_picture(size: tuple[int, int]) -> None:
+    net, x = tiny(), picture(*size, noise=10)
+    data = net.compress(x, quality=73.26, sigma=7.03, strength=0.505)
+    assert unpack(data).side.request == Request(733, 112, 50) and data[3] == 3
+    with torch.no_grad():
+        asked = {"quality": torch.tensor([73.3]), "strength": torch.tensor([0.5])}
+        expected = net(x, sigma=torch.tensor([7.0]), **asked).x_hat.clamp(0, 1)
+    assert net.compress(x, quality=73.3, sigma=7.0, strength=0.5) == data
+    # a latent that float32 and float64 put on other sides of a rounding may differ
+    assert (net.decompress(data) - expected).abs().median() < 1e-4
+
+
+def test_an_encoder_that_is_not_told_estimates_and_chooses() -> None:
+    net, x = tiny(), picture(90, 64, noise=25)
+    with torch.no_grad():
+        expected = float(net.noise_level(x))
+    request = unpack(net.compress(x)).side.request
+    assert request.noise == round(16 * expected) and request.strength == 100
+    assert request.quality == round(10 * bend(expected))
+    tiled = unpack(net.compress(x, tile=64 * math.ceil(net.margin / 64))).side.request
+    assert tiled.strength == 100
+
+
+def test_better_quality_costs_more_and_estimates_are_about_right() -> None:
+    net, x = tiny(num_latents=192), picture(192, 192, noise=4)
+    sizes, errors = [], []
+    for quality in (10.0, 40.0, 70.0, 100.0):
+        data = net.compress(x, quality=quality, sigma=4.0)
+        sizes.append(len(data))
+        errors.append(float((net.decompress(data) - x).square().mean()))
+        payload = sum(len(s) for t in unpack(data).tiles for s in t.segments)
+        assert net.estimate_bytes(x, quality=quality, sigma=4.0) == pytest.approx(payload, rel=0.1)
+    assert sizes == sorted(set(sizes)) and errors == sorted(errors, reverse=True)
+
+
+def test_a_changed_request_is_noticed() -> None:
+    from dataclasses import replace
+
+    net = tiny()
+    contents = unpack(net.compress(picture(64, 64), quality=50.0, sigma=5.0))
+    for request in (Request(510, 80, 100), Request(500, 81, 100), Request(500, 80, 99), None):
+        forged = pack(replace(contents, side=replace(contents.side, request=request)))
+        with pytest.raises(CorruptFile):
+            net.decompress(forged)
+
+
+def test_codecs_of_one_rate_take_no_request_and_wrong_ones_are_refused() -> None:
+    plain = FLLIC(widths=[4, 4, 4], num_latents=4, prior_width=4).eval()
+    plain.update()
+    x = picture(64, 64)
+    assert plain.compress(x)[3] == 2
+    for asked in ({"quality": 50.0}, {"strength": 0.5}):
+        with pytest.raises(UserError, match="one rate"):
+            plain.compress(x, **asked)
+    for asked, said in (
+        ({"quality": 101.0}, "0 .* to 100"),
+        ({"strength": -0.1}, "0 .* to 1"),
+        ({"quality": math.nan}, "100"),
+    ):
+        with pytest.raises(UserError, match=said):
+            tiny().compress(x, **asked)
+    with pytest.raises(UserError, match="num_latents"):
+        Flagship(**TINY | {"num_latents": 769})
+
+
+def test_rows_say_what_the_file_says() -> None:
+    it = pair(1, side=64)
+    row, _ = metrics.judge(tiny(), it, asked={"quality": 40.0})
+    assert row["quality"] == 40.0 and row["lmbda"] == 1024 and row["strength"] == 1.0 and row["sigma_hat"] >= 0
+    assert row["bpp_payload"] == pytest.approx(row["bpp_est"], rel=0.1)
+
+
+# -- the criterion ---------------------------------------------------------------------------------------------
+
+
+def test_rates_and_strengths_are_drawn_as_said() -> None:
+    criterion = AnyRate(ends=0.2, partial=0.3, blind=0.4, blur=0.15).train()
+    it = pair(4, side=16)
+    many = Pair(noisy=it.noisy.repeat(500, 1, 1, 1), clean=it.clean.repeat(500, 1, 1, 1), sigma=it.sigma.repeat(500))
+    torch.manual_seed(0)
+    drawn = criterion.prepare(many)
+    quality, strength = drawn.asked["quality"], drawn.asked["strength"]
+    assert ((quality == 0) | (quality == 100)).float().mean().item() == pytest.approx(0.2, abs=0.04)
+    inner = quality[(quality > 0) & (quality < 100)]
+    assert inner.mean().item() == pytest.approx(50, abs=3) and inner.std().item() == pytest.approx(28.9, abs=2)
+    assert (strength < 1).float().mean().item() == pytest.approx(0.3, abs=0.04)
+    assert drawn.sigma.isnan().float().mean().item() == pytest.approx(0.4, abs=0.04)
+    level = (many.noisy - many.clean).square().mean((1, 2, 3)).sqrt() * 255
+    torch.testing.assert_close(drawn.level, level)
+    told = ~drawn.sigma.isnan() & (level > 1)
+    assert torch.log(drawn.sigma / level)[told].std().item() == pytest.approx(0.15, abs=0.02)
+    kept = drawn.clean - many.clean
+    torch.testing.assert_close(kept, (1 - strength)[:, None, None, None] * (many.noisy - many.clean))
+    assert torch.equal(drawn.noisy, many.noisy)
+
+
+def test_validation_asks_for_one_rate_and_draws_nothing() -> None:
+    criterion, it = AnyRate().eval(), pair()
+    first, second = criterion.prepare(it), criterion.prepare(it)
+    assert torch.equal(first.clean, it.clean) and torch.equal(first.asked["quality"], second.asked["quality"])
+    assert first.asked["quality"].unique().tolist() == [60.0] and first.sigma.isnan().all()
+
+
+def test_the_loss_is_numpy_s() -> None:
+    from jdcsuite.types import Output
+
+    it = AnyRate(partial=1.0).train().prepare(pair(4, side=16))
+    bpp, x_hat = np.array([0.5, 1.0, 2.0, 3.0]), it.clean + 0.02
+    p = torch.full((4, 1, 16, 16), 0.5) ** torch.tensor(bpp).float()[:, None, None, None]
+    parts = AnyRate(estimate=0.5)(
+        Output(x_hat=x_hat, likelihoods={"y": p}, sigma_hat=torch.tensor([1.0, 5.0, 10.0, 30.0])), it
+    )
+    lmbda, level, strength = (
+        t.double().numpy() for t in (lmbda_of(it.asked["quality"]), it.level, it.asked["strength"])
+    )
+    weight = 1 / (1 + lmbda * 1.45e-5 * level**1.18 * strength**2 / 2.16)
+    octaves = np.abs(np.log2(1 + np.array([1.0, 5.0, 10.0, 30.0])) - np.log2(1 + level))
+    smooth = np.where(octaves < 1, octaves**2 / 2, octaves - 0.5).mean()
+    expected = (weight * (bpp + lmbda * 0.02**2)).mean() + 0.5 * smooth
+    assert float(parts["loss"]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_shares_outside_0_to_1_are_refused() -> None:
+    for wrong in ({"ends": 1.1}, {"blind": -0.1}, {"blur": -1.0}, {"estimate": math.inf}):
+        with pytest.raises(UserError, match="criterion"):
+            AnyRate(**wrong)
+
+
+def test_a_few_steps_teach_the_rate_the_picture_and_the_noise() -> None:
+    torch.manual_seed(0)
+    net, criterion = Flagship(**TINY | {"num_latents": 96}).train(), AnyRate().train()
+    optimizer = torch.optim.Adam(net.parameters(), 3e-3)
+    losses, octaves = [], []
+    for step in range(60):
+        it = criterion.prepare(pair(8, seed=100 * step))
+        parts = criterion(net(it.noisy, sigma=it.sigma, **it.asked), it)
+        optimizer.zero_grad()
+        parts["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+        losses.append(float(parts["loss"]))
+        octaves.append(float(parts["sigma_octaves"]))
+    assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:10])
+    assert np.mean(octaves[-10:]) < 0.6 * np.mean(octaves[:10])
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in net.parameters())

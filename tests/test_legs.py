@@ -1,0 +1,104 @@
+"""experiments/flagship/leg.py: a leg starts from the weights of the one before, sees new samples and leaves a row."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from jdcsuite import weights
+
+LEG = Path(__file__).parents[1] / "experiments" / "flagship" / "leg.py"
+SMALL = ("model.widths=[8,8]", "model.blocks=[1,1]", "model.num_latents=24", "model.prior_width=8",
+         "model.embedding=8", "data.batch=2", "data.crop=64", "data.workers=0")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root, random = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    for name, count in {"photos": 4, "clean": 2, "pairs/clean": 2, "pairs/noisy": 2}.items():
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            image = random.integers(0, 256, (8, 9, 3), dtype=np.uint8)
+            Image.fromarray(image).resize((72, 64 + i)).save(root / name / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def script() -> Iterator[ModuleType]:
+    sys.path.insert(0, str(LEG.parent))
+    yield importlib.import_module("leg")
+    sys.path.remove(str(LEG.parent))
+
+
+def words(data: Path, out: Path, minutes: float, *more: str, test: tuple[str, ...] = ("clean", "pairs")) -> list[str]:
+    """The command line of a leg that works in ``out``; 1.2 seconds are some steps."""
+    places = {"weights": "w.safetensors", "out": "w.safetensors", "legs": "legs.csv", "results": "results.csv"}
+    paths = [f"--{name}={out / file}" for name, file in places.items()]
+    said = [str(minutes), "--data", str(data), "--train", "photos", "--test", *test, "--sigma", "10"]
+    return [*said, *paths, *more, "--set", *SMALL]
+
+
+def test_legs_follow_each_other(data: Path, tmp_path: Path, script: ModuleType) -> None:
+    command = [sys.executable, LEG, *words(data, tmp_path, 0.02)]
+    first = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert first.returncode == 0, first.stdout + first.stderr
+    before = weights.read(tmp_path / "w.safetensors")
+    script.main(words(data, tmp_path, 0.02, "--final"))
+    after = weights.read(tmp_path / "w.safetensors")
+    with (tmp_path / "legs.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["leg"] for row in rows] == ["1", "2"] and [row["final"] for row in rows] == ["False", "True"]
+    for row, (_, about, tensors) in zip(rows, (before, after), strict=True):
+        assert int(row["steps"]) > 0 and int(row["samples"]) == about["samples"]
+        assert float(row["loss"]) > 0 and {"clean sigma 10", "pairs own noise"} <= row.keys()
+        parameters = {n: t for n, t in tensors.items() if not n.startswith("tables.")}
+        assert {t.dtype for n, t in parameters.items() if n.endswith("weight")} == {torch.bfloat16}
+    assert int(rows[1]["samples"]) == before[1]["samples"] + 2 * int(rows[1]["steps"]), "no sample comes twice"
+    assert after[1]["legs"] == 2 and set(after[1]["train_scenes"]) == {f"{i}.png" for i in range(4)}
+    assert any(not torch.equal(before[2][name], after[2][name]) for name in before[2])
+    with (tmp_path / "results.csv").open() as file:
+        grid = list(csv.DictReader(file))
+    assert {(row["dataset"], row["sigma"]) for row in grid} == {("clean", "10.00000"), ("pairs", "")}
+    assert len(grid) == 12 and all(0 < float(row["bpp"]) < 50 and 5 < float(row["psnr"]) < 60 for row in grid)
+    weights.load(tmp_path / "w.safetensors")
+
+
+def refused(script: ModuleType, said: list[str], capsys: pytest.CaptureFixture) -> str:
+    with pytest.raises(SystemExit) as ended:
+        script.main(said)
+    assert ended.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_a_leg_that_would_learn_a_test_picture_is_refused(data: Path, tmp_path: Path, script, capsys) -> None:
+    (data / "copies").mkdir()
+    Image.open(data / "photos" / "0.png").save(data / "copies" / "renamed.png", compress_level=1)
+    assert "cannot be both" in refused(script, words(data, tmp_path, 0.02, test=("copies",)), capsys)
+    assert not (tmp_path / "w.safetensors").exists() and not (tmp_path / "legs.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("minutes", "test", "said"), [(0, ("clean",), "above 0"), (0.02, ("nothing",), "holds no folder nothing")]
+)
+def test_a_leg_that_cannot_be_is_refused(data: Path, tmp_path: Path, minutes, test, said, script, capsys) -> None:
+    assert said in refused(script, words(data, tmp_path, minutes, test=test), capsys)
+
+
+def test_the_rate_falls_by_the_clock_in_a_final_leg_alone(script, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 50.0
+    monkeypatch.setattr(script.time, "monotonic", lambda: now)
+    flat, final = script.ByTime(100, final=False), script.ByTime(100, final=True)
+    assert flat(0) == final(0) == 0.01 and final(1) == 0.02
+    for gone, expected in {0: 1.0, 74: 1.0, 75: 1.0, 80: 0.8, 87.5: 0.5, 100: 0.0, 110: 0.0}.items():
+        now = 50.0 + gone
+        assert (flat(1000) if gone else 1.0, final(1000)) == (1.0, pytest.approx(expected))
