@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 from jdcsuite.entropy.container import Request, Side
 from jdcsuite.models.conditions import bend, conditions_of, lmbda_of, of_request
 from jdcsuite.models.dual_prior import DualPriorCodec
-from jdcsuite.models.haar import COLOUR_VARIANCES, COLOURS, CORRELATION, SMALL
+from jdcsuite.models.haar import COLOURS, SMALL, Band
 from jdcsuite.models.layers import Float32, conv1x1, conv3x3, subpixel
 from jdcsuite.models.noise_level import NoiseLevel
 from jdcsuite.types import Output, UserError
@@ -214,11 +215,9 @@ class Flagship(DualPriorCodec):
 
 def dct_kernels(count: int) -> Float[Tensor, "m 3 16 16"]:
     """The ``count`` basis functions of the orthonormal 16x16 DCT on luma and two chroma axes that have the largest
-    variance under `models/haar`'s model of pictures, largest first."""
-    basis = torch.tensor(dct(torch.eye(BLOCK).double().numpy(), norm="ortho", axis=0))
-    lag = (torch.arange(BLOCK)[:, None] - torch.arange(BLOCK)[None]).abs()
-    energy = torch.einsum("ki,ij,kj->k", basis, CORRELATION ** lag.double(), basis)
-    variance = torch.tensor(COLOUR_VARIANCES)[:, None, None] * energy[:, None] * energy[None]
-    order = variance.flatten().argsort(descending=True, stable=True)[:count]
-    colour, row, column = (order // BLOCK**2, order // BLOCK % BLOCK, order % BLOCK)
-    return torch.einsum("nc,ni,nj->ncij", torch.tensor(COLOURS)[colour], basis[row], basis[column]).float()
+    expected energy under `models/haar`'s model of photographs, largest first."""
+    basis = dct(np.eye(BLOCK), norm="ortho", axis=0)
+    bands = [Band(colour, basis[i], basis[j]) for colour in range(3) for i in range(BLOCK) for j in range(BLOCK)]
+    kept = sorted(bands, key=lambda band: -band.variance)[:count]
+    kernels = [np.einsum("c,i,j->cij", COLOURS[band.colour], band.rows, band.columns) for band in kept]
+    return torch.tensor(np.stack(kernels)).float()

@@ -28,7 +28,7 @@ HAAR = {0: (1.0, 1.0), 1: (1.0, -1.0)}
 
 
 @dataclass(frozen=True)
-class _Band:
+class Band:
     """One channel as a separable filter: its colour axis and its row and column vectors."""
 
     colour: int
@@ -41,8 +41,8 @@ class _Band:
         of_block = BLOCK_VARIANCES[self.colour] * self.rows.sum() ** 2 * self.columns.sum() ** 2
         return COLOUR_VARIANCES[self.colour] * _energy(self.rows) * _energy(self.columns) + of_block
 
-    def child(self, vertical: int, horizontal: int) -> _Band:
-        return _Band(self.colour, _extend(self.rows, vertical), _extend(self.columns, horizontal))
+    def child(self, vertical: int, horizontal: int) -> Band:
+        return Band(self.colour, _extend(self.rows, vertical), _extend(self.columns, horizontal))
 
 
 def _extend(vector: np.ndarray, kind: int) -> np.ndarray:
@@ -54,7 +54,7 @@ def _energy(vector: np.ndarray) -> float:
     return float(vector @ CORRELATION**lag @ vector)
 
 
-def _split(bands: list[_Band], width: int) -> tuple[list[_Band], Tensor]:
+def _split(bands: list[Band], width: int) -> tuple[list[Band], Tensor]:
     """Bands -> the ``width`` children of largest expected variance, and their taps (children, bands, 2, 2)."""
     grown = [
         (band.child(v, h), i, torch.tensor(np.outer(HAAR[v], HAAR[h]) / 2))
@@ -90,7 +90,7 @@ def haar_start(g_a: nn.Sequential, g_s: nn.Sequential) -> None:
             [layer for layer in branch if isinstance(layer, nn.Conv2d)][-1].weight.mul_(SMALL)
 
     one = np.ones(1)
-    bands = [_Band(colour, one, one) for colour in range(3)]
+    bands = [Band(colour, one, one) for colour in range(3)]
     colours, stages = torch.tensor(COLOURS), []
     for layer in (layer for layer in g_a if isinstance(layer, ResidualDown)):
         bands, taps = _split(bands, layer.skip.out_channels)
