@@ -27,8 +27,9 @@ import numpy as np
 import torch
 
 from jdcsuite import compression
-from jdcsuite.entropy.container import Contents, CorruptFile, Tile, boxes, pack, unpack
+from jdcsuite.entropy.container import Contents, CorruptFile, Side, Tile, boxes, pack, unpack
 from jdcsuite.models.codec import Codec
+from jdcsuite.models.flagship import Flagship
 from jdcsuite.models.fllic import FLLIC
 from jdcsuite.models.manypriors import ManyPriors
 from jdcsuite.models.testolina import Testolina
@@ -63,7 +64,11 @@ def testolina() -> Codec:
     return Testolina(num_channels=8, num_latents=12)
 
 
-CODECS = {"FLLIC": fllic, "ManyPriors": many_priors, "Testolina": testolina}
+def flagship() -> Codec:
+    return Flagship(widths=[8, 8], blocks=[1, 1], num_latents=24, prior_width=8, embedding=8, latent_gain=64.0)
+
+
+CODECS = {"FLLIC": fllic, "ManyPriors": many_priors, "Testolina": testolina, "Flagship": flagship}
 
 
 def narrow(name: str = "FLLIC", *, seed: int = 0) -> Codec:
@@ -167,13 +172,23 @@ def _field(it: Contents, random: np.random.Generator) -> Contents:
         case 3:
             it = replace(it, bit_depth=24 - it.bit_depth, colour=1 - it.colour)
         case 4:
-            it = replace(it, h=int(random.integers(2**16)))
+            it = replace(it, side=_side(it.side, random))
         case 5:
             it = replace(it, same_machine=not it.same_machine, metadata={})
         case _:
             it = replace(it, height=it.width, width=it.height)
     places = boxes(it.height, it.width, it.tile) if it.height * it.width < 10**7 else [()]
     return replace(it, tiles=[it.tiles[i % len(it.tiles)] for i in range(len(places))])
+
+
+def _side(side: Side, random: np.random.Generator) -> Side:
+    """Another guide; or of a codec of any rate another request, one outside the format's limits, or none."""
+    if side.request is None or random.random() < 0.3:
+        return replace(side, h=int(random.integers(2**16)))
+    if random.random() < 0.2:
+        return replace(side, request=None)
+    name, most = [("quality", 1000), ("noise", 2**16 - 1), ("strength", 100)][random.integers(3)]
+    return replace(side, request=replace(side.request, **{name: int(random.choice([0, most, random.integers(2**16)]))}))
 
 
 def _segment(it: Contents, random: np.random.Generator) -> Contents:

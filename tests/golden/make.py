@@ -24,6 +24,10 @@ from jdcsuite.entropy.container import unpack
 # folder -> class and what builds it
 CODECS = {
     "fllic": ("fllic.FLLIC", {"widths": [4, 4, 4], "num_latents": 4, "prior_width": 2, "latent_gain": 64.0}),
+    "flagship": (
+        "flagship.Flagship",
+        {"widths": [4, 4], "blocks": [1, 1], "num_latents": 8, "prior_width": 2, "embedding": 4},
+    ),
     "many_priors": ("manypriors.ManyPriors", {"num_channels": 4, "num_latents": 6, "num_priors": 5}),
     "many_priors_adaptive": (
         "manypriors.ManyPriors",
@@ -35,6 +39,18 @@ CODECS = {
         {"architecture": "MeanScaleHyperprior", "num_channels": 4, "num_latents": 6},
     ),
 }
+# what a codec asks for beside pixels; the other pictures are coded as it chooses
+ASKED = {
+    "flagship": {
+        "rgb8": {"quality": 90, "sigma": 6.5},
+        "tiles": {"quality": 61.7, "strength": 0.5},
+        "rgb16": {"quality": 100, "sigma": 0},
+        "grey8": {"quality": 0, "sigma": 55},
+        "flat": {"quality": 50, "strength": 0, "sigma": 3},
+    }
+}
+# networks that begin at zero and stand outside `between`
+AT_ZERO = {"flagship": ("gain_a", "gain_s", "fine_a.0.scale", "coarse_s.0.scale")}
 MOST = 250_000  # bytes of weights
 
 
@@ -47,7 +63,7 @@ def pictures(codec: str) -> dict[str, tuple[np.ndarray, dict[str, object]]]:
     noise = np.random.RandomState(0).randint(-9, 10, ramps.shape)
     rgb = np.clip(ramps % 230 + 12 + noise, 0, 255).astype(np.uint8)
     deep = (rgb.astype(np.uint16) << 8) + np.random.RandomState(1).randint(0, 256, rgb.shape).astype(np.uint16)
-    return {
+    made = {
         "rgb8": (rgb[:96, :80], {}),
         "tiles": (rgb, {"tile": tile}),
         "rgb16": (deep[:65, :70], {}),
@@ -60,6 +76,8 @@ def pictures(codec: str) -> dict[str, tuple[np.ndarray, dict[str, object]]]:
         "flat": (np.full((100, 200, 3), 200, np.uint8), {}),
         "line": (rgb[:1], {}),
     }
+    asked = ASKED.get(codec, {})
+    return {name: (pixels, options | asked.get(name, {})) for name, (pixels, options) in made.items()}
 
 
 def main() -> None:
@@ -80,7 +98,7 @@ def main() -> None:
 def make(folder: Path, target: str, shape: dict[str, object]) -> None:
     torch.manual_seed(0)
     codec = instantiate({"_target_": target, **shape}, _convert_="all").eval()
-    for part in codec.between:  # as after training: nothing near the start's zeros
+    for part in (*codec.between, *AT_ZERO.get(folder.name, ())):  # as after training: nothing near the start's zeros
         for parameter in codec.get_submodule(part).parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
     for name, buffer in codec.named_buffers():
