@@ -83,7 +83,7 @@ def test_wheel_works_in_another_folder(tmp_path: Path) -> None:
     mine.mkdir(parents=True)
     (mine / "own.yaml").write_text("# @package _global_\ndefaults: [fllic, _self_]\nmethod: own\n")
     words = ["--config-dir", str(mine.parent), "+experiment=own", "sigma=10", "trainer.max_steps=1", "width=0.04",
-             "data.limit=1", "report.standards.avif=null", "name=w"]  # fmt: skip
+             "data.limit=1", "report.standards.avif=null", "report.beside=[]", "name=w"]  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-m", "jdcsuite", *words], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
     )

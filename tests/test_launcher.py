@@ -29,7 +29,13 @@ REAL_NOISE = (
 )
 TINY = (
     *("width=0.04", "data.crop=64", "data.val_crop=64", "data.batch=2", "data.workers=0", "data.limit=1"),
-    *("logger=none", "trainer.progress=false", "report.standards.avif=null", "report.standards.jpegxl=[3]"),
+    *(
+        "logger=none",
+        "trainer.progress=false",
+        "report.standards.avif=null",
+        "report.standards.jpegxl=[3]",
+        "report.beside=[]",
+    ),
 )
 
 

@@ -19,7 +19,7 @@ from jdcsuite import weights
 
 LEG = Path(__file__).parents[1] / "experiments" / "flagship" / "leg.py"
 SMALL = ("model.widths=[8,8]", "model.blocks=[1,1]", "model.num_latents=24", "model.prior_width=8",
-         "model.embedding=8", "data.batch=2", "data.crop=64", "data.workers=0")  # fmt: skip
+         "model.embedding=8", "data.batch=2", "data.crop=64", "data.workers=0", "trainer.log_every=1")  # fmt: skip
 
 
 @pytest.fixture(scope="module")

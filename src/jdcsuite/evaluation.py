@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache as once
@@ -32,6 +33,7 @@ from jdcsuite.types import Compressor, Pair, UserError
 
 # Columns that weights files have had only lately.
 ABOUT = ("train_set", "min_ms_ssim", "teacher", "teacher_saw")
+SHIPPED = "flagship"  # the weights that come along
 QUALITIES = [10.0, 25.0, 40.0, 55.0, 70.0, 85.0]  # at which a codec of any rate is judged, unless they are named
 Load = Callable[[str], tuple[object, dict]]  # a word of the command line -> model, and what is said of it
 
@@ -100,36 +102,40 @@ def standard_about(codec: Standard) -> dict[str, object]:
     return {"method": method, "curve": method, "quality": f"{codec.quality:g}", "codec_version": codec.version}
 
 
-def standards_rows(config: dict, console: Console) -> list[Path]:
-    """The configured standard codecs on a job's noisy test pictures: csv files, made once a protocol."""
+def beside_rows(config: dict, console: Console) -> list[Path]:
+    """What `report.standards` and `report.beside` set beside a job's runs, on the same noisy test pictures: a csv file
+    a word, made once a protocol."""
     data: Photographs = instantiate(config["data"], _convert_="all")
     data.prepare()
-    about_noise = {
+    about = {
         "noise_protocol": data.noise.protocol,
         "noise_seed": data.noise_seed,
         "code_version": runs.code_version(),
     }
     sigma = "" if config["sigma"] is None else f"-s{config['sigma']:g}"
+    shown = {k: config["data"].get(k) for k in ("root", "train", "test", "noise", "levels", "noise_seed", "limit")}
+    standards = [f"{n}@{','.join(map(str, qs))}" for n, qs in config["report"]["standards"].items() if qs]
     made = []
-    for name, qualities in config["report"]["standards"].items():
-        if not qualities:
+    for word in [*standards, *config["report"]["beside"]]:
+        try:
+            candidates = _candidates(word, once(partial(_load, device="cpu")))
+        except UserError as error:  # nothing of the runs is lost by it
+            console.print(f"{word} is not set beside the runs: {error}", highlight=False, markup=False)
             continue
-        codecs = [Standard(codec=name, quality=float(q)) for q in qualities]
-        said = {
-            k: v
-            for k, v in config["data"].items()
-            if k in ("root", "train", "test", "noise", "levels", "noise_seed", "limit")
-        }
-        said |= {"codec": name, "qualities": list(qualities), "version": codecs[0].version}
-        key = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:8]
+        who = [
+            [one.about, one.asked, getattr(one.codec, "version", None) or one.codec.model_id.hex()]
+            for one in candidates
+        ]
+        key = hashlib.sha256(json.dumps([shown, word, who], sort_keys=True, default=str).encode()).hexdigest()[:8]
+        name = re.sub(r"[^a-z0-9+]+", "-", word.partition("@")[0].lower())
         path = Path(config["runs"]) / config["name"] / "standards" / f"{name}{sigma}-{key}.csv"
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
-            rows = []
-            candidates = [Candidate(codec, standard_about(codec)) for codec in codecs]
-            for dataset in data.test_sets:
-                pictures = data.pictures(dataset)
-                rows += rows_of(candidates, pictures, dataset=dataset, about=about_noise, console=console)
+            rows = [
+                row
+                for dataset in data.test_sets
+                for row in rows_of(candidates, data.pictures(dataset), dataset=dataset, about=about, console=console)
+            ]
             runs.write_rows(rows, path)
         made.append(path)
     return made
@@ -151,7 +157,7 @@ def evaluate(
     ``codecs``: runs, weights files, standard codecs, or ``DENOISER+CODEC`` with any of them after a denoiser's run,
     nlm or bm3d (or bm3d@5.5, told the noise level). A standard codec is judged at every quality of its ladder
     (`baselines.standards.LADDERS`), or at those that follow an @, as in ``avif@30,50``; so is a codec of any rate,
-    as in ``flagship.safetensors@40,60``.
+    as in ``flagship@40,60`` or ``WEIGHTS@40,60``: ``flagship`` alone is the network that comes along.
     """
     judged: list[tuple[str, dict[str, object], Dataset[Named]]] = []
     names = [folder.name for folder in folders]
@@ -200,11 +206,15 @@ def _candidates(word: str, load: Load) -> list[Candidate]:
     if name in LADDERS:
         codecs = [Standard(codec=name, quality=quality) for quality in _qualities(word)]
         return [Candidate(codec, standard_about(codec)) for codec in codecs]
+    if name == SHIPPED:
+        word = word.replace(SHIPPED, str(weights.shipped()), 1)
     path, _, qualities = word.rpartition("@") if not Path(word).exists() and "@" in word else (word, "", "")
     if not Path(path).exists():
         if "+" in word:
             return _cascades(word, load)
-        raise UserError(f"{word} is neither a run, a weights file nor a standard codec ({', '.join(LADDERS)})")
+        raise UserError(
+            f"{word} is neither a run, a weights file, {SHIPPED} nor a standard codec ({', '.join(LADDERS)})"
+        )
     model, about = load(path)
     if not isinstance(model, Codec):
         raise UserError(
@@ -264,7 +274,8 @@ def _cascades(word: str, load: Load) -> list[Candidate]:
             "budget": "+".join(map(str, budgets)),
             "train_set": "+".join(dict.fromkeys(filter(None, [about.get("train_set"), named.get("train_set")]))),
         }
-        made.append(Candidate(one.codec, {**named, **own}, denoiser, learned=_scenes(about) | one.learned))
+        learned = _scenes(about) | one.learned
+        made.append(Candidate(one.codec, {**named, **own}, denoiser, learned=learned, asked=one.asked))
     return made
 
 

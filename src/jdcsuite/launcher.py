@@ -343,7 +343,9 @@ def _report(jobs: list[Job], console: Console) -> None:
     config = jobs[0].config
     out = Path(config["runs"]) / config["name"] / "report"
     sources = [job.folder for job in jobs]
-    made = report.make([*sources, *_standards(jobs, console)], out, console)
+    made = report.make([*sources, *_beside(config, console)], out, console)
+    if "flagship" in config["report"]["beside"]:
+        made |= _at_equal_bytes(config, out, console)
     if command := tracker.sync_command(Path(config["runs"]) / config["name"]):
         console.print(
             f"W&B is offline; upload with: {command if len(command) < 200 else command[:200] + ' ...'}",
@@ -358,8 +360,24 @@ def _report(jobs: list[Job], console: Console) -> None:
     tracker.report_run(tracker=sweep, curves=report.curves(report.read([made["results"]])), pictures=pictures)
 
 
-def _standards(jobs: list[Job], console: Console) -> list[Path]:
-    """Rows of the configured standard codecs on the noisy test pictures, evaluated once a protocol."""
-    from jdcsuite.evaluation import standards_rows
+def _beside(config: dict, console: Console) -> list[Path]:
+    """Rows of what the configuration sets beside the runs, on the same noisy test pictures."""
+    from jdcsuite.evaluation import beside_rows
 
-    return standards_rows(jobs[0].config, console) if jobs[0].config["report"]["standards"] else []
+    return beside_rows(config, console)
+
+
+def _at_equal_bytes(config: dict, out: Path, console: Console) -> dict[str, Path]:
+    """The first test picture by the network that comes along and by AVIF, in as many bytes."""
+    from jdcsuite import equal_bytes
+
+    data: Photographs = instantiate(config["data"], _convert_="all")
+    data.prepare()
+    path = out / "equal_bytes.png"
+    try:
+        equal_bytes.draw(data.pictures(data.test_sets[0])[0][1], path)
+    except UserError as error:
+        console.print(f"no pictures at equal bytes: {error}", highlight=False, markup=False)
+        return {}
+    console.print(f"at equal bytes: {path}", soft_wrap=True, highlight=False, markup=False)
+    return {"equal_bytes": path}

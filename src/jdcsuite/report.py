@@ -271,7 +271,9 @@ def _write(rows: pd.DataFrame, path: Path) -> None:
 
 
 def _rung(lmbda: float, quality: str) -> str:
-    return f"λ {lmbda:g}" if not np.isnan(lmbda) else f"q {quality}" if quality else ""
+    if np.isnan(lmbda):
+        return f"q {quality}" if quality else ""
+    return f"quality {quality}" if quality else f"λ {lmbda:g}"  # of a codec of any rate, whose lmbda follows from it
 
 
 def _text(value: float, digits: int, sign: str = "") -> str:

@@ -1,0 +1,90 @@
+"""Pictures at equal bytes, and what a report sets beside the runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from jdcsuite import equal_bytes, evaluation, weights
+from jdcsuite.data.noise import GaussianNoise, to_tensor
+from jdcsuite.models.flagship import Flagship
+from jdcsuite.types import Pair, UserError
+
+SHAPE = {"widths": [8, 8], "blocks": [1, 1], "num_latents": 24, "prior_width": 8, "embedding": 8}
+
+
+@pytest.fixture(scope="module")
+def pair() -> Pair:
+    y, x = np.mgrid[:96, :112]
+    clean = np.stack([(2 * x + y) % 256, 40 + y, 255 - x], -1).astype(np.uint8)
+    noisy = GaussianNoise(sigma=10).fixed(clean, seed=0)
+    return Pair(noisy=noisy[None], clean=to_tensor(clean)[None], sigma=torch.tensor([10.0]))
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    model = Flagship(**SHAPE).eval()
+    model.update()
+    path = tmp_path_factory.mktemp("weights") / "flagship.safetensors"
+    about = {"method": "flagship", "run": "flagship", "curve": "flagship", "lmbda": None, "sigma": None, "seed": 0}
+    config = {"_target_": "jdcsuite.models.flagship.Flagship", **SHAPE}
+    weights.save(model, config, path, about={**about, "budget": "legs"})
+    return path
+
+
+@pytest.mark.parametrize("most", [400, 2000, 10_000, 10**7])
+def test_the_largest_file_of_at_most_so_many_bytes(pair: Pair, most: int) -> None:
+    quality, data = equal_bytes.largest("avif", pair.noisy, most=most)
+    assert len(data) <= most
+    larger = [len(equal_bytes.Standard(codec="avif", quality=q).compress(pair.noisy)) for q in range(quality + 1, 100)]
+    assert not larger or larger[0] > most
+    assert equal_bytes.largest("avif", pair.noisy, most=50) is None
+
+
+def test_pictures_at_equal_bytes_say_their_size_and_quality(
+    pair: Pair, shipped: Path, tmp_path: Path, monkeypatch
+) -> None:
+    shown = equal_bytes.compared(pair, weights.load(shipped), name="ours")
+    titles = [title.split("\n") for title, _ in shown]
+    assert [t[0].split(" q ")[0] for t in titles] == ["noisy", "AVIF", "nlm + AVIF", "ours", "clean"]
+    sizes = [int(t[1].split(" bytes")[0]) for t in titles[1:4]]
+    assert max(sizes[:2]) <= sizes[2] and min(sizes) > 0.5 * sizes[2]
+    assert torch.equal(shown[0][1], pair.noisy) and torch.equal(shown[-1][1], pair.clean)
+    monkeypatch.setattr(weights, "shipped", lambda: shipped)
+    equal_bytes.draw(pair, tmp_path / "strip.png")
+    assert (tmp_path / "strip.png").stat().st_size > 1000
+
+
+def test_the_network_that_comes_along_is_a_word_of_evaluate(pair: Pair, shipped: Path, monkeypatch) -> None:
+    monkeypatch.setattr(weights, "shipped", lambda: shipped)
+    load = evaluation.partial(evaluation._load, device="cpu")
+    for word, qualities in (("flagship", evaluation.QUALITIES), ("flagship@20,60", [20, 60]), (f"{shipped}@5", [5])):
+        found = evaluation._candidates(word, load)
+        assert [one.asked["quality"] for one in found] == qualities
+        assert {one.about["method"] for one in found} == {"flagship"}
+    (cascade,) = evaluation._candidates("nlm+flagship@30", load)
+    assert cascade.asked == {"quality": 30.0} and cascade.denoiser is not None
+
+
+def test_what_cannot_be_set_beside_the_runs_is_told_and_the_rest_is(tmp_path: Path, monkeypatch, capsys) -> None:
+    def missing() -> Path:
+        raise UserError("there are no weights here: fetch them")
+
+    monkeypatch.setattr(weights, "shipped", missing)
+    data = {
+        "_target_": "jdcsuite.data.datamodule.Photographs", "root": None, "train": None, "test": None, "noise_seed": 0,
+        "noise": {"_target_": "jdcsuite.data.noise.GaussianNoise", "sigma": 10}, "crop": 64, "val_crop": 64, "batch": 1,
+        "workers": 0, "seed": 0, "steps": 1, "limit": 1,
+    }  # fmt: skip
+    report = {"standards": {"avif": [30], "jpegxl": None}, "beside": ["flagship", "webp@20"]}
+    config = {"data": data, "report": report, "sigma": 10, "runs": str(tmp_path), "name": "study"}
+    made = evaluation.beside_rows(config, Console())
+    assert [path.name.split("-")[0] for path in made] == ["avif", "webp"]
+    assert "flagship is not set beside the runs: there are no weights here" in capsys.readouterr().out
+    written = [path.stat().st_mtime_ns for path in made]
+    assert [path.stat().st_mtime_ns for path in evaluation.beside_rows(config, Console())] == written, "made once"
