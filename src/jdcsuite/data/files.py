@@ -14,13 +14,13 @@ import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import imagecodecs
 import numpy as np
 import tifffile
 from jaxtyping import UInt8, UInt16
 from PIL import Image, TiffImagePlugin
 
 from jdcsuite.data.images import MAX_PIXELS, eight_bit_rgb, opened, sample_bits, transparent
+from jdcsuite.entropy.lossless import load_imagecodecs
 from jdcsuite.types import UserError
 
 FORMATS = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".webp": "WEBP", ".jpg": "JPEG", ".jpeg": "JPEG"}
@@ -133,7 +133,7 @@ def _deep(image: Image.Image, path: Path) -> tuple[UInt16[np.ndarray, "h w 3"], 
     if image.format == "PNG":
         if "transparency" in image.info:
             raise UserError(transparent(path))
-        samples = imagecodecs.png_decode(path.read_bytes())
+        samples = load_imagecodecs().png_decode(path.read_bytes())
         samples = samples[..., None] if samples.ndim == 2 else samples
     else:
         samples = _deep_tiff_samples(path)
@@ -206,7 +206,7 @@ def _bytes(exif: Image.Exif) -> bytes | None:
 
 def _deep_png(pixels: np.ndarray, metadata: dict[str, bytes]) -> bytes:
     """libpng's file with an iCCP and an eXIf chunk behind its IHDR, which imagecodecs does not write."""
-    plain = imagecodecs.png_encode(pixels)
+    plain = load_imagecodecs().png_encode(pixels)
     chunks = b""
     if "icc" in metadata:
         chunks += _chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(metadata["icc"]))
