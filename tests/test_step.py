@@ -22,8 +22,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
-from jdcsuite import bench, training
-from jdcsuite.callbacks import EMA, Progress
+from jdcsuite import training
+from jdcsuite.bench.common import configuration
+from jdcsuite.callbacks import EMA, Compiled, Progress, checkpoint
 from jdcsuite.data.draw import Draw
 from jdcsuite.data.resident import Resident
 from jdcsuite.device import coding_arithmetic, layout, training_arithmetic
@@ -36,7 +37,7 @@ LOG_EVERY = 4
 
 
 def task(*words: str, experiment: str = "fllic") -> Task:
-    config = bench.configuration(*TINY, *words, experiment=experiment)
+    config = configuration(*TINY, *words, experiment=experiment)
     parts = {name: training.construct(config[name]) for name in ("model", "criterion")}
     return training.construct(config["task"], **parts)
 
@@ -148,7 +149,7 @@ def test_no_batch_on_cuda_asks_for_a_value(
     experiment: str, cuda_without_values: Callable[[Task], Task], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with torch._subclasses.fake_tensor.unset_fake_temporarily():
-        module = training.construct(bench.configuration(*TINY, experiment=experiment)["data"])
+        module = training.construct(configuration(*TINY, experiment=experiment)["data"])
     device = torch.device("cuda")
     # a generator is of a real device
     monkeypatch.setattr(torch, "Generator", lambda device: SimpleNamespace(manual_seed=lambda seed: None))
@@ -300,3 +301,64 @@ def test_training_multiplies_in_tf32_and_coding_never_does(monkeypatch: pytest.M
     assert isinstance(of, Codec)
     of.decompress(of.compress(pair().noisy[:1]))
     assert seen == [False] and now() == before
+
+
+# -- torch.compile ----------------------------------------------------------------------------------------------
+
+
+def test_only_training_steps_run_compiled_and_nothing_is_renamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The callback, with a compiler that compiles nothing but counts."""
+    graphs: list[bool] = []
+
+    def count(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable:
+        return lambda *args: graphs.append(torch.is_grad_enabled()) or graph(*args)
+
+    plain, asked = nn.Module.compile, []
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **said: asked.append(said) or plain(self, backend=count))
+    of = task(experiment="unet")
+    names = list(of.state_dict())
+    during: list[list[str]] = []
+
+    class Look(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, pl_module: Task, *_: object) -> None:
+            during.append(list(pl_module.state_dict()))
+
+    loader = DataLoader([pair() for _ in range(3)], batch_size=None, collate_fn=lambda pair: pair)
+    pictures = DataLoader([("a", pair())], batch_size=None, collate_fn=lambda one: one)
+    trainer = L.Trainer(
+        default_root_dir=tmp_path, accelerator="cpu", max_steps=3, max_epochs=-1, logger=False, val_check_interval=2,
+        check_val_every_n_epoch=None, callbacks=[EMA(), Compiled(), Look(), checkpoint(folder=tmp_path, every=3)],
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+    )  # fmt: skip
+    trainer.fit(of, loader, pictures)
+    assert asked == [{"dynamic": False, "options": {"fallback_random": True}}]
+    assert graphs == [True] * 3, "three steps, and no picture of validation"
+    assert all(there == names for there in during) and of.model._compiled_call_impl is None
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    # the average takes the weights' place, and the weights another; none is called after the compiler
+    assert not any("_orig_mod" in name for part in saved.values() if isinstance(part, dict) for name in map(str, part))
+    assert set(names) <= set(saved["state_dict"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", ["fllic", "jdc_cn", "flagship"])
+def test_a_compiled_step_is_the_eager_one(experiment: str) -> None:
+    L.seed_everything(0, verbose=False)
+    of, batch = task(experiment=experiment).train(), pair()
+
+    def step() -> tuple[float, dict[str, Tensor]]:
+        torch.manual_seed(1)
+        prepared = of.criterion.prepare(batch)
+        loss = of.criterion(of.predict(prepared), prepared)["loss"]
+        of.zero_grad()
+        loss.backward()
+        return float(loss.detach()), {name: p.grad.clone() for name, p in of.named_parameters() if p.grad is not None}
+
+    loss, gradients = step()
+    of.model.compile(dynamic=False, options={"fallback_random": True})
+    compiled, of_compiled = step()
+    assert compiled == pytest.approx(loss, rel=1e-4) and set(gradients) == set(of_compiled)
+    for name, gradient in gradients.items():  # where rounding falls otherwise once, few of many gradients change
+        assert torch.nn.functional.cosine_similarity(gradient.flatten(), of_compiled[name].flatten(), 0) > 0.99, name

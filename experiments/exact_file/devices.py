@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from jdcsuite import bench
+from jdcsuite.bench.coding import photograph
 from jdcsuite.entropy.container import CorruptFile
 from jdcsuite.models.codec import Codec
 from jdcsuite.models.drop_in import DropIn
@@ -63,7 +63,7 @@ CODECS = {
 
 
 def main() -> None:
-    picture = bench.photograph((320, 448))
+    picture = photograph((320, 448))
     for name, build in CODECS.items():
         torch.manual_seed(0)
         codec = build()

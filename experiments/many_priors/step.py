@@ -8,7 +8,8 @@ import sys
 
 import numpy as np
 
-from jdcsuite import bench, runs
+from jdcsuite import runs
+from jdcsuite.bench.priors import competition
 
 # crops, their side, widths, repeats: a small batch, and the published one
 SETTINGS = ((4, 128, (0.1, 0.25, 0.5, 1.0), 15), (5, 256, (0.1, 0.25, 0.5, 1.0), 5))
@@ -16,7 +17,7 @@ device = sys.argv[1] if len(sys.argv) > 1 else "cpu"
 out = None
 for batch, crop, widths, repeats in SETTINGS:
     for width in widths:
-        forms = bench.competition(width=width, batch=batch, crop=crop, repeats=repeats, device=device)
+        forms = competition(width=width, batch=batch, crop=crop, repeats=repeats, device=device)
         naive, searched, free = (np.array(forms[form].times) for form in ("naive", "searched", "free"))
         low, middle, high = np.quantile(naive / searched, (0.25, 0.5, 0.75))
         row = {"crops": batch, "crop": crop, "width": width, "naive_over_searched": f"{middle:.3f}"}

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from jdcsuite import bench, training
+from jdcsuite import training
+from jdcsuite.bench.common import configuration
 
 SIDE = 512
 
@@ -27,7 +28,7 @@ def kmac(work: Callable[[Tensor], object]) -> float:
 
 for width in sys.argv[1:]:
     unet, codec = (
-        training.construct(bench.configuration(f"width={width}", experiment=name)["model"]).eval()
+        training.construct(configuration(f"width={width}", experiment=name)["model"]).eval()
         for name in ("unet", "jdc_cn8")
     )
     before, own = kmac(lambda x, unet=unet: unet.denoise(x, tile=0)), kmac(codec.analyse)

@@ -177,13 +177,31 @@ def export(
 
 @app.command()
 def bench(
-    width: Annotated[float, typer.Option(help="Width of the FLLIC that codes; 1 is the paper's large.")] = 1.0,
-    repeats: Annotated[int, typer.Option(help="Timed repeats after the warm-up.")] = 5,
+    what: Annotated[str, typer.Argument(metavar="code|train", help="what is measured")] = "code",
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="WORD...", help="of train: as of a run, as in +experiment=flagship data.batch=32"),
+    ] = None,
+    width: Annotated[float, typer.Option(help="code: width of the FLLIC that codes; 1 is the paper's large.")] = 1.0,
+    repeats: Annotated[int, typer.Option(min=1, help="code: timed repeats after the warm-up.")] = 5,
+    steps: Annotated[int | None, typer.Option(min=1, help="train: steps of a block; 50 on a GPU, else 5.")] = None,
+    blocks: Annotated[int, typer.Option(min=1, help="train: timed blocks after the warm-up.")] = 5,
 ) -> None:
-    """Measure training, coding and the entropy coder: ratios against named alternatives, medians after a warm-up."""
-    from jdcsuite import bench as benching
+    """Measure this machine, medians after a warm-up. code: Lightning's loop, the priors, coding and the entropy coder
+    as ratios against named alternatives. train: a training step against a bare loop of the same network and the
+    device's own rate of multiplying matrices."""
+    if what == "train":
+        from jdcsuite.bench import train
 
-    benching.bench(console, width=width, repeats=repeats)
+        train.report(console, tuple(overrides or ()), steps=steps, blocks=blocks)
+        return
+    if what != "code":
+        raise UserError(f"{what} is nothing that jdc bench measures: say code or train")
+    if overrides:
+        raise UserError(f"jdc bench code takes no overrides ({' '.join(overrides)}): give them to jdc bench train")
+    from jdcsuite.bench import code
+
+    code.report(console, width=width, repeats=repeats)
 
 
 def main() -> None:

@@ -28,8 +28,7 @@ from jdcsuite.types import UserError
 
 def run(config: dict, folder: Path, *, needs: dict[str, Path], curve: str, console: Console) -> None:
     """Trains (or resumes) and tests. ``needs``: role -> finished run whose weights start the part of that name."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # devices found, tips and the like
+    quieten()
     L.seed_everything(config["seed"], workers=True, verbose=False)
     data, task = build(config, needs)
     data.prepare()
@@ -59,9 +58,15 @@ def run(config: dict, folder: Path, *, needs: dict[str, Path], curve: str, conso
         tracker.finish(loggers, failed=failed)
 
 
-def fit(trainer: L.Trainer, task: Task, data: L.LightningDataModule, *, resume: Path | None = None) -> None:
-    """`trainer.fit`, with weights and arithmetic as its device is fast at; ``resume``: a checkpoint. The weights end
-    contiguous: coding is laid out alike on every device."""
+def quieten() -> None:
+    """Devices found, tips and the like are not said."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def fit(trainer: L.Trainer, task: Task, data: object, *, resume: Path | None = None) -> None:
+    """`trainer.fit` on a datamodule or loader, with weights and arithmetic as its device is fast at; ``resume``: a
+    checkpoint. The weights end contiguous: coding is laid out alike on every device."""
     device = trainer.strategy.root_device
     task.to(memory_format=layout(device))
     with training_arithmetic(device):

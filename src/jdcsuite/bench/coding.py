@@ -1,0 +1,141 @@
+"""A codec ready to code -> the times of compressing and decompressing, beside CompressAI's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from compressai import ans
+from compressai.models import MeanScaleHyperprior
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from jdcsuite import training
+from jdcsuite.bench.common import configuration
+from jdcsuite.data.draw import Draw
+from jdcsuite.data.images import embedded
+from jdcsuite.data.noise import GaussianNoise, to_tensor
+from jdcsuite.entropy.coder import Decoder, Encoder, Tables
+from jdcsuite.metrics import timed
+from jdcsuite.models.codec import Codec
+
+SIZE = (512, 512)
+Speed = dict[str, list[tuple[float, float]]]
+
+
+def codec_speed(codec: Codec, *, size: tuple[int, int] = SIZE, repeats: int = 5, device: str = "cpu") -> Speed:
+    """``compress`` and ``decompress``: for each repeat, wall time in ms and the share of it outside the networks.
+
+    Codes a photograph of ``size`` (height, width); files stay in memory. ``codec``: ready to code. Its networks are
+    the parts that are called as modules; outside them are entropy coding, container and the symbols' checksum."""
+    model = codec.to(device)
+    x = photograph(size).to(device)
+    data = model.compress(x, sigma=10.0)
+    model.decompress(data)
+    work = {"compress": lambda: model.compress(x, sigma=10.0), "decompress": lambda: model.decompress(data)}
+    return {verb: [_split(model, do, like=x) for _ in range(repeats)] for verb, do in work.items()}
+
+
+def rivals(*, width: float, size: tuple[int, int], repeats: int, device: str) -> dict[str, dict[str, list[float]]]:
+    """Wall times in ms of our FLLIC of this ``width`` and of CompressAI's own mbt2018-mean, in turns on a picture."""
+    ours = training.build(configuration(f"width={width}"), {})[1].model.eval().to(device)
+    ours.update()
+    theirs = MeanScaleHyperprior(192, 320).eval().to(device)
+    theirs.update(force=True, update_quantiles=True)
+    x = photograph(size).to(device)
+    names = {f"FLLIC, {kmac(ours):.0f} kMAC/px": ours, f"CompressAI mbt2018-mean, {kmac(theirs):.0f} kMAC/px": theirs}
+    times: dict[str, dict[str, list[float]]] = {name: {"compress": [], "decompress": []} for name in names}
+    with torch.no_grad():
+        for turn in range(repeats + 1):
+            for name, model in names.items():
+                coded, there = timed(lambda model=model: model.compress(x), x)
+                given = (coded["strings"], coded["shape"]) if isinstance(coded, dict) else (coded,)
+                _, back = timed(lambda model=model, given=given: model.decompress(*given), x)
+                if turn:  # the first is the warm-up
+                    times[name]["compress"].append(there)
+                    times[name]["decompress"].append(back)
+    return times
+
+
+def coders(codec: Codec, *, size: tuple[int, int], repeats: int) -> tuple[int, dict[str, dict[str, list[float]]]]:
+    """Number of the latents' symbols of a photograph, and the wall times in ms of our coder and of CompressAI's."""
+    put: list[tuple[Tensor, Tensor, Tables]] = []
+
+    def spy(self: Encoder, symbols: Tensor, indexes: Tensor, tables: Tables, *, shifts: Tensor | None = None) -> None:
+        put.append((symbols, indexes, tables))
+        plain(self, symbols, indexes, tables, shifts=shifts)
+
+    plain = Encoder.put
+    Encoder.put = spy
+    try:
+        codec.compress(photograph(size).to(next(codec.parameters()).device), sigma=10.0)
+    finally:
+        Encoder.put = plain
+    tables = max(put, key=lambda one: len(one[0]))[2]
+    symbols, indexes = (torch.cat([one[i] for one in put if one[2] is tables]) for i in (0, 1))
+    lists = ([r[:n].tolist() for r, n in zip(tables.cdf, tables.length.tolist(), strict=True)],
+             tables.length.tolist(), tables.offset.tolist())  # fmt: skip
+
+    def ours() -> bytes:
+        encoder = Encoder()
+        encoder.put(symbols, indexes, tables)
+        return encoder.segment()
+
+    def theirs() -> bytes:
+        return ans.RansEncoder().encode_with_indexes(symbols.tolist(), indexes.tolist(), *lists)
+
+    def their_decoder(data: bytes) -> Tensor:
+        return torch.tensor(ans.RansDecoder().decode_with_indexes(data, indexes.tolist(), *lists))
+
+    kinds = {
+        "our rANS": (ours, lambda data: Decoder(data).get(indexes, tables)),
+        "CompressAI's rANS": (theirs, their_decoder),
+    }
+    times: dict[str, dict[str, list[float]]] = {name: {"compress": [], "decompress": []} for name in kinds}
+    for turn in range(repeats + 1):
+        for name, (encode, decode) in kinds.items():
+            data, there = timed(encode, symbols)
+            decoded, back = timed(lambda decode=decode, data=data: decode(data), symbols)
+            if not torch.equal(decoded.long(), symbols.long()):
+                raise RuntimeError(f"{name} did not return what it was given")
+            if turn:
+                times[name]["compress"].append(there)
+                times[name]["decompress"].append(back)
+    return len(symbols), times
+
+
+def photograph(size: tuple[int, int]) -> Tensor:
+    """A photograph with noise of 10 grey levels, mirrored up to ``size``: float (1, 3, h, w)."""
+    grown = np.pad(embedded("test")[0][1], [(0, max(size)), (0, max(size)), (0, 0)], mode="symmetric")
+    return GaussianNoise(sigma=10.0)(to_tensor(grown[: size[0], : size[1]])[None], Draw.whole(1, seed=0))
+
+
+def kmac(model: nn.Module) -> float:
+    """Thousands of multiply-accumulates a pixel, encoder and decoder together."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(1, 3, 128, 128, device=next(model.parameters()).device))
+    return counter.get_total_flops() / 2 / 128**2 / 1000
+
+
+def _split(model: nn.Module, work: Callable[[], object], *, like: Tensor) -> tuple[float, float]:
+    """Wall time of ``work`` in ms, and the share of it spent outside the calls of the model's parts."""
+    inside: list[float] = []
+
+    def clocked(forward: Callable) -> Callable:
+        def call(*given: object) -> object:
+            result, ms = timed(lambda: forward(*given), like)
+            inside.append(ms)
+            return result
+
+        return call
+
+    parts = list(model.children())
+    for part in parts:
+        part.forward = clocked(part.forward)
+    try:
+        _, total = timed(work, like)
+    finally:
+        for part in parts:
+            del part.forward
+    return total, 1 - sum(inside) / total

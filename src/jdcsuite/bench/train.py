@@ -1,0 +1,220 @@
+"""`jdc bench train`: a configuration's training step -> samples a second and its share of the device's matrix rate.
+
+Our step is a run's own: Trainer, datamodule, loader, average and log. Beside it a bare loop of the same network with
+everything right (`loops.BareLoop`), on batches that lie on the device. They take turns, a block of steps each.
+"""
+
+from __future__ import annotations
+
+import resource
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning as L
+import torch
+from hydra.errors import HydraException
+from lightning.pytorch.callbacks import Checkpoint
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.table import Table
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from jdcsuite import runs, tracker, training
+from jdcsuite.bench.common import configuration, quartiles
+from jdcsuite.bench.loops import BareLoop, now
+from jdcsuite.task import Task
+from jdcsuite.types import Pair, UserError
+
+TRACED = 3  # steps under the profiler
+KEPT = 2  # batches of the run that the bare loop is given in turns
+
+
+@dataclass(frozen=True)
+class Measured:
+    """``batch`` crops of ``crop`` pixels a step. ``seconds``: of each timed block of ``steps``, ours and the bare
+    loop's. ``flops``: of a step, as `arithmetic` counts. ``rate``: of the device, multiplying
+    matrices, FLOP/s. ``peaks``: bytes, ours and the bare loop's. ``costliest``: kernel (on a CPU: operator), share of
+    our step's time in kernels, calls a step."""
+
+    device: torch.device
+    batch: int
+    crop: int
+    steps: int
+    seconds: list[tuple[float, float]]
+    flops: int
+    rate: float
+    peaks: tuple[int, int]
+    costliest: list[tuple[str, float, float]]
+
+    def samples(self, loop: int) -> list[float]:
+        """A second, by block; ``loop`` 0 is ours, 1 the bare one."""
+        return [self.batch * self.steps / block[loop] for block in self.seconds]
+
+    def shares(self, loop: int) -> list[float]:
+        """Of the matrix rate, by block."""
+        return [self.flops * self.steps / block[loop] / self.rate for block in self.seconds]
+
+
+class Blocks(L.Callback):
+    """Times blocks of ``steps`` of a fit, the first being the warm-up, and as many steps of the bare loop after each;
+    then traces `TRACED` more steps of the fit."""
+
+    def __init__(self, bare: BareLoop, *, steps: int, blocks: int, device: torch.device) -> None:
+        self.bare, self.steps, self.blocks, self.device = bare, steps, blocks, device
+        self.seconds: list[tuple[float, float]] = []
+        self.peaks: list[tuple[int, int]] = []
+        self.flops = 0
+        self._batches: list[Pair] = []
+        activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
+        self.trace = profile(activities=activities)
+
+    @property
+    def total(self) -> int:
+        return self.steps * (self.blocks + 1) + TRACED
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._begin()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: Pair, batch_idx: int
+    ) -> None:
+        self._batches = [*self._batches, batch][:KEPT]
+        done = batch_idx + 1
+        if done == self.total:
+            now(self.device)
+            self.trace.stop()
+        elif done % self.steps == 0 and len(self.seconds) <= self.blocks:
+            self._turn()
+            if len(self.seconds) > self.blocks:
+                self.trace.start()
+
+    def _begin(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        self._since = now(self.device)
+
+    def _turn(self) -> None:
+        ours, our_peak = now(self.device) - self._since, self._peak()
+        if not self.flops:
+            self.flops = arithmetic(self.bare.task, self._batches[0])
+        self._begin()
+        for i in range(self.steps):
+            self.bare(self._batches[i % len(self._batches)])
+        self.seconds.append((ours, now(self.device) - self._since))
+        self.peaks.append((our_peak, self._peak()))
+        self._begin()  # fetching the next block's first batch is ours
+
+    def _peak(self) -> int:
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def measure(overrides: tuple[str, ...] = (), *, steps: int | None = None, blocks: int = 5) -> Measured:
+    """``overrides``: as a run's. ``steps``: of a block; None: 50 on a GPU, more than the loader has ahead, else 5."""
+    steps = (50 if torch.cuda.is_available() else 5) if steps is None else steps
+    try:
+        config = configuration(*overrides, f"trainer.max_steps={steps * (blocks + 1) + TRACED}")
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(" ".join(str(error).split())) from None
+    if needs := [need["experiment"] for need in config["needs"].values() if need["experiment"]]:
+        raise UserError(f"{config['method']} needs a run of {needs[0]} first: measure a method that needs none")
+    if config["trainer"]["devices"] != 1:
+        raise UserError(f"trainer.devices={config['trainer']['devices']} is not measured: leave it at 1")
+    training.check_device(config["trainer"])
+    training.quieten()
+    tasks = []
+    for _ in range(2):
+        L.seed_everything(config["seed"], workers=True, verbose=False)
+        data, task = training.build(config, {})
+        tasks.append(task)
+    data.prepare()
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = training._trainer(config, Path(folder), tracker.loggers(folder=Path(folder), tracker=None))
+        trainer.limit_val_batches = 0
+        device = trainer.strategy.root_device
+        rate = matrix_rate(device)
+        bare = BareLoop(tasks[1], device=device, precision=str(trainer.precision))
+        turns = Blocks(bare, steps=steps, blocks=blocks, device=device)
+        trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, Checkpoint)] + [turns]
+        training.fit(trainer, tasks[0], data)
+    return Measured(
+        device=device, batch=config["data"]["batch"], crop=config["data"]["crop"], steps=steps,
+        seconds=turns.seconds[1:], flops=turns.flops, rate=rate,
+        peaks=(max(ours for ours, _ in turns.peaks), max(bare for _, bare in turns.peaks)),
+        costliest=costliest(turns.trace, device),
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def arithmetic(task: Task, pair: Pair) -> int:
+    """FLOP of a training step, two a multiply-accumulate: making the target once, the model three times. Backward is
+    not counted as it runs: PyTorch's counter takes the weight gradients of depthwise convolutions for full ones."""
+    with FlopCounterMode(display=False) as target:
+        pair = task.criterion.prepare(pair)
+    with FlopCounterMode(display=False) as model:
+        task.predict(pair)
+    return target.get_total_flops() + 3 * model.get_total_flops()
+
+
+def matrix_rate(device: torch.device, *, side: int | None = None, repeats: int = 5) -> float:
+    """FLOP/s of a product of square matrices, the fastest of ``repeats`` after a warm-up: bf16 of 8192 on a GPU,
+    float32 of 1024 on a CPU."""
+    gpu = device.type == "cuda"
+    side = side or (8192 if gpu else 1024)
+    a, b = torch.randn(2, side, side, device=device, dtype=torch.bfloat16 if gpu else torch.float32)
+    seconds = []
+    for _ in range(repeats + 1):
+        start = now(device)
+        for _ in range(10):
+            a @ b
+        seconds.append(now(device) - start)
+    return 10 * 2 * side**3 / min(seconds[1:])
+
+
+def costliest(trace: profile, device: torch.device, *, count: int = 5) -> list[tuple[str, float, float]]:
+    """The kernels (on a CPU: operators) that take most of a traced step: name, share, calls a step."""
+    cuda = device.type == "cuda"
+    spent = [
+        (e.key, e.self_device_time_total if cuda else e.self_cpu_time_total, e.count)
+        for e in trace.key_averages()
+        # what spans kernels, as an optimiser's whole step, is named apart from them
+        if (e.device_type == DeviceType.CUDA) == cuda and not e.is_user_annotation and "#" not in e.key
+    ]
+    total = sum(time for _, time, _ in spent)
+    spent.sort(key=lambda one: -one[1])
+    return [(name, time / total, calls / TRACED) for name, time, calls in spent[:count]]
+
+
+def report(console: Console, overrides: tuple[str, ...] = (), *, steps: int | None = None, blocks: int = 5) -> None:
+    """Prints what `measure` finds."""
+    found = measure(overrides, steps=steps, blocks=blocks)
+    gpu = found.device.type == "cuda"
+    words = " ".join(overrides) or "+experiment=fllic"
+    title = f"{words}: steps of {found.batch} crops of {found.crop} pixels on {runs.hardware()}"
+    table = Table("what", "median", "quartiles", title=title)
+    table.add_row(f"samples a second ({blocks} x {found.steps} steps)", *quartiles(found.samples(0), ".1f"))
+    table.add_row("  of the bare loop", *quartiles(found.samples(1), ".1f"))
+    ratios = [bare / ours for ours, bare in found.seconds]
+    table.add_row("  ours / bare loop", *quartiles(ratios, ".3f"))
+    kind = "bf16, 8192 x 8192" if gpu else "float32, 1024 x 1024"
+    table.add_row(f"matrix product ({kind}), TFLOP/s", f"{found.rate / 1e12:.3g}", "")
+    table.add_row("arithmetic of a step, GFLOP", f"{found.flops / 1e9:.4g}", "")
+    table.add_row("  share of the matrix rate", *quartiles(found.shares(0), ".1%"))
+    table.add_row("  of the bare loop", *quartiles(found.shares(1), ".1%"))
+    ours, bare = (f"{peak / 2**30:.2f}" for peak in found.peaks)
+    if gpu:
+        table.add_row("peak memory, GiB (both networks lie there)", ours, "")
+        table.add_row("  of the bare loop", bare, "")
+    else:
+        table.add_row("peak memory of the process, GiB", bare, "")
+    for name, share, calls in found.costliest:
+        short = name if len(name) <= 60 else name[:57] + "..."
+        table.add_row(f"{short}, {calls:g} a step", f"{share:.1%}", "")
+    console.print(table)
+    console.print(
+        f"The last five rows: the costliest {'kernels' if gpu else 'operators'}, their share of a step's time."
+    )
