@@ -91,5 +91,8 @@ def test_wheel_works_in_another_folder(tmp_path: Path) -> None:
     where = [sys.executable, "-c", "import jdcsuite; print(jdcsuite.__file__)"]
     said = subprocess.run(where, cwd=tmp_path, env=env, capture_output=True, text=True, check=True).stdout
     assert said.startswith(str(tmp_path)), "the wheel ran, not the clone"
+    kept = ROOT / "experiments" / "flagship" / "weights" / "flagship.safetensors"
+    if kept.is_file():  # the wheel holds them, not the link
+        assert (tmp_path / "site" / "jdcsuite" / kept.name).read_bytes() == kept.read_bytes()
     (run,) = (tmp_path / "runs" / "w").glob("own-s10-*")
     assert (run / "results.csv").is_file()

@@ -151,8 +151,8 @@ def _note(one: File, pixels: int, asked: Asked) -> str:
     said = one.described(pixels) + (" to the input, noise included" if one.was_decoded else "")
     if one.request is None:
         return f"{one.name}, {said}"
-    said += f", noise {one.request.noise / 16:.1f} {'estimated' if asked.sigma is None else 'as given'}"
-    return f"{said}, kept" if one.request.strength == 0 else said
+    noise = f"noise {one.request.noise / 16:.1f} {'estimated' if asked.sigma is None else 'as given'}"
+    return ", ".join([noise, *(["kept"] if one.request.strength == 0 else []), said])
 
 
 def _verified(data: bytes, *, codec: Codec, pixels: np.ndarray) -> float:
