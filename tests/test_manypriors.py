@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from jdcsuite import weights
+from jdcsuite.data.images import embedded
+from jdcsuite.data.noise import to_tensor
 from jdcsuite.entropy import competition, naive
 from jdcsuite.entropy.coder import LARGEST, Encoder
 from jdcsuite.entropy.competition import Competition
 from jdcsuite.entropy.container import CorruptFile, Side, header_bytes, pack, unpack
+from jdcsuite.models import haar
+from jdcsuite.models.fllic import FLLIC
 from jdcsuite.models.manypriors import ManyPriors
 from jdcsuite.types import UserError
 
@@ -326,3 +331,59 @@ def test_weights_that_were_saved_write_and_read_the_same_files(tmp_path: Path) -
     pupil = tiny(seed=1, index_cost="adaptive")
     weights.load_into(pupil, tmp_path)
     assert torch.equal(pupil.prior_y.h, net.prior_y.h)
+
+
+# -- Haar start ------------------------------------------------------------------------------------------------
+
+
+def test_the_haar_start_is_the_packet_of_fllic(monkeypatch):
+    """On what varies little GDN is linear, and both codecs begin as one transform and its inverse."""
+    monkeypatch.setattr(haar, "SMALL", 0.0)
+    net = ManyPriors(num_channels=192, num_latents=768, num_priors=2, latent_gain=1.0)
+    fllic = FLLIC(widths=[12, 48, 192], num_latents=768, prior_width=8)
+    x = 0.5 + 1e-3 * (torch.rand(1, 3, 48, 32) - 0.5)
+    with torch.no_grad():
+        y = net.analyse(x)
+        torch.testing.assert_close(y, fllic.g_a(x - 0.5), atol=2e-7, rtol=0)
+        torch.testing.assert_close(net.synthesise(y), x, atol=2e-7, rtol=0)
+
+
+@pytest.mark.parametrize(("start", "least", "most"), [("haar", 32.0, 40.0), ("random", 0.0, 20.0)])
+def test_only_a_haar_start_shows_the_picture(start, least, most):
+    net = ManyPriors(num_channels=64, num_latents=256, num_priors=4, start=start).eval()
+    image = embedded("test")[0][1]
+    x = to_tensor(image[: image.shape[0] // 16 * 16, : image.shape[1] // 16 * 16])[None]
+    with torch.no_grad():
+        error = (net.synthesise(net.analyse(x).round()) - x).square().mean().item()
+    assert least < -10 * math.log10(error) < most
+
+
+def test_channels_beyond_the_packet_learn_although_nothing_sees_them_yet():
+    net = ManyPriors(num_channels=16, num_latents=24, num_priors=3).train()
+    output = net(torch.rand(1, 3, 64, 64))
+    (output.x_hat.square().mean() + sum(-torch.log2(p).mean() for p in output.likelihoods.values())).backward()
+    beyond = net.g_a[2].weight.grad[:, 12:]  # of the second convolution: what the 13th to 16th maps give to it
+    assert beyond.abs().amax((0, 2, 3)).gt(0).all()
+
+
+def test_priors_start_apart_about_each_channel_s_own_deviation():
+    prior = Competition(num_priors=5, num_latents=2).eval()
+    with torch.no_grad():  # without the small random part that breaks symmetry
+        for scalars in (prior.h, prior.b, prior.a):
+            scalars.zero_()
+    prior.spread(torch.tensor([8.0, 2e-3]))
+    scale = math.sqrt(3) / math.pi * 8.0
+    for number, factor in enumerate((1 / 8, 8**-0.5, 1, 8**0.5, 8)):
+        rows = torch.tensor([[0.0, 0.0], [3.0, 1.0]])
+        found = prior.likelihood(rows, torch.tensor([number, number]))[:, 0]
+        for symbol, p in zip((0.0, 3.0), found.tolist(), strict=True):
+            ends = [1 / (1 + math.exp(-(symbol + side) / (scale * factor))) for side in (-0.5, 0.5)]
+            assert p == pytest.approx(ends[1] - ends[0], rel=1e-3)
+    # no density is narrower than the floor
+    assert prior.likelihood(torch.zeros(1, 2), torch.tensor([2]))[0, 1].item() > 0.99
+    assert torch.isfinite(prior.h).all()
+
+
+def test_a_start_that_is_not_known_is_refused():
+    with pytest.raises(UserError, match=r"model\.start=wavelet is unknown: choose haar or random"):
+        ManyPriors(num_channels=8, num_latents=8, start="wavelet")

@@ -537,7 +537,7 @@ def test_the_haar_start_keeps_the_bands_that_photographs_need(monkeypatch):
 
 def test_the_energy_of_a_band_is_the_model_s():
     one = np.ones(1)
-    luma = haar._Band(0, one, one)
+    luma = haar.Band(0, one, one)
     mean, detail = luma.child(0, 0), luma.child(0, 1)
     own, block, rho = haar.COLOUR_VARIANCES[0], haar.BLOCK_VARIANCES[0], haar.CORRELATION
     assert luma.variance == pytest.approx(own + block)

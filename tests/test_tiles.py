@@ -102,7 +102,7 @@ NARROW = {
     "FLLIC": lambda: FLLIC(widths=[4, 4, 4], num_latents=4, prior_width=4, start="random"),
     "Flagship": lambda: Flagship(widths=[4, 4], blocks=[1, 2], num_latents=4, prior_width=4, embedding=4),
     "DropIn": lambda: DropIn(architecture="MeanScaleHyperprior", num_channels=4, num_latents=4),
-    "ManyPriors": lambda: ManyPriors(num_channels=4, num_latents=4, num_priors=3),
+    "ManyPriors": lambda: ManyPriors(num_channels=4, num_latents=4, num_priors=3, start="random"),
     "Testolina": lambda: Testolina(num_channels=4, num_latents=4),
 }
 # latents before and after a tile that the synthesis sees: of four transposed convolutions, and two of each 5x5 one

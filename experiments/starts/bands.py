@@ -29,10 +29,10 @@ def blocks(image: np.ndarray) -> np.ndarray:
     return tiles.reshape(-1, SIZE) / 255 - 0.5
 
 
-def packet() -> tuple[list[haar._Band], np.ndarray]:
+def packet() -> tuple[list[haar.Band], np.ndarray]:
     """All 768 bands, and their filters as rows."""
     one = np.ones(1)
-    bands = [haar._Band(colour, one, one) for colour in range(3)]
+    bands = [haar.Band(colour, one, one) for colour in range(3)]
     for _ in range(4):
         bands = [band.child(v, h) for band in bands for v in haar.HAAR for h in haar.HAAR]
     filters = [np.einsum("c,y,x->cyx", haar.COLOURS[b.colour], b.rows, b.columns).ravel() for b in bands]
@@ -45,7 +45,7 @@ def energies(filters: np.ndarray, rows: list[np.ndarray]) -> np.ndarray:
     return np.mean(measured, 0)
 
 
-def log_energy(bands: list[haar._Band], correlation: float) -> np.ndarray:
+def log_energy(bands: list[haar.Band], correlation: float) -> np.ndarray:
     """Of every band, at a variance of 1."""
     haar.CORRELATION = correlation
     return np.log([haar._energy(band.rows) * haar._energy(band.columns) for band in bands])

@@ -19,6 +19,8 @@ from jdcsuite.entropy.priors import MonotoneCDF, between, monotone_logits
 
 # `MonotoneCDF`'s chain starts at the paper's N(0, .01) slopes: softplus(0)^4 is the slope of the logit.
 SPREAD = math.log(2.0) ** -4
+# Priors that start apart: their scales are a channel's own times 2**-OCTAVES to 2**OCTAVES, but not under NARROWEST.
+OCTAVES, NARROWEST = 3.0, 0.08
 # Symbols beyond +-REACH cost alike under every prior when one is chosen: all of them send it by the escape.
 REACH = 128
 REVIVE_AFTER, REVIVE_SHARE = 50, 0.1
@@ -57,6 +59,14 @@ class Competition(MonotoneCDF):
         self.register_buffer("idle", torch.zeros(num_priors, dtype=torch.int64))
         # [number above (the last row: none), number], decayed counts
         self.register_buffer("seen", torch.zeros(num_priors + 1, num_priors))
+
+    @torch.no_grad()
+    def spread(self, deviations: Float[Tensor, "c"]) -> None:
+        """Priors that all start alike leave the choice to a handful of them. Here each starts as logistic densities of
+        the channels' own standard ``deviations``, all times one factor that is the prior's own."""
+        factors = torch.exp2(torch.linspace(-OCTAVES, OCTAVES, self.num_priors))
+        scales = (math.sqrt(3) / math.pi * factors[:, None] * deviations).clamp(min=NARROWEST).flatten()
+        self.h.add_(torch.log(torch.expm1(scales**-0.25)) - math.log(math.expm1(SPREAD**-0.25)))
 
     # -- likelihoods -------------------------------------------------------------------------------------------
 

@@ -7,10 +7,12 @@ transform coder, and training starts from its rate-distortion curve.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from jdcsuite.models.layers import DepthConv, ResidualDown, ResidualUp
@@ -69,6 +71,17 @@ def _split(bands: list[Band], width: int) -> tuple[list[Band], Tensor]:
     return [child for child, _, _ in kept], taps
 
 
+def packet(widths: Sequence[int]) -> tuple[list[Float[Tensor, "o i 2 2"]], Float[Tensor, "m"]]:
+    """Kernels of stride 2 from RGB on, the ``widths`` best bands at each depth (at most all), and the expected energies
+    of the last ones, of samples in [0, 1] less 0.5."""
+    one = np.ones(1)
+    bands, stages = [Band(colour, one, one) for colour in range(3)], []
+    for width in widths:
+        bands, taps = _split(bands, width)
+        stages.append(taps if stages else torch.einsum("oiyx,ic->ocyx", taps, torch.tensor(COLOURS).to(taps)))
+    return stages, torch.tensor([band.variance for band in bands])
+
+
 @torch.no_grad()
 def orthogonal_start(net: nn.Module) -> None:
     """Orthogonal kernels (all but the depthwise ones) and no biases."""
@@ -79,9 +92,10 @@ def orthogonal_start(net: nn.Module) -> None:
 
 
 @torch.no_grad()
-def haar_start(g_a: nn.Sequential, g_s: nn.Sequential) -> None:
-    """Sets the weights of an EVC analysis and synthesis in place. Channels beyond the packet's keep a small random
-    start; so do the residual branches that the packet does not need."""
+def haar_start(g_a: nn.Sequential, g_s: nn.Sequential) -> Float[Tensor, "m"]:
+    """Sets the weights of an EVC analysis and synthesis in place, and tells the expected energies of the latents.
+    Channels beyond the packet's keep a small random start; so do the residual branches that the packet does not need.
+    """
     modules = [*g_a.modules(), *g_s.modules()]
     orthogonal_start(g_a)
     orthogonal_start(g_s)
@@ -89,21 +103,14 @@ def haar_start(g_a: nn.Sequential, g_s: nn.Sequential) -> None:
         for branch in (block.spatial, block.pointwise):
             [layer for layer in branch if isinstance(layer, nn.Conv2d)][-1].weight.mul_(SMALL)
 
-    one = np.ones(1)
-    bands = [Band(colour, one, one) for colour in range(3)]
-    colours, stages = torch.tensor(COLOURS), []
-    for layer in (layer for layer in g_a if isinstance(layer, ResidualDown)):
-        bands, taps = _split(bands, layer.skip.out_channels)
-        weight = taps if stages else torch.einsum("oiyx,ic->ocyx", taps, colours.to(taps))
+    down, last = [layer for layer in g_a if isinstance(layer, ResidualDown)], g_a[-1].module
+    stages, variances = packet([*(layer.skip.out_channels for layer in down), last.out_channels])
+    for layer, weight in zip(down, stages, strict=False):
         _place(layer.skip.weight, weight)
         layer.body[2].weight.mul_(SMALL)
-        stages.append(weight)
-    last = g_a[-1].module
-    _, taps = _split(bands, last.out_channels)
     last.weight.mul_(SMALL)
     # the block's own pixels are the right and lower taps of a 3x3 kernel: the other ones reach back
-    _place(last.weight[:, :, 1:, 1:], taps)
-    stages.append(taps)
+    _place(last.weight[:, :, 1:, 1:], stages[-1])
 
     nn.init.dirac_(g_s[0].module.weight)
     up = [layer for layer in g_s if isinstance(layer, ResidualUp)]
@@ -111,12 +118,30 @@ def haar_start(g_a: nn.Sequential, g_s: nn.Sequential) -> None:
         _place_transposed(layer.skip[0], weight)
         layer.body[2].weight.mul_(SMALL)
     _place_transposed(g_s[-1].module[0], stages[0])
+    return variances
 
 
-def _place(kernel: Tensor, weight: Tensor) -> None:
-    """``weight`` (o, i, 2, 2) on the first outputs of a kernel that may have more of them."""
+@torch.no_grad()
+def haar_start_5x5(g_a: Sequence[nn.Conv2d], g_s: Sequence[nn.ConvTranspose2d]) -> Float[Tensor, "m"]:
+    """The same for 5x5 convolutions of stride 2, first to last. Channels beyond the packet's keep their random start,
+    which nothing of the packet sees yet."""
+    stages, variances = packet([conv.out_channels for conv in g_a])
+    for conv, weight in zip(g_a, stages, strict=True):
+        # the block's own pixels are the taps 2 and 3: the first two reach back
+        _place(conv.weight[:, :, 2:4, 2:4], weight, all_of=conv.weight)
+    for conv, weight in zip(g_s, reversed(stages), strict=True):
+        kernel = conv.weight.transpose(0, 1)
+        _place(kernel[:, :, 2:4, 2:4], weight.transpose(0, 1), all_of=kernel)
+    for conv in (*g_a, *g_s):
+        nn.init.zeros_(conv.bias)
+    return variances
+
+
+def _place(kernel: Tensor, weight: Tensor, *, all_of: Tensor | None = None) -> None:
+    """``weight`` (o, i, 2, 2) on the first outputs of a kernel that may have more of them. ``all_of``: the kernel whose
+    part ``kernel`` is, where its other taps begin at 0 too."""
     outputs, inputs = weight.shape[:2]
-    kernel[:outputs] = 0
+    (kernel if all_of is None else all_of)[:outputs] = 0
     kernel[:outputs, :inputs] = weight
 
 

@@ -10,6 +10,7 @@ Brummer and De Vleeschouwer, "On the importance of denoising when learning to co
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from compressai.layers import GDN
@@ -21,8 +22,11 @@ from jdcsuite.entropy.competition import Competition
 from jdcsuite.entropy.container import CorruptFile, Side
 from jdcsuite.entropy.quantize import add_noise, round_ste
 from jdcsuite.models.codec import Codec
+from jdcsuite.models.haar import haar_start_5x5
 from jdcsuite.models.layers import Float32
 from jdcsuite.types import Output, UserError
+
+NEARLY_LINEAR = 1e-3  # GDN's gamma of a channel on itself, where .1 would bend the Haar packet
 
 
 def down(inputs: int, outputs: int) -> nn.Conv2d:
@@ -36,14 +40,16 @@ def up(inputs: int, outputs: int) -> nn.ConvTranspose2d:
 class ManyPriors(Codec):
     """``num_channels``, ``num_latents``: the papers' N and M. ``index_cost``: what the number of a place's prior
     costs, ``fixed`` (as published, log2 of ``num_priors`` bits) or ``adaptive`` (see `entropy/competition`).
-    ``latent_gain``: latents per unit of the analysis, so that a step of 1 is fine enough from the start.
+    ``latent_gain``: latents per unit of the analysis, so that a step of 1 is fine enough from the start. ``start``:
+    ``haar``, a linear transform coder (see `models/haar`) whose priors have scales about each channel's own, or
+    ``random``, the papers'.
 
     No hyperprior and no context: between the bytes and the probabilities there is no network, so the decoder reads
     the same integers on every machine.
 
     differs from the paper: rates are those of the file, prior numbers and all, coded into the same file; pictures are
-    centred at 0 and ``latent_gain`` is not 1, because runs here are short (lmbda 1024, 300 steps of a narrow net:
-    loss 5.4 instead of 9.2).
+    centred at 0, ``latent_gain`` is not 1 and the start is no random one, because runs here are short
+    (`experiments/starts`).
     """
 
     stride = 16
@@ -58,30 +64,38 @@ class ManyPriors(Codec):
         num_priors: int = 64,
         index_cost: str = "fixed",
         latent_gain: float = 8.0,
+        start: str = "haar",
     ) -> None:
         super().__init__()
         if index_cost not in ("fixed", "adaptive"):
             raise UserError(f"model.index_cost={index_cost} is unknown: choose fixed or adaptive")
+        if start not in ("haar", "random"):
+            raise UserError(f"model.start={start} is unknown: choose haar or random")
         n, m = num_channels, num_latents
+        gdn = partial(GDN, n, gamma_init=NEARLY_LINEAR) if start == "haar" else partial(GDN, n)
         self.num_latents, self.latent_gain = m, latent_gain
         # float32 where values are the code itself: bf16 spaces those above 256 by 2
         self.g_a = nn.Sequential(
-            down(3, n), GDN(n), down(n, n), GDN(n), down(n, n), GDN(n), Float32(down(n, m)),
+            down(3, n), gdn(), down(n, n), gdn(), down(n, n), gdn(), Float32(down(n, m)),
         )  # fmt: skip
         self.g_s = nn.Sequential(
-            Float32(up(m, n)), GDN(n, inverse=True), up(n, n), GDN(n, inverse=True), up(n, n), GDN(n, inverse=True),
+            Float32(up(m, n)), gdn(inverse=True), up(n, n), gdn(inverse=True), up(n, n), gdn(inverse=True),
             Float32(up(n, 3)),
         )  # fmt: skip
         self.prior_y = Competition(num_priors=num_priors, num_latents=m, index_cost=index_cost)
-        self._start()
+        self._start(start)
 
     @torch.no_grad()
-    def _start(self) -> None:
+    def _start(self, kind: str) -> None:
         # The papers' Xavier with a gain of sqrt(2), rescaled where the width changes: variance 2 / fan-in.
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.normal_(layer.weight, std=math.sqrt(2 / (25 * layer.in_channels)))
                 nn.init.constant_(layer.bias, 0.01)
+        if kind == "haar":
+            analysis = [layer for layer in self.g_a.modules() if isinstance(layer, nn.Conv2d)]
+            synthesis = [layer for layer in self.g_s.modules() if isinstance(layer, nn.ConvTranspose2d)]
+            self.prior_y.spread(self.latent_gain * haar_start_5x5(analysis, synthesis).sqrt())
 
     def forward(
         self,
