@@ -150,7 +150,7 @@ class EntropyGuided(nn.Module):
     ``target`` distortion: no entropy; the constraint is mean (x_hat - noisy)^2 = sigma_eff^2, the variance of
     the noise as clipping left it.
 
-    differs from the paper (arXiv 2401.13616, eq. (9)): it adds lambda |bpp - H| as a penalty, which drives every low
+    differs from the paper (arXiv 2401.13616, eq. (2)): it adds lambda |bpp - H| as a penalty, which drives every low
     rung to one point and below H trains the prior to waste bits; ``as_written`` is that penalty, as
     |bpp - rate_scale H_hat| + lmbda MSE.
     """
