@@ -165,7 +165,7 @@ def leg(given: argparse.Namespace) -> None:
         own = [Timer(duration=datetime.timedelta(minutes=given.minutes)), Keeper(keep, seconds=60)]
         trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, Checkpoint)] + own
         start = time.monotonic()
-        trainer.fit(task, data)
+        training.fit(trainer, task, data)
         minutes = (time.monotonic() - start) / 60
         losses = [float(row["train/loss"]) for row in _read(Path(folder) / "metrics.csv") if row.get("train/loss")]
     keep(task.model, trainer.global_step)
