@@ -300,3 +300,17 @@ def test_pictures_go_to_a_gpu_that_has_room_for_them(root: Path, monkeypatch: py
     assert photographs(root).train_dataloader().dataset.places is False
     with pytest.raises(UserError, match=r"data\.resident=true keeps crops off the CPU"):
         photographs(root, resident=True, lossless=Lossless(coder="png"))
+
+
+@pytest.mark.parametrize(("law", "sigma"), [(None, 10), (NoiseLaw(), None)])
+def test_weights_name_the_noise_that_they_learned(root: Path, tmp_path: Path, law: NoiseLaw | None, sigma: int | None):
+    """A law's has no one level: `jdc compress` would warn of pictures that the weights suit."""
+    from jdcsuite import training, weights
+    from jdcsuite.models.unet import UNet
+
+    model = {"_target_": "jdcsuite.models.unet.UNet", "width": 4}
+    named = {"method": "unet", "lmbda": None, "budget": "demo", "seed": 0, "min_ms_ssim": None}
+    config = {**named, "sigma": 10, "model": model}
+    data = photographs(root, training_noise=law, augment=None)
+    training._export(config, UNet(width=4), data, tmp_path, "unet", {}, steps=3)
+    assert weights.read_about(tmp_path / "weights.safetensors")["sigma"] == sigma

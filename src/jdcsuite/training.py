@@ -194,7 +194,8 @@ def _export(
     model.eval()
     if hasattr(model, "update"):
         model.update()
-    about = {name: config[name] for name in ("method", "sigma", "lmbda", "budget", "seed")} | {
+    about = {name: config[name] for name in ("method", "lmbda", "budget", "seed")} | {
+        "sigma": config["sigma"] if data.training_noise is None else None,  # a law of noises has no one level
         "run": folder.name,
         "curve": curve,
         "train_set": data.train_set,
