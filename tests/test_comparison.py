@@ -61,6 +61,44 @@ def test_bd_psnr_is_the_mean_difference_over_common_rates() -> None:
     assert found["verdict"] == "holds" and found["pictures"] == 12 and found["seeds"] == 1
 
 
+def renamed(part: list[dict], dataset: str, names: list[str]) -> list[dict]:
+    images = sorted({row["image"] for row in part})
+    return [row | {"image": names[images.index(row["image"])], "dataset": dataset} for row in part]
+
+
+def test_pictures_of_one_scene_are_one_draw() -> None:
+    """Twelve pictures that are all of the same few scenes say less than twelve scenes."""
+    polyu = [
+        f"Canon600D_3-5_125_1600_{scene}_{i}.jpg" for scene in ("toy", "book", "door", "plant", "desk") for i in (1, 2)
+    ]
+    polyu += ["Sony_3-5_125_1600_toy_1.jpg", "Sony_3-5_125_1600_toy_2.jpg"]
+    one, other = rows("codec", CODEC, spread=0.3), rows("jdc_n", AHEAD, spread=0.3)
+    (alone,) = compared(one, other).to_dict("records")
+    (grouped,) = compared(*(renamed(part, "polyu_test", polyu) for part in (one, other))).to_dict("records")
+    assert alone["groups"] == 12 and grouped["groups"] == 6 and grouped["pictures"] == 12
+    assert grouped["bd_psnr"] == pytest.approx(alone["bd_psnr"])
+    means = np.array([straight(one, other, image) for image in sorted(IMAGES)]).reshape(6, 2).mean(1)
+    draws = np.random.default_rng(1).choice(means, (20_000, 6)).mean(1)
+    assert [grouped["low"], grouped["high"]] == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.01)
+    cc = [
+        f"{camera}_{i}.png"
+        for camera in ("d600_iso3200", "d800_iso1600", "d800_iso3200", "5dmark3_iso3200")
+        for i in (1, 2, 3)
+    ]
+    (few,) = compared(*(renamed(part, "cc15", cc) for part in (one, other))).to_dict("records")
+    assert few["groups"] == 4 and np.isnan(few["low"]) and few["verdict"] == "few scenes"
+    assert few["bd_psnr"] == pytest.approx(alone["bd_psnr"])
+
+
+def test_curves_that_share_little_of_their_rates_are_left_out_and_counted() -> None:
+    """One per cent in common used to count like all."""
+    near, far = {512: (0.5, 28.0), 2048: (1.2, 31.0)}, {512: (0.9, 30.0), 2048: (9.0, 35.0)}
+    (found,) = compared(rows("codec", CODEC, spread=0), rows("jdc_n", near, spread=0)).to_dict("records")
+    assert found["apart"] == 0 and found["rungs"] == 2
+    (found,) = compared(rows("codec", CODEC, spread=0), rows("jdc_n", far, spread=0)).to_dict("records")
+    assert found["apart"] == 12 and found["verdict"] == "no overlap"
+
+
 def test_bd_rate_is_the_factor_that_was_put_in() -> None:
     saved = {lmbda: (0.8 * bpp, psnr) for lmbda, (bpp, psnr) in CODEC.items()}
     (found,) = compared(rows("codec", CODEC, spread=0), rows("jdc_n", saved, spread=0)).to_dict("records")

@@ -26,7 +26,7 @@ _NAMES = (
         "polyu",
         re.compile(r"^(?P<scene>(?:Canon|Nikon|Sony)\w*?)_[\d-]+_\d+_(?P<iso>\d+)_(?P<object>[a-z]+)_\d+$", re.I),
     ),
-    ("cc", re.compile(r"^(?P<scene>(?:5dmark3|d600|d800)_iso(?P<iso>\d+)_\d+)$")),
+    ("cc", re.compile(r"^(?P<scene>(?P<setting>(?:5dmark3|d600|d800)_iso(?P<iso>\d+))_\d+)$")),
     ("nind", re.compile(r"^(?P<scene>NIND_.+)_ISO(?P<iso>H?\d+)")),
     ("iso", re.compile(r"^(?P<scene>.+)_ISO(?P<iso>H?\d+)")),  # one's own pictures, named as NIND's are
 )
@@ -125,6 +125,18 @@ def scene_and_iso(path: Path) -> tuple[str, str]:
                 return "_".join(filter(None, (layout, parts["scene"], parts.get("object")))), parts["iso"]
     folder = path.parent.parent if path.parent.name in ("noisy", "clean") else path.parent
     return f"{folder.name}/{path.stem}", ""
+
+
+def one_draw(dataset: str, image: str) -> str:
+    """A name that pictures share which are one draw from what a data set could have held: those of one scene, and of
+    CC, whose pictures are crops of few shots, those of one camera at one ISO. A picture of unknown kind is alone."""
+    path = Path(dataset) / image
+    for _, pattern in _NAMES:
+        if (
+            found := pattern.match(re.sub("_(real|mean)$", "", path.stem, flags=re.I))
+        ) and "setting" in found.groupdict():
+            return found["setting"]
+    return scene_and_iso(path)[0]
 
 
 def _noisy_and_clean(path: Path) -> Path | None:
