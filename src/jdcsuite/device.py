@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 _lock, _coders, _before = threading.Lock(), 0, True
 
@@ -15,6 +16,12 @@ def layout(device: torch.device) -> torch.memory_format:
     """Of 4-D weights and batches in training: channels-last on CUDA, whose matrix units read bf16 so. Contiguous on a
     CPU, where torch 2.15's backward through channels-last convolutions corrupts the heap."""
     return torch.channels_last if device.type == "cuda" else torch.contiguous_format
+
+
+def laid_out_for_coding(x: Tensor) -> Tensor:
+    """Channels-last on a CPU, where convolutions take a fifth to a third less time so. Their inputs alone decide:
+    weights stay as they are, so a codec can be trained after it has coded."""
+    return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
 
 
 @contextmanager

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from jdcsuite.device import coding_arithmetic
+from jdcsuite.device import coding_arithmetic, laid_out_for_coding
 from jdcsuite.entropy.coder import Tables
 from jdcsuite.entropy.container import (
     H_UNIT,
@@ -308,8 +308,9 @@ class Codec(nn.Module, ABC):
         tiling, (top, left), sides = self._tiling, box[:2], size(x)
         height, width = tiling.padded(*box[2:])
         rows, columns = tiling.seen(top, height, sides[0]), tiling.seen(left, width, sides[1])
-        y = self.analyse(window(x, rows, columns, device=self._device), self.conditions(side))
-        y = y[..., tiling.latents(rows, top, height), tiling.latents(columns, left, width)]
+        seen = laid_out_for_coding(window(x, rows, columns, device=self._device))
+        y = self.analyse(seen, self.conditions(side))
+        y = y[..., tiling.latents(rows, top, height), tiling.latents(columns, left, width)].contiguous()
         if not torch.isfinite(y).all():
             raise UserError("this picture's latents are not finite: mend its samples, or take weights that converged")
         return y
@@ -393,7 +394,7 @@ class Codec(nn.Module, ABC):
     def _synthesise_tile(self, i: int, box: Box, latents: list[list[Tensor]], side: Side) -> Float[Tensor, "1 3 _ _"]:
         """Tile ``i`` of a row. ``latents``: of the tiles in the row above, this row and the row below."""
         y_hat, top, left = self._tiling.around(i, latents)
-        x_hat = self.synthesise(y_hat, self.conditions(side))
+        x_hat = self.synthesise(laid_out_for_coding(y_hat), self.conditions(side))
         return x_hat[..., top : top + box[2], left : left + box[3]].clamp(0, 1)
 
     def pad(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 hp wp"]:

@@ -28,7 +28,7 @@ class _Exact:
 
     def _integers(self, x: Tensor) -> Tensor:
         """The input in units of 2**-11, as integer-valued float64."""
-        return torch.round(x.clamp(-REACH, REACH) * INPUT)
+        return x.clamp(-REACH, REACH).mul_(INPUT).round_()
 
     def _dyadic(self) -> tuple[Tensor, Tensor | None]:
         """Weights and bias, float64: their product with an input of `_integers` is a multiple of 2**-26. Kept until

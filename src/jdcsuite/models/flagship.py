@@ -28,7 +28,7 @@ from jdcsuite.entropy.container import Request, Side
 from jdcsuite.models.conditions import bend, conditions_of, lmbda_of, of_request
 from jdcsuite.models.dual_prior import DualPriorCodec
 from jdcsuite.models.haar import COLOURS, SMALL, Band
-from jdcsuite.models.layers import Float32, conv1x1, conv3x3, subpixel
+from jdcsuite.models.layers import Float32, added, conv1x1, conv3x3, subpixel
 from jdcsuite.models.noise_level import NoiseLevel
 from jdcsuite.types import Output, UserError
 
@@ -48,7 +48,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, e: Float[Tensor, "b k"]) -> Tensor:
         scale = (1 + self.scale(e))[:, :, None, None]
-        return x + self.second(F.leaky_relu(self.first(x), 0.1) * scale)
+        inner = F.leaky_relu_(self.first(x), 0.1)
+        inner = inner * scale if torch.is_grad_enabled() else inner.mul_(scale)
+        return added(self.second(inner), x)
 
 
 class Blocks(nn.ModuleList):
