@@ -160,7 +160,7 @@ def table(compared: pd.DataFrame) -> Table:
         title=f"Against {escape(anchor)} at equal rate",
         caption=f"BD-PSNR in dB, mean over pictures and its {CONFIDENCE:.0%} bootstrap interval, scenes resampled; "
         f"BD-rate of the mean curves ({METHOD}; in brackets the share of their PSNR range that both reach); n: "
-        f"pictures/scenes x seeds, less pictures without common rates; {decided} verdicts, not corrected for their number"
+        f"pictures/scenes x seeds, less pictures without common rates; {decided} verdicts, uncorrected for their number"
         + ("; * of two rungs: a chord" if (compared["rungs"] == 2).any() else ""),
         box=box.SIMPLE_HEAD,
         pad_edge=False,
