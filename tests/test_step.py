@@ -360,5 +360,5 @@ def test_a_compiled_step_is_the_eager_one(experiment: str) -> None:
     of.model.compile(dynamic=False, options={"fallback_random": True})
     compiled, of_compiled = step()
     assert compiled == pytest.approx(loss, rel=1e-4) and set(gradients) == set(of_compiled)
-    for name, gradient in gradients.items():  # where rounding falls otherwise once, few of many gradients change
-        assert torch.nn.functional.cosine_similarity(gradient.flatten(), of_compiled[name].flatten(), 0) > 0.99, name
+    for name, gradient in gradients.items():  # where one latent is rounded to the other side, few gradients change
+        assert (of_compiled[name] - gradient).norm() <= 0.15 * gradient.norm(), name
