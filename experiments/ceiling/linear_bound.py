@@ -76,7 +76,7 @@ def start_errors(moments: dict[str, np.ndarray], widths: list[int], kept: int) -
 
 
 def codec_channels(width: float) -> tuple[list[int], int]:
-    """conf/model/fllic.yaml: channels at 1/2, 1/4 and 1/8, and num_latents."""
+    """Channels at 1/2, 1/4 and 1/8, and num_latents, as conf/model/fllic.yaml had them when the run was made."""
     return [channels(width, 192), channels(width, 192), channels(width, 192, 0.5)], channels(width, 384, 0.5)
 
 

@@ -22,7 +22,9 @@ import pandas as pd
 import torch
 from rich.console import Console
 
-from jdcsuite import bench, training
+from jdcsuite import training
+from jdcsuite.bench.common import configuration
+from jdcsuite.bench.loops import BareLoop
 from jdcsuite.criteria import CleanInput
 from jdcsuite.data import datamodule
 from jdcsuite.data.images import read
@@ -85,6 +87,7 @@ PARTS = {
         "haar": Run(MANY, "codec", fault=alike),
         "haar, spread": Run(MANY, "codec"),
     },
+    "many priors full width": {"haar, spread": Run(("data=photographs", "width=1", "lmbda=2048", "sigma=10"), "codec")},
     "recorrupted": {f"alpha {a:g}": Run((f"criterion.supervision.alpha={a:g}",), "fllic_r2r") for a in (0.25, 0.5)},
     "samples": {"again": Run(before=100, fresh=False), "new": Run(before=100)},
 }
@@ -119,7 +122,7 @@ def judged(task: training.Task, pairs: list[Pair]) -> dict[str, float]:
 
 
 def built(run: Run, words: tuple[str, ...]) -> tuple[datamodule.Photographs, training.Task]:
-    config = bench.configuration(*words, *run.words, experiment=run.experiment)
+    config = configuration(*words, *run.words, experiment=run.experiment)
     L.seed_everything(config["seed"], verbose=False)
     data, task = training.build(config, {})
     data.prepare()
@@ -148,7 +151,7 @@ def trained(run: Run, words: tuple[str, ...], pairs: list[Pair], *, steps: int, 
 
 
 def stepped(data: datamodule.Photographs, task: training.Task) -> Iterator[int]:
-    loop = bench.BareLoop(task, device=torch.device("cpu"), precision="32-true")
+    loop = BareLoop(task, device=torch.device("cpu"), precision="32-true")
     for step, batch in enumerate(data.train_dataloader(), 1):
         loop(data.on_after_batch_transfer(data.on_before_batch_transfer(batch, 0), 0))
         yield step
