@@ -72,7 +72,10 @@ def test_evaluate_judges_runs_and_standards_alike(jdc, folder: Path, run: Path, 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["evaluate", "nope", "--data", "DATA", "--sigma", "1", "--out", "OUT"], "neither a run, a weights file nor"),
+        (
+            ["evaluate", "nope", "--data", "DATA", "--sigma", "1", "--out", "OUT"],
+            "neither a run, a weights file, flagship nor",
+        ),
         (["evaluate", "png", "--data", "NOWHERE", "--sigma", "1", "--out", "OUT"], "does not exist"),
         (["evaluate", "png", "--data", "DATA", "--sigma", "-1", "--out", "OUT"], "is not a noise level"),
         (["evaluate", "png", "--data", "DATA", "--sigma", "1", "--out", "NOWHERE/x.csv"], "make it first"),

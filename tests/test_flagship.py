@@ -285,3 +285,33 @@ def test_a_few_steps_teach_the_rate_the_picture_and_the_noise() -> None:
     assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:10])
     assert np.mean(octaves[-10:]) < 0.6 * np.mean(octaves[:10])
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in net.parameters())
+
+
+@torch.no_grad()
+def test_a_widened_network_keeps_its_symbols_and_gains_coefficients() -> None:
+    import importlib.util
+    from pathlib import Path
+
+    path = Path(__file__).parents[1] / "experiments" / "flagship" / "widen.py"
+    spec = importlib.util.spec_from_file_location("widen", path)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    old, config = tiny(), {"_target_": "jdcsuite.models.flagship.Flagship", **TINY}
+    for p in old.parameters():
+        p.add_(torch.randn_like(p) * 0.02)
+    old.update()
+    new, config = script.widened(old, config, 40)
+    new.update()
+    assert config["num_latents"] == 40 and new.num_latents == 40
+    x = picture(128, 64, noise=12)
+    asked = of_request(Request.of(quality=80.0, noise=12.0, strength=1.0)).float()
+    kept = [*range(12), *range(20, 32)]
+    before, after = (net._relaxed(net.analyse(x, asked), asked)[0] for net in (old, new))
+    torch.testing.assert_close(after[:, kept], before, atol=1e-4, rtol=1e-4)
+    more = (after[:, [*range(12, 20), *range(32, 40)]] != 0).float().mean()
+    assert more > 0.01, "the new channels carry something"
+    decoded = [new.decompress(new.compress(x, quality=80.0)), old.decompress(old.compress(x, quality=80.0))]
+    errors = [float((one - x).square().mean()) for one in decoded]
+    assert errors[0] < errors[1]
+    with pytest.raises(ValueError, match="give more"):
+        script.widened(old, config, 24)

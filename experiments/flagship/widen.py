@@ -1,0 +1,81 @@
+"""Flagship weights -> the same network with more latents, which go on from where it stands.
+
+    python experiments/flagship/widen.py WEIGHTS LATENTS -o OUT
+
+A network of m latents codes what 16x16 blocks have in the m coefficients that its linear transform keeps; more of them
+cost next to nothing where pictures do not need them. The new channels begin as the next coefficients of the DCT,
+neither seen nor changed by the networks, under a prior of one narrow scale; the old ones keep every symbol.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from hydra.utils import instantiate
+from torch import Tensor
+
+from jdcsuite import weights
+from jdcsuite.models.flagship import Flagship, dct_kernels
+
+SCALE = -1.5  # log2 of the new channels' first scale in steps
+# parameter -> (dimension of the latents, how many runs of them it holds)
+PLACES = {
+    "linear_a.module.weight": (0, 1), "linear_a.module.bias": (0, 1), "linear_s.0.module.weight": (1, 1),
+    "latents.module.weight": (0, 1), "latents.module.bias": (0, 1), "expand.0.module.weight": (1, 1),
+    "gain_a.weight": (0, 1), "gain_a.bias": (0, 1), "gain_s.weight": (0, 1), "gain_s.bias": (0, 1),
+    "log2_channel_step": (1, 1), "h_a.0.weight": (1, 1),
+    "fusion.2.module.weight": (0, 3), "fusion.2.module.bias": (0, 3),
+    "spatial_prior.0.weight": (1, 4), "spatial_prior.3.module.weight": (0, 2), "spatial_prior.3.module.bias": (0, 2),
+}  # fmt: skip
+
+
+@torch.no_grad()
+def widened(old: Flagship, config: dict, latents: int) -> tuple[Flagship, dict]:
+    """The wider network and its configuration. ValueError where it would not be wider."""
+    m = old.num_latents
+    if not m < latents <= 768 or (latents - m) % 2 or m % 2:
+        raise ValueError(f"{latents} latents in place of {m}: give more, at most 768, both even")
+    config = {**config, "num_latents": latents}
+    new: Flagship = instantiate(config, _convert_="all")
+    # either half of the channels, which are coded one after the other, gets half of the new ones at its end
+    extra = (latents - m) // 2
+    places = torch.cat([torch.arange(m // 2), torch.arange(m // 2) + m // 2 + extra])
+    fresh = torch.tensor(sorted(set(range(latents)) - set(places.tolist())))
+    state = {}
+    for name, value in old.state_dict().items():
+        if name in PLACES:
+            dim, runs = PLACES[name]
+            state[name] = torch.cat([_spread(part, dim, places, latents) for part in value.chunk(runs, dim)], dim)
+        else:
+            state[name] = value
+    kernels = dct_kernels(latents)[m:]
+    state["linear_a.module.weight"][fresh] = kernels
+    state["linear_s.0.module.weight"][:, fresh, 0, 0] = kernels.flatten(1).T
+    state["fusion.2.module.bias"][latents + fresh] = SCALE
+    new.load_state_dict(state)
+    return new.eval(), config
+
+
+def _spread(part: Tensor, dim: int, places: Tensor, latents: int) -> Tensor:
+    out = torch.zeros(*part.shape[:dim], latents, *part.shape[dim + 1 :], dtype=part.dtype)
+    return out.index_copy_(dim, places, part)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("latents", type=int)
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    given = parser.parse_args()
+    config, about, _ = weights.read(given.weights)
+    model, config = widened(weights.load(given.weights), config, given.latents)
+    weights.round_to_bf16(model)
+    model.update()
+    weights.save(model, config, given.out, about=about, dtype=torch.bfloat16)
+    print(f"{given.out}: {given.out.stat().st_size / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    main()
