@@ -421,3 +421,52 @@ def test_export_states_a_licence(jdc, shipped, tmp_path):
     assert jdc(*words)[0] == 0
     about = weights.read_about(tmp_path / "w.safetensors")
     assert about == {**ABOUT, "licence": "CC0", "data": "photographs"}
+
+
+# -- found by trying what a user might ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("flagship@", "flagship@ names no qualities: give numbers"),
+        ("flagship+avif", "flagship holds a codec, no denoiser"),
+        ("flagship@30+avif", "flagship@30 holds a codec, no denoiser"),
+    ],
+)
+def test_a_mistake_in_judging_the_flagship_is_one_sentence(jdc, picture, tmp_path, monkeypatch, word, said):
+    for column in ("curve", "lmbda", "seed", "budget"):
+        monkeypatch.setitem(ABOUT, column, None)
+    flagship(tmp_path / "flagship.safetensors")
+    monkeypatch.setattr(weights, "SHIPPED", tmp_path / "flagship.safetensors")
+    status, _, err = jdc("evaluate", word, "--data", tmp_path, "--sigma", 1, "--out", tmp_path / "out.csv")
+    assert status == 2 and said in sentence(err)
+
+
+@pytest.mark.parametrize("level", [9.0, 200.0])  # log2(1 + sigma): 511 grey levels, and beyond float32
+def test_no_estimate_is_beyond_what_a_picture_can_hold(tmp_path, level):
+    model = flagship(tmp_path / "flagship.safetensors")
+    with torch.no_grad():
+        last = model.noise_level.net[-1]
+        last.weight.zero_()
+        last.bias.copy_(torch.tensor([level, 0.0]))
+    model.update()
+    for tile in (0, 64):
+        assert model.requested(photo(150, 170), tile=tile).noise / 16 == pytest.approx(255)
+    assert unpack(model.compress(photo(20, 30))).side.request.noise == 16 * 255
+
+
+def test_a_request_outside_the_format_says_the_limits(shipped):
+    forged = bytearray(jdcsuite.compress(photo(20, 30)))
+    forged[35] = 101
+    with pytest.raises(CorruptFile, match="strength 101 is outside the format's limits: 0 to 1000, 65535 and 100"):
+        jdcsuite.decompress(_sealed(bytes(forged)))
+
+
+def test_of_a_device_that_is_not_there_one_sentence_is_told(stored, monkeypatch):
+    def without_driver(*args, **kwargs):
+        raise RuntimeError("Found no driver. Please get one from http://example.org/index.aspx\nmore")
+
+    monkeypatch.setattr(torch, "empty", without_driver)
+    with pytest.raises(UserError, match=r"cannot be used here \(Found no driver\): give cpu$"):
+        weights.load(stored, device="cuda")

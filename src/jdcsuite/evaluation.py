@@ -206,9 +206,9 @@ def _candidates(word: str, load: Load) -> list[Candidate]:
     if name in LADDERS:
         codecs = [Standard(codec=name, quality=quality) for quality in _qualities(word)]
         return [Candidate(codec, standard_about(codec)) for codec in codecs]
-    if name == SHIPPED:
+    if name == SHIPPED and "+" not in word:
         word = word.replace(SHIPPED, str(weights.shipped()), 1)
-    path, _, qualities = word.rpartition("@") if not Path(word).exists() and "@" in word else (word, "", "")
+    path, at, qualities = word.rpartition("@") if not Path(word).exists() and "@" in word else (word, "", "")
     if not Path(path).exists():
         if "+" in word:
             return _cascades(word, load)
@@ -225,10 +225,10 @@ def _candidates(word: str, load: Load) -> list[Candidate]:
     named |= {name: about.get(name) for name in ABOUT}
     named |= {"sigma_train": about["sigma"]}
     if not model.any_rate:
-        if qualities:
+        if at:
             raise UserError(f"{path} serves one rate: leave @{qualities} out")
         return [Candidate(model, named, learned=_scenes(about))]
-    rungs = _qualities(f"flagship@{qualities}") if qualities else QUALITIES
+    rungs = _qualities(f"flagship@{qualities}") if at else QUALITIES
     return [
         Candidate(model, {**named, "sigma_train": None}, learned=_scenes(about), asked={"quality": quality})
         for quality in rungs
@@ -285,5 +285,5 @@ def _load(word: str, *, device: str) -> tuple[object, dict]:
     if (made := untaught(word)) is not None:
         named = dict.fromkeys(("run", "curve", "method"), word) | dict.fromkeys(("budget", "sigma", "seed"))
         return made, named
-    path = weights.path_of(word)
+    path = weights.shipped() if word.partition("@")[0] == SHIPPED else weights.path_of(word)
     return weights.load(path, device=device), weights.read(path)[1]

@@ -145,7 +145,8 @@ def load(run_or_file: str | Path, *, device: str | torch.device = "cpu") -> nn.M
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:  # what torch says of a device that is not there
-        raise UserError(f"device {device} cannot be used here ({str(error).splitlines()[0]}): give cpu") from None
+        said = str(error).splitlines()[0].partition(". ")[0]
+        raise UserError(f"device {device} cannot be used here ({said}): give cpu") from None
     config, _, tensors = read(path)
     _check_targets(config, path)
     try:

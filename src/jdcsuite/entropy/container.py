@@ -206,7 +206,8 @@ def _read_request(body: memoryview) -> tuple[Request, int]:
 
 def _check_request(request: Request, error: type[Exception]) -> None:
     if not (0 <= request.quality <= 1000 and 0 <= request.noise < 2**16 and 0 <= request.strength <= 100):
-        raise error(f"{request} is outside the format's limits")
+        asked = f"quality {request.quality}, noise {request.noise} or strength {request.strength}"
+        raise error(f"{asked} is outside the format's limits: 0 to 1000, 65535 and 100")
 
 
 def _read_metadata(body: memoryview, entries: int, place: int) -> tuple[dict[str, bytes], int]:

@@ -34,6 +34,7 @@ from jdcsuite.types import Output, UserError
 
 BLOCK = 16  # pixels: side of the linear transform's blocks, and of a latent
 REFERENCE = 13.0  # log2 of the lmbda at which `latent_gain` is the gain
+STRONGEST = 255.0  # grey levels: no noise of a picture is larger, but the estimate of a picture like none learned from
 
 
 class Block(nn.Module):
@@ -203,7 +204,8 @@ class Flagship(DualPriorCodec):
         if strength is not None and not 0 <= strength <= 1:
             raise UserError(f"strength {strength} is not possible: give 0 (keep the noise) to 1 (remove it)")
         if sigma is None:
-            levels = [(math.log2(1 + float(self.noise_level(part))), part[0, 0].numel()) for part in parts]
+            estimates = [(min(float(self.noise_level(part)), STRONGEST), part[0, 0].numel()) for part in parts]
+            levels = [(math.log2(1 + sigma), area) for sigma, area in estimates]
             sigma = 2 ** (sum(level * area for level, area in levels) / sum(area for _, area in levels)) - 1
         return Request.of(
             quality=bend(sigma) if quality is None else quality,
