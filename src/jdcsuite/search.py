@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -47,9 +48,18 @@ def highest(
 
 def _guess(tried: dict[int, float], aim: float, low: int, high: int, slope: float) -> int:
     """Where the line through two tried places, those around the limit if there are such, meets ``aim``; beyond that
-    where three tries did not get past the limit."""
+    where three tries did not get past the limit. With three tries and the limit between two of them, the parabola
+    through those nearest to it: on a bowed curve a line ends on the same side again and again."""
     here, around = low if low in tried else high, low in tried and high in tried
+    nearest = sorted(tried, key=lambda place: abs(tried[place] - aim))[:3]
+    if around and len({tried[place] for place in nearest}) == 3:
+        return int(sum(place * _weight(place, nearest, tried, aim) for place in nearest))
     others = [high] if around else sorted(tried.keys() - {here}, key=lambda place: abs(place - here))
     rise = (tried[others[0]] - tried[here]) / (others[0] - here) if others else slope
     step = (aim - tried[here]) / max(rise, slope / 100)
     return int(here + (2 * step if len(tried) > 2 and not around else step))
+
+
+def _weight(place: int, places: list[int], tried: dict[int, float], aim: float) -> float:
+    """Lagrange's, of a place as a function of the value."""
+    return math.prod((aim - tried[j]) / (tried[place] - tried[j]) for j in places if j != place)

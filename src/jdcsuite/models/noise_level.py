@@ -13,12 +13,16 @@ from torch import Tensor, nn
 
 from jdcsuite.models.layers import conv1x1, conv3x3
 
+UNIT = 16.0  # grey levels
+
 
 class NoiseLevel(nn.Module):
     """Root mean square of noisy - clean in 8-bit grey levels, for pictures of any size in [0, 1].
 
     Every place gives an estimate and how far to trust it; the picture's is their mean so weighted, as noise shows best
-    where the picture is flat. Levels are handled as log2(1 + sigma)."""
+    where the picture is flat. A place's estimate grows as the noise does, as convolutions and their activations do by
+    themselves: when they gave its logarithm, a short training read 150 for noise of 50. The mean is of log2(1 + sigma).
+    """
 
     def __init__(self, *, width: int = 32) -> None:
         super().__init__()
@@ -34,6 +38,7 @@ class NoiseLevel(nn.Module):
         height, width = x.shape[-2:]
         x = F.pad(x, (0, -width % 4, 0, -height % 4), mode="replicate")
         with torch.autocast(x.device.type, enabled=False):
-            # a grey level is 1/16 here, so that noise of a few levels is of order 1
-            level, trust = self.net((x.float() - 0.5) * 16).flatten(2).unbind(1)
-            return torch.exp2(F.softplus((level * trust.softmax(1)).sum(1))) - 1
+            # 16 grey levels are 1 here, so that noise is of order 1
+            level, trust = self.net((x.float() - 0.5) * (255 / UNIT)).flatten(2).unbind(1)
+            octaves = torch.log2(1 + UNIT * F.softplus(level))
+            return torch.exp2((octaves * trust.softmax(1)).sum(1)) - 1
