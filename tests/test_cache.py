@@ -17,7 +17,7 @@ from test_images import noise
 
 from jdcsuite.data import cache as store
 from jdcsuite.data.cache import ImageCache
-from jdcsuite.data.images import files, read
+from jdcsuite.imaging.read import files, read
 from jdcsuite.types import UserError
 
 

@@ -19,8 +19,8 @@ from test_files import ICC, exif
 
 import jdcsuite
 from jdcsuite import batch, compression, paths
-from jdcsuite.data import files
 from jdcsuite.entropy.container import CorruptFile, unpack
+from jdcsuite.imaging import picture as files
 from jdcsuite.types import UserError
 
 

@@ -15,12 +15,12 @@ from jdcsuite.data.augment import Augmentation, half
 from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.datamodule import Crops, Photographs, Pictures, Steps
 from jdcsuite.data.draw import Draw
-from jdcsuite.data.images import files
 from jdcsuite.data.law import NoiseLaw
 from jdcsuite.data.noise import GaussianNoise, to_bytes
 from jdcsuite.data.resident import fits
 from jdcsuite.data.symmetries import turned
-from jdcsuite.entropy.lossless import Lossless
+from jdcsuite.imaging.lossless import Lossless
+from jdcsuite.imaging.read import files
 from jdcsuite.types import Pair, UserError
 
 # (transpose, upside down, mirror) -> what it makes of rows x columns x colours

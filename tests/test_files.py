@@ -14,8 +14,8 @@ import tifffile
 from PIL import Image, ImageCms, TiffImagePlugin
 from test_images import DEEP, ORIENTED, RGB, deep_png, png
 
-from jdcsuite.data import files
-from jdcsuite.data.files import Picture, encode, read, to_grey, write
+from jdcsuite.imaging import picture as files
+from jdcsuite.imaging.picture import Picture, encode, read, to_grey, write
 from jdcsuite.types import UserError
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from jdcsuite import compression
-from jdcsuite.data.files import read, to_grey
 from jdcsuite.entropy.container import unpack
+from jdcsuite.imaging.picture import read, to_grey
 
 GOLDEN = Path(__file__).parent / "golden"
 sys.path.insert(0, str(GOLDEN))

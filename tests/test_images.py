@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import ExifTags, Image, ImageFile
 
-from jdcsuite.data.files import Picture, encode
-from jdcsuite.data.images import EMBEDDED, embedded, exif_iso, files, read
+from jdcsuite.imaging.picture import Picture, encode
+from jdcsuite.imaging.read import EMBEDDED, embedded, exif_iso, files, read
 from jdcsuite.types import UserError
 
 LOSSLESS = {"png": {}, "bmp": {}, "tiff": {"compression": "tiff_lzw"}, "webp": {"lossless": True}}

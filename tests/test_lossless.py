@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from jdcsuite.entropy.lossless import CODERS, Lossless, from_planes, to_planes
+from jdcsuite.imaging.lossless import CODERS, Lossless, from_planes, to_planes
 from jdcsuite.types import UserError
 
 sizes = st.tuples(st.integers(1, 40), st.integers(1, 40))
@@ -23,7 +23,7 @@ pictures = sizes.flatmap(lambda s: arrays(np.uint8, (*s, 3)))
 
 @pytest.fixture(scope="module")
 def photo() -> np.ndarray:
-    from jdcsuite.data.images import embedded
+    from jdcsuite.imaging.read import embedded
 
     return dict(embedded("test"))["chelsea.png"][100:228, 100:228]
 

@@ -12,11 +12,11 @@ from scipy import integrate
 from torch import Tensor
 
 from jdcsuite.data.draw import Draw
-from jdcsuite.data.images import embedded
 from jdcsuite.data.noise import GaussianNoise, estimate_sigma, to_bytes, to_tensor
 from jdcsuite.entropy.container import CorruptFile, Side, header_bytes, pack, unpack
-from jdcsuite.entropy.lossless import Lossless
 from jdcsuite.entropy.quantize import compand
+from jdcsuite.imaging.lossless import Lossless
+from jdcsuite.imaging.read import embedded
 from jdcsuite.models import haar
 from jdcsuite.models.clean_entropy import CleanEntropy, analytic_entropy
 from jdcsuite.models.fllic import FLLIC

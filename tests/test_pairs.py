@@ -18,7 +18,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from jdcsuite.data import files, provenance, quality
+from jdcsuite.data import provenance, quality
 from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.datamodule import at_least
 from jdcsuite.data.noise import PoissonGaussian
@@ -26,6 +26,7 @@ from jdcsuite.data.pairmodule import PairFolders
 from jdcsuite.data.pairs import Source, patterns, refuse_shared_scenes, scene_and_iso, several, shots
 from jdcsuite.data.pairsamples import PairCrops
 from jdcsuite.data.quality import PairCache
+from jdcsuite.imaging import picture as files
 from jdcsuite.types import Pair, UserError
 
 SIDE = 180

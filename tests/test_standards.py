@@ -23,7 +23,7 @@ def tensor(image: np.ndarray) -> torch.Tensor:
 
 @cache
 def photo(sigma: float = 0.0, size: int = 192) -> np.ndarray:
-    from jdcsuite.data.images import embedded
+    from jdcsuite.imaging.read import embedded
 
     image = dict(embedded("test"))["coffee.png"][100 : 100 + size, 200 : 200 + size]
     drawn = image + np.random.default_rng(1).normal(0, sigma, image.shape)

@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from jdcsuite import weights
-from jdcsuite.entropy.lossless import Lossless
+from jdcsuite.imaging.lossless import Lossless
 from jdcsuite.models.clean_entropy import CleanEntropy
 from jdcsuite.models.fllic import FLLIC
 from jdcsuite.types import UserError
 
-LOSSLESS = {"_target_": "jdcsuite.entropy.lossless.Lossless", "coder": "png", "effort": 2}
+LOSSLESS = {"_target_": "jdcsuite.imaging.lossless.Lossless", "coder": "png", "effort": 2}
 GUIDE = {
     "_target_": "jdcsuite.models.clean_entropy.CleanEntropy",
     "widths": [4, 4], "hidden": 4, "unit": 6.0, "lossless": LOSSLESS,
@@ -172,7 +172,7 @@ FOREIGN = [
     "jdcsuite.cli.main", "jdcsuite.launcher.launch", "jdcsuite.weights.save", "jdcsuite.types.Pair",
     "jdcsuite.models", "jdcsuite.modelsx.Evil", "jdcsuite.models.fllic", "torch.load", "torch.nn.Linear", "", "FLLIC",
     "jdcsuite.models.fllic.conv3x3", "jdcsuite.models.fllic.UserError", "jdcsuite.models.fllic.Tensor",
-    "jdcsuite.models.fllic.nn", "jdcsuite.models.fllic.Nothing", "jdcsuite.entropy.lossless.load_imagecodecs",
+    "jdcsuite.models.fllic.nn", "jdcsuite.models.fllic.Nothing", "jdcsuite.imaging.lossless.load_imagecodecs",
 ]  # fmt: skip
 
 
@@ -364,3 +364,9 @@ def test_exported_weights_are_half_the_size_and_code_under_a_name_of_their_own(p
 def test_others_may_read_what_is_saved(path):
     weights.save(fllic(), PLAIN_CONFIG, path, about=ABOUT)
     assert path.stat().st_mode & 0o044 == 0o044 & ~weights._umask()
+
+
+def test_weights_of_before_a_class_moved_are_read(path):
+    older = GUIDE | {"lossless": LOSSLESS | {"_target_": "jdcsuite.entropy.lossless.Lossless"}}
+    weights.save(guide(), older, path, about={})
+    assert weights.load(path).lossless.name == "png-e2"

@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from jdcsuite import weights
-from jdcsuite.data.images import files, read
 from jdcsuite.data.noise import to_tensor
+from jdcsuite.imaging.read import files, read
 from jdcsuite.metrics import eight_bit
 from jdcsuite.models import haar
 from jdcsuite.models.fllic import FLLIC

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from jdcsuite import weights
 from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.datamodule import Pictures
-from jdcsuite.data.images import files
 from jdcsuite.data.noise import GaussianNoise
+from jdcsuite.imaging.read import files
 from jdcsuite.metrics import quality
 from jdcsuite.models.codec import Codec
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from jdcsuite import weights
 from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.datamodule import Pictures
-from jdcsuite.data.images import files
 from jdcsuite.data.noise import GaussianNoise
+from jdcsuite.imaging.read import files
 
 STRIP = 16
 

@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from jdcsuite import weights
 from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.draw import Draw
-from jdcsuite.data.images import files, read
 from jdcsuite.data.law import NoiseLaw
 from jdcsuite.data.noise import GaussianNoise, to_tensor
+from jdcsuite.imaging.read import files, read
 from jdcsuite.models.noise_level import NoiseLevel
 
 BATCH, CROP, RATE = 16, 96, 2e-3

@@ -22,11 +22,11 @@ from torch.utils.data import Dataset
 from jdcsuite import weights
 from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.datamodule import Named, Pictures
-from jdcsuite.data.images import files
 from jdcsuite.data.noise import GaussianNoise
 from jdcsuite.data.pairs import Source, shots
 from jdcsuite.data.pairsamples import PairPictures
 from jdcsuite.data.quality import PairCache
+from jdcsuite.imaging.read import files
 from jdcsuite.metrics import eight_bit, quality
 from jdcsuite.models.conditions import conditions_of
 from jdcsuite.models.flagship import Flagship

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from jdcsuite.data.images import embedded
+from jdcsuite.imaging.read import embedded
 
 weights = sys.argv[1]
 random = np.random.default_rng(0)

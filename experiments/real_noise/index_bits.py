@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 
 from jdcsuite import weights
-from jdcsuite.data.images import files, read
 from jdcsuite.data.noise import to_tensor
 from jdcsuite.entropy.container import unpack
+from jdcsuite.imaging.read import files, read
 
 KINDS = ("fixed", "adaptive")
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from jdcsuite.data.estimate import noise_of
-from jdcsuite.data.images import files, read
 from jdcsuite.data.noise import estimate_sigma, to_tensor
+from jdcsuite.imaging.read import files, read
 
 for folder in map(Path, sys.argv[1:]):
     rows = []

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from jdcsuite.data.images import files, read
+from jdcsuite.imaging.read import files, read
 from jdcsuite.models import haar
 
 SIDE, SIZE = 16, 16 * 16 * 3

@@ -27,9 +27,9 @@ from jdcsuite.bench.common import configuration
 from jdcsuite.bench.loops import BareLoop
 from jdcsuite.criteria import CleanInput
 from jdcsuite.data import datamodule
-from jdcsuite.data.images import read
 from jdcsuite.data.noise import GaussianNoise, to_tensor
 from jdcsuite.entropy.competition import Competition
+from jdcsuite.imaging.read import read
 from jdcsuite.metrics import eight_bit
 from jdcsuite.models import haar
 from jdcsuite.types import Pair

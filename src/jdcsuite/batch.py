@@ -124,7 +124,7 @@ def _guarded(task: Task, *, options: Options, decode: bool) -> Done:
 
 def _compress(task: Task, options: Options) -> Done:
     from jdcsuite import compression, noisiness
-    from jdcsuite.data import files
+    from jdcsuite.imaging import picture as files
     from jdcsuite.weights import read_about
 
     picture, asked = files.read(task.source), options.asked
@@ -170,7 +170,7 @@ def _verified(data: bytes, *, codec: Codec, pixels: np.ndarray) -> float:
 
 def _decompress(task: Task, options: Options) -> Done:
     from jdcsuite import compression
-    from jdcsuite.data import files
+    from jdcsuite.imaging import picture as files
 
     data = task.source.read_bytes()
     contents = unpack(data)

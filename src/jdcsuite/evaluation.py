@@ -22,11 +22,11 @@ from jdcsuite.baselines.denoisers import UNTAUGHT, untaught
 from jdcsuite.baselines.standards import LADDERS, Standard
 from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.datamodule import Named, Photographs, Pictures
-from jdcsuite.data.images import files
 from jdcsuite.data.noise import GaussianNoise
 from jdcsuite.data.pairmodule import PairPictures
 from jdcsuite.data.pairs import Source, scene_and_iso, shots
 from jdcsuite.data.quality import PairCache
+from jdcsuite.imaging.read import files
 from jdcsuite.metrics import judge, of_input, timed
 from jdcsuite.models.codec import Codec
 from jdcsuite.types import Compressor, Pair, UserError

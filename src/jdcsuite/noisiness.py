@@ -45,8 +45,8 @@ def _died(path: Path) -> Reading:
 
 def _reading(path: Path, *, network: Path | None) -> Reading:
     from jdcsuite import compression
-    from jdcsuite.data import files
     from jdcsuite.data.estimate import noise_of
+    from jdcsuite.imaging import picture as files
 
     try:
         pixels = files.read(path).pixels

@@ -67,7 +67,7 @@ def _expand(word: str, coded: bool) -> list[tuple[Path, Path]]:
             if not files:
                 raise UserError(f"the folder {path} holds no .jdc file: name another one")
         else:
-            from jdcsuite.data.images import files as pictures
+            from jdcsuite.imaging.read import files as pictures
 
             files = pictures(path)
         return [(file, file.relative_to(path)) for file in files]

@@ -1,7 +1,7 @@
 """Trained model <-> `weights.safetensors`: tensors, the model's configuration and its integer tables in one file.
 
 Nothing is unpickled. The configuration is built into objects only where every ``_target_`` in it is a class of
-this package's models or entropy rooms, so a file from elsewhere cannot call anything else.
+this package's models, or its lossless coder, so a file from elsewhere cannot call anything else.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from jdcsuite.types import UserError
 
 FORMAT = "jdcsuite-1"
 SHIPPED = Path(__file__).with_name("flagship.safetensors")
-ROOMS = ("jdcsuite.models.", "jdcsuite.entropy.")
+ROOMS = ("jdcsuite.models.", "jdcsuite.imaging.")
+# classes that older files name -> where they are now
+MOVED = {"jdcsuite.entropy.lossless.Lossless": "jdcsuite.imaging.lossless.Lossless"}
 
 
 def path_of(run_or_file: str | Path) -> Path:
@@ -128,7 +130,15 @@ def _described(metadata: dict[str, str], path: Path) -> tuple[dict, dict]:
         raise UserError(f"{path} is damaged: its description cannot be read; take the file again") from None
     if not all(isinstance(part, dict) for part in described):
         raise UserError(f"{path} is damaged: its description is no configuration; take the file again")
-    return described
+    return tuple(_with_moved(part) for part in described)
+
+
+def _with_moved(node: object) -> object:
+    """A description of an older file with classes named where they are now."""
+    if isinstance(node, dict):
+        named = {key: _with_moved(value) for key, value in node.items()}
+        return named | ({"_target_": MOVED.get(str(named["_target_"]), named["_target_"])} if "_target_" in named else {})
+    return [_with_moved(value) for value in node] if isinstance(node, list) else node
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:

@@ -18,8 +18,8 @@ import torch
 from hydra.utils import instantiate
 
 from jdcsuite import compression, weights
-from jdcsuite.data.files import Picture, encode, write
 from jdcsuite.entropy.container import unpack
+from jdcsuite.imaging.picture import Picture, encode, write
 
 # folder -> class and what builds it
 CODECS = {

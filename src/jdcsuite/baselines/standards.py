@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from jdcsuite.entropy.lossless import CODERS, Lossless, check_effort, library_version, load_imagecodecs
+from jdcsuite.imaging.lossless import CODERS, Lossless, check_effort, library_version, load_imagecodecs
 from jdcsuite.types import UserError
 
 

@@ -23,7 +23,7 @@ from jaxtyping import UInt8
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from jdcsuite.data.images import read
+from jdcsuite.imaging.read import read
 from jdcsuite.types import UserError
 
 Reader = Callable[[Path], UInt8[np.ndarray, "_ _ 3"]]

@@ -25,12 +25,12 @@ from jdcsuite.data.augment import Augmentation, half
 from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.catalog import folder
 from jdcsuite.data.draw import Draw
-from jdcsuite.data.images import embedded, files
 from jdcsuite.data.noise import Noise, Recorded, to_bytes, to_tensor
 from jdcsuite.data.resident import Resident, fits
 from jdcsuite.data.symmetries import turned
 from jdcsuite.device import layout
-from jdcsuite.entropy.lossless import Lossless
+from jdcsuite.imaging.lossless import Lossless
+from jdcsuite.imaging.read import embedded, files
 from jdcsuite.types import Pair, UserError
 
 EMBEDDED = "embedded"

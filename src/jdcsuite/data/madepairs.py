@@ -9,9 +9,9 @@ import numpy as np
 
 from jdcsuite.data import splits
 from jdcsuite.data.cache import ImageCache
-from jdcsuite.data.images import embedded
 from jdcsuite.data.noise import PoissonGaussian, to_bytes
 from jdcsuite.data.quality import PairCache
+from jdcsuite.imaging.read import embedded
 
 MADE, MADE_CLEAN = "embedded-poisson-gaussian", "embedded-clean"
 

@@ -22,7 +22,6 @@ from jdcsuite.data import provenance, quality, splits
 from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.catalog import folder, images
 from jdcsuite.data.datamodule import Photographs, Sample, Steps, at_least
-from jdcsuite.data.images import exif_iso
 from jdcsuite.data.madepairs import MADE, MADE_CLEAN, made
 from jdcsuite.data.noise import Noise, PoissonGaussian, Recorded
 from jdcsuite.data.pairs import (
@@ -40,7 +39,8 @@ from jdcsuite.data.pairs import (
 from jdcsuite.data.pairsamples import PairCrops, PairPictures
 from jdcsuite.data.quality import PairCache
 from jdcsuite.device import layout
-from jdcsuite.entropy.lossless import Lossless
+from jdcsuite.imaging.lossless import Lossless
+from jdcsuite.imaging.read import exif_iso
 from jdcsuite.types import Pair, UserError
 
 

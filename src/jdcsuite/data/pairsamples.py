@@ -14,7 +14,7 @@ from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.datamodule import Named, Sample
 from jdcsuite.data.noise import to_tensor
 from jdcsuite.data.quality import PairCache
-from jdcsuite.entropy.lossless import Lossless
+from jdcsuite.imaging.lossless import Lossless
 from jdcsuite.types import Pair
 
 

@@ -22,8 +22,8 @@ from torch import Tensor
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
 from jdcsuite.data.cache import ImageCache
-from jdcsuite.data.files import rounded
 from jdcsuite.data.pairs import Shot, listed
+from jdcsuite.imaging.picture import rounded
 from jdcsuite.types import UserError
 
 SMALLEST = 176  # the smallest side that five scales of an 11-tap window allow

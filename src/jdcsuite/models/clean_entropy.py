@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from jdcsuite.data.noise import estimate_sigma, to_bytes
-from jdcsuite.entropy.lossless import Lossless
+from jdcsuite.imaging.lossless import Lossless
 from jdcsuite.types import Output, UserError
 
 

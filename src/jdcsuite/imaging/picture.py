@@ -19,8 +19,8 @@ import tifffile
 from jaxtyping import UInt8, UInt16
 from PIL import Image, TiffImagePlugin
 
-from jdcsuite.data.images import MAX_PIXELS, eight_bit_rgb, opened, sample_bits, transparent
-from jdcsuite.entropy.lossless import load_imagecodecs
+from jdcsuite.imaging.lossless import load_imagecodecs
+from jdcsuite.imaging.read import MAX_PIXELS, eight_bit_rgb, opened, sample_bits, transparent
 from jdcsuite.types import UserError
 
 FORMATS = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".webp": "WEBP", ".jpg": "JPEG", ".jpeg": "JPEG"}
