@@ -27,8 +27,8 @@ import numpy as np
 import torch
 
 from jdcsuite import compression
-from jdcsuite.entropy.container import Contents, CorruptFile, Side, Tile, boxes, pack, unpack
-from jdcsuite.models.codec import Codec
+from jdcsuite.coding.codec import Codec
+from jdcsuite.coding.container import Contents, CorruptFile, Side, Tile, boxes, pack, unpack
 from jdcsuite.models.flagship import Flagship
 from jdcsuite.models.fllic import FLLIC
 from jdcsuite.models.manypriors import ManyPriors

@@ -19,7 +19,7 @@ from test_files import ICC, exif
 
 import jdcsuite
 from jdcsuite import batch, compression, paths
-from jdcsuite.entropy.container import CorruptFile, unpack
+from jdcsuite.coding.container import CorruptFile, unpack
 from jdcsuite.imaging import picture as files
 from jdcsuite.types import UserError
 

@@ -14,8 +14,8 @@ import torch
 
 import jdcsuite
 from jdcsuite import compression, weights
+from jdcsuite.coding.container import Contents, CorruptFile, pack, unpack
 from jdcsuite.data.noise import to_bytes
-from jdcsuite.entropy.container import Contents, CorruptFile, pack, unpack
 from jdcsuite.models.fllic import FLLIC
 from jdcsuite.types import UserError
 

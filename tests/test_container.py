@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jdcsuite.entropy.container import (
+from jdcsuite.coding.container import (
     MAX_METADATA,
     PIXELS_PER_BYTE,
     Contents,

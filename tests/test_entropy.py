@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from scipy.special import expit
 from scipy.stats import norm
 
+from jdcsuite.coding.container import CorruptFile
 from jdcsuite.entropy import rans
 from jdcsuite.entropy.coder import LARGEST, Decoder, Encoder, Tables
-from jdcsuite.entropy.container import CorruptFile
 from jdcsuite.entropy.priors import Gaussian, MonotoneCDF
 from jdcsuite.entropy.quantize import add_noise, compand, round_ste
 

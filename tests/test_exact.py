@@ -14,11 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jdcsuite.entropy.container import Request, Side, unpack
-from jdcsuite.models.codec import Codec
-from jdcsuite.models.drop_in import DropIn
-from jdcsuite.models.dual_prior import DualPriorCodec
-from jdcsuite.models.exact import (
+from jdcsuite.coding.codec import Codec
+from jdcsuite.coding.container import Request, Side, unpack
+from jdcsuite.entropy.exact import (
     INPUT,
     LARGEST,
     REACH,
@@ -28,6 +26,8 @@ from jdcsuite.models.exact import (
     is_exact,
     make_exact,
 )  # fmt: skip
+from jdcsuite.models.drop_in import DropIn
+from jdcsuite.models.dual_prior import DualPriorCodec
 from jdcsuite.models.flagship import Flagship
 from jdcsuite.models.fllic import FLLIC
 from jdcsuite.models.manypriors import ManyPriors

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from jdcsuite import metrics
 from jdcsuite.any_rate import AnyRate
-from jdcsuite.entropy.container import CorruptFile, Request, pack, unpack
-from jdcsuite.models.conditions import bend, conditions_of, denoising_error, lmbda_of, of_request
+from jdcsuite.coding.conditions import bend, conditions_of, denoising_error, lmbda_of, of_request
+from jdcsuite.coding.container import CorruptFile, Request, pack, unpack
 from jdcsuite.models.flagship import BLOCK, Flagship, dct_kernels
 from jdcsuite.models.fllic import FLLIC
 from jdcsuite.types import Pair, UserError

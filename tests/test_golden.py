@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from jdcsuite import compression
-from jdcsuite.entropy.container import unpack
+from jdcsuite.coding.container import unpack
 from jdcsuite.imaging.picture import read, to_grey
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from jdcsuite.entropy.container import unpack
-from jdcsuite.models import codec, layers
-from jdcsuite.models.codec import Codec
+from jdcsuite.coding import codec
+from jdcsuite.coding.codec import Codec
+from jdcsuite.coding.container import unpack
+from jdcsuite.models import layers
 from jdcsuite.models.flagship import Block, Flagship
 from jdcsuite.models.fllic import FLLIC
 from jdcsuite.models.layers import DepthConv, ResidualDown, ResidualUp

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from jdcsuite import weights
+from jdcsuite.coding.container import CorruptFile, Side, header_bytes, pack, unpack
 from jdcsuite.data.noise import to_tensor
 from jdcsuite.entropy import competition, naive
 from jdcsuite.entropy.coder import LARGEST, Encoder
 from jdcsuite.entropy.competition import Competition
-from jdcsuite.entropy.container import CorruptFile, Side, header_bytes, pack, unpack
 from jdcsuite.imaging.read import embedded
 from jdcsuite.models import haar
 from jdcsuite.models.fllic import FLLIC

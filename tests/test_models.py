@@ -11,9 +11,9 @@ import torch
 from scipy import integrate
 from torch import Tensor
 
+from jdcsuite.coding.container import CorruptFile, Side, header_bytes, pack, unpack
 from jdcsuite.data.draw import Draw
 from jdcsuite.data.noise import GaussianNoise, estimate_sigma, to_bytes, to_tensor
-from jdcsuite.entropy.container import CorruptFile, Side, header_bytes, pack, unpack
 from jdcsuite.entropy.quantize import compand
 from jdcsuite.imaging.lossless import Lossless
 from jdcsuite.imaging.read import embedded

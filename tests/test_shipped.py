@@ -14,10 +14,10 @@ from test_compression import photo, saved
 
 import jdcsuite
 from jdcsuite import compression, weights
+from jdcsuite.coding.codec import Codec
+from jdcsuite.coding.conditions import NOISIEST, bend
+from jdcsuite.coding.container import CorruptFile, pack, unpack
 from jdcsuite.data.law import NoiseLaw
-from jdcsuite.entropy.container import CorruptFile, pack, unpack
-from jdcsuite.models.codec import Codec
-from jdcsuite.models.conditions import NOISIEST, bend
 from jdcsuite.models.flagship import Flagship
 from jdcsuite.types import UserError
 

@@ -25,10 +25,10 @@ from torch.utils.data import DataLoader
 from jdcsuite import training
 from jdcsuite.bench.common import configuration
 from jdcsuite.callbacks import EMA, Compiled, Progress, checkpoint
+from jdcsuite.coding.codec import Codec
 from jdcsuite.data.draw import Draw
 from jdcsuite.data.resident import Resident
 from jdcsuite.device import coding_arithmetic, layout, training_arithmetic
-from jdcsuite.models.codec import Codec
 from jdcsuite.task import CodecTask, Task
 from jdcsuite.types import Pair
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy import stats
 
+from jdcsuite.coding.container import header_bytes, unpack
 from jdcsuite.data.noise import PoissonGaussian
-from jdcsuite.entropy.container import header_bytes, unpack
 from jdcsuite.models.testolina import LaplaceConditional, Testolina
 
 

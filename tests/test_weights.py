@@ -224,7 +224,7 @@ def test_a_file_cannot_read_the_environment(path, monkeypatch):
     "config",
     [
         {"_target_": "jdcsuite.models.nothing.Net"}, {"_target_": "jdcsuite.models.fllic.torch.nn.Linear"},
-        {"_target_": "jdcsuite.models.codec.Codec"}, {}, [], PLAIN_CONFIG | {"depth": 3}, PLAIN_CONFIG | {"widths": 4},
+        {"_target_": "jdcsuite.coding.codec.Codec"}, {}, [], PLAIN_CONFIG | {"depth": 3}, PLAIN_CONFIG | {"widths": 4},
         PLAIN_CONFIG | {"start": "zeros"}, LOSSLESS,
     ],
 )  # fmt: skip

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from jdcsuite import weights
+from jdcsuite.coding.codec import Codec
 from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.datamodule import Pictures
 from jdcsuite.data.noise import GaussianNoise
 from jdcsuite.imaging.read import files
 from jdcsuite.metrics import quality
-from jdcsuite.models.codec import Codec
 
 
 def in_float32(module: nn.Module) -> Callable[[Tensor], Tensor]:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 
 from jdcsuite.bench.coding import photograph
-from jdcsuite.entropy.container import CorruptFile
-from jdcsuite.models.codec import Codec
+from jdcsuite.coding.codec import Codec
+from jdcsuite.coding.container import CorruptFile
 from jdcsuite.models.drop_in import DropIn
 from jdcsuite.models.fllic import FLLIC
 from jdcsuite.models.manypriors import ManyPriors

@@ -20,7 +20,7 @@ from torch import Tensor
 from jdcsuite import training
 from jdcsuite.bench.coding import kmac, photograph
 from jdcsuite.bench.common import configuration
-from jdcsuite.models.codec import Codec
+from jdcsuite.coding.codec import Codec
 
 SIZE = (512, 768)
 QUALITY = 60.0

@@ -20,6 +20,7 @@ import torch
 from torch.utils.data import Dataset
 
 from jdcsuite import weights
+from jdcsuite.coding.conditions import conditions_of
 from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.datamodule import Named, Pictures
 from jdcsuite.data.noise import GaussianNoise
@@ -28,7 +29,6 @@ from jdcsuite.data.pairsamples import PairPictures
 from jdcsuite.data.quality import PairCache
 from jdcsuite.imaging.read import files
 from jdcsuite.metrics import eight_bit, quality
-from jdcsuite.models.conditions import conditions_of
 from jdcsuite.models.flagship import Flagship
 from jdcsuite.types import Pair
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 
 from jdcsuite import weights
+from jdcsuite.coding.container import unpack
 from jdcsuite.data.noise import to_tensor
-from jdcsuite.entropy.container import unpack
 from jdcsuite.imaging.read import files, read
 
 KINDS = ("fixed", "adaptive")

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from jdcsuite.coding.conditions import CODED, denoising_error, lmbda_of
 from jdcsuite.criteria import Parts, rate_and_distortion
-from jdcsuite.models.conditions import CODED, denoising_error, lmbda_of
 from jdcsuite.types import Output, Pair, UserError
 
 

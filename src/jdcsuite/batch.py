@@ -16,12 +16,12 @@ import numpy as np
 
 from jdcsuite import pool
 from jdcsuite.choosing import Asked, Coding, File, choose
-from jdcsuite.entropy.container import CorruptFile, unpack
+from jdcsuite.coding.container import CorruptFile, unpack
 from jdcsuite.paths import Task
 from jdcsuite.types import UserError
 
 if TYPE_CHECKING:
-    from jdcsuite.models.codec import Codec
+    from jdcsuite.coding.codec import Codec
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jdcsuite.entropy.container import Request, unpack
+from jdcsuite.coding.container import Request, unpack
 from jdcsuite.search import highest
 from jdcsuite.types import UserError
 
 if TYPE_CHECKING:
-    from jdcsuite.models.codec import Codec
+    from jdcsuite.coding.codec import Codec
 
 TOP = 1000  # tenths of a quality, as files hold it
 # Octaves of size, and dB to the input, that a tenth of a quality adds, about: FLLIC's rungs of lmbda 2048 and 8192 have

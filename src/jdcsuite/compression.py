@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from jdcsuite.entropy.container import GREY, MAX_METADATA, METADATA, RGB, CorruptFile, unpack
-from jdcsuite.models.codec import TILE, Codec
+from jdcsuite.coding.codec import TILE, Codec
+from jdcsuite.coding.container import GREY, MAX_METADATA, METADATA, RGB, CorruptFile, unpack
 from jdcsuite.types import UserError
 from jdcsuite.weights import load as load_model
 from jdcsuite.weights import path_of, shipped

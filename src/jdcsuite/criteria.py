@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from jdcsuite.coding.codec import Codec
 from jdcsuite.data.quality import SMALLEST, ms_ssim
-from jdcsuite.models.codec import Codec
 from jdcsuite.types import Output, Pair, UserError
 
 Parts = dict[str, Tensor]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jdcsuite.entropy.container import Contents, CorruptFile, header_bytes, unpack
+from jdcsuite.coding.container import Contents, CorruptFile, header_bytes, unpack
 from jdcsuite.types import UserError
 
 UNKNOWN = "not stated"
@@ -59,7 +59,7 @@ def _request(contents: Contents) -> dict[str, object]:
 def of_weights(run_or_file: str | Path) -> dict[str, object]:
     """What weights say of themselves, and what they can do. UserError: no weights, or damaged ones."""
     from jdcsuite import weights
-    from jdcsuite.models.codec import Codec
+    from jdcsuite.coding.codec import Codec
 
     path = weights.path_of(run_or_file)
     about, model = weights.read_about(path), weights.load(path)
@@ -90,7 +90,7 @@ def _rates(codec: object | None, about: dict) -> str:
 
 
 def _noise(codec: object | None, about: dict) -> str:
-    from jdcsuite.models.conditions import NOISIEST
+    from jdcsuite.coding.conditions import NOISIEST
 
     if codec is not None and codec.any_rate:
         return f"any to sigma {NOISIEST:g}, estimated from the picture"

@@ -11,10 +11,10 @@ from torch import Tensor
 from jdcsuite import weights
 from jdcsuite.baselines.denoisers import NonLocalMeans
 from jdcsuite.baselines.standards import LOSSY, Standard
+from jdcsuite.coding.codec import Codec
 from jdcsuite.data.noise import to_bytes
 from jdcsuite.figures import strip
 from jdcsuite.metrics import eight_bit, quality
-from jdcsuite.models.codec import Codec
 from jdcsuite.types import Pair
 
 

@@ -20,6 +20,7 @@ from jdcsuite import runs, weights
 from jdcsuite.baselines.cascade import denoised
 from jdcsuite.baselines.denoisers import UNTAUGHT, untaught
 from jdcsuite.baselines.standards import LADDERS, Standard
+from jdcsuite.coding.codec import Codec
 from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.datamodule import Named, Photographs, Pictures
 from jdcsuite.data.noise import GaussianNoise
@@ -28,7 +29,6 @@ from jdcsuite.data.pairs import Source, scene_and_iso, shots
 from jdcsuite.data.quality import PairCache
 from jdcsuite.imaging.read import files
 from jdcsuite.metrics import judge, of_input, timed
-from jdcsuite.models.codec import Codec
 from jdcsuite.types import Compressor, Pair, UserError
 
 # Columns that weights files have had only lately.

@@ -19,11 +19,11 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 from torchmetrics.image import MultiScaleStructuralSimilarityIndexMeasure, PeakSignalNoiseRatio
 
+from jdcsuite.coding.codec import Codec
+from jdcsuite.coding.conditions import lmbda_of
+from jdcsuite.coding.container import H_UNIT, Request, header_bytes, unpack
 from jdcsuite.data.noise import estimate_sigma, to_bytes
 from jdcsuite.data.quality import SMALLEST, full_float32
-from jdcsuite.entropy.container import H_UNIT, Request, header_bytes, unpack
-from jdcsuite.models.codec import Codec
-from jdcsuite.models.conditions import lmbda_of
 from jdcsuite.types import Compressor, Pair
 
 T = TypeVar("T")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from jdcsuite import pool
-from jdcsuite.entropy.container import Request
+from jdcsuite.coding.container import Request
 from jdcsuite.types import UserError
 
 FAR = 2.0  # a model of one noise level is told apart from its picture by such a factor
@@ -64,8 +64,8 @@ def _reading(path: Path, *, network: Path | None) -> Reading:
 def warning(pixels: np.ndarray, about: dict, request: Request | None, *, sigma: float | None) -> str:
     """Why a picture's noise is not what the weights were trained for, or "". ``about``: what the weights say of
     themselves. ``request``: of the file, ``sigma``: what the user said."""
+    from jdcsuite.coding.conditions import NOISIEST
     from jdcsuite.data.estimate import noise_of
-    from jdcsuite.models.conditions import NOISIEST
 
     if request is not None:
         noise = request.noise / 16

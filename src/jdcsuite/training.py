@@ -17,11 +17,11 @@ from torch import nn
 
 from jdcsuite import runs, tracker, weights
 from jdcsuite.callbacks import EMA, Compiled, Progress, checkpoint
+from jdcsuite.coding.container import PLAIN, VERSION
 from jdcsuite.data.datamodule import Photographs
 from jdcsuite.data.noise import to_bytes
 from jdcsuite.data.provenance import Teacher, refuse_learned_scenes, refuse_start, saw
 from jdcsuite.device import layout, training_arithmetic
-from jdcsuite.entropy.container import PLAIN, VERSION
 from jdcsuite.task import Task
 from jdcsuite.types import UserError
 

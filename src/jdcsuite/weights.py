@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from jdcsuite.models.codec import Codec
+from jdcsuite.coding.codec import Codec
 from jdcsuite.types import UserError
 
 FORMAT = "jdcsuite-1"
@@ -137,7 +137,9 @@ def _with_moved(node: object) -> object:
     """A description of an older file with classes named where they are now."""
     if isinstance(node, dict):
         named = {key: _with_moved(value) for key, value in node.items()}
-        return named | ({"_target_": MOVED.get(str(named["_target_"]), named["_target_"])} if "_target_" in named else {})
+        return named | (
+            {"_target_": MOVED.get(str(named["_target_"]), named["_target_"])} if "_target_" in named else {}
+        )
     return [_with_moved(value) for value in node] if isinstance(node, list) else node
 
 

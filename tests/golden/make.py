@@ -18,7 +18,7 @@ import torch
 from hydra.utils import instantiate
 
 from jdcsuite import compression, weights
-from jdcsuite.entropy.container import unpack
+from jdcsuite.coding.container import unpack
 from jdcsuite.imaging.picture import Picture, encode, write
 
 # folder -> class and what builds it

@@ -13,12 +13,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from jdcsuite import training
 from jdcsuite.bench.common import configuration
+from jdcsuite.coding.codec import Codec
 from jdcsuite.data.draw import Draw
 from jdcsuite.data.noise import GaussianNoise, to_tensor
 from jdcsuite.entropy.coder import Decoder, Encoder, Tables
 from jdcsuite.imaging.read import embedded
 from jdcsuite.metrics import timed
-from jdcsuite.models.codec import Codec
 
 SIZE = (512, 512)
 Speed = dict[str, list[tuple[float, float]]]

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from jdcsuite.coding.container import CorruptFile
 from jdcsuite.entropy import rans
-from jdcsuite.entropy.container import CorruptFile
 from jdcsuite.entropy.rans import LARGEST
 
 UNITS = 1 << rans.PRECISION

@@ -14,10 +14,10 @@ from compressai.models.google import get_scale_table
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from jdcsuite.coding.codec import Codec
+from jdcsuite.coding.container import Side
 from jdcsuite.entropy.coder import FARTHEST, Decoder, Encoder, Tables
-from jdcsuite.entropy.container import Side
-from jdcsuite.models.codec import Codec
-from jdcsuite.models.exact import make_exact
+from jdcsuite.entropy.exact import make_exact
 from jdcsuite.types import Output, UserError
 
 # A weights file names one of these; nothing else of the library is looked up by a file's words. Those with an

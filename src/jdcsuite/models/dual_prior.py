@@ -22,11 +22,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from jdcsuite.coding.codec import Codec
+from jdcsuite.coding.container import Side
 from jdcsuite.entropy.coder import FARTHEST, Decoder, Encoder, Tables
-from jdcsuite.entropy.container import Side
 from jdcsuite.entropy.priors import Gaussian, MonotoneCDF
 from jdcsuite.entropy.quantize import LowerBound, add_noise, compand, round_ste
-from jdcsuite.models.codec import Codec
 from jdcsuite.models.haar import SMALL, orthogonal_start
 from jdcsuite.models.layers import DepthConv, Float32, conv1x1, conv3x3, exact1x1, subpixel
 

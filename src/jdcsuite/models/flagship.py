@@ -24,8 +24,8 @@ from jaxtyping import Float
 from scipy.fft import dct
 from torch import Tensor, nn
 
-from jdcsuite.entropy.container import Request, Side
-from jdcsuite.models.conditions import bend, conditions_of, lmbda_of, of_request
+from jdcsuite.coding.conditions import bend, conditions_of, lmbda_of, of_request
+from jdcsuite.coding.container import Request, Side
 from jdcsuite.models.dual_prior import DualPriorCodec
 from jdcsuite.models.haar import COLOURS, SMALL, Band
 from jdcsuite.models.layers import Float32, added, conv1x1, conv3x3, subpixel

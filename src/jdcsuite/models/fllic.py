@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from jdcsuite.entropy.container import H_UNIT, Side
+from jdcsuite.coding.container import H_UNIT, Side
 from jdcsuite.models.dual_prior import DualPriorCodec
 from jdcsuite.models.haar import haar_start
 from jdcsuite.models.layers import DepthConv, Float32, ResidualDown, ResidualUp, conv1x1, conv3x3, subpixel

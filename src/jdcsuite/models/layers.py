@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from jdcsuite.models.exact import ExactConv2d
+from jdcsuite.entropy.exact import ExactConv2d
 
 STRIP = 2**21  # elements of a hidden map that are held at once: larger ones leave the caches, and every new page costs
 

@@ -17,11 +17,11 @@ from compressai.layers import GDN
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from jdcsuite.coding.codec import Codec
+from jdcsuite.coding.container import CorruptFile, Side
 from jdcsuite.entropy.coder import FARTHEST, Decoder, Encoder, Tables
 from jdcsuite.entropy.competition import Competition
-from jdcsuite.entropy.container import CorruptFile, Side
 from jdcsuite.entropy.quantize import add_noise, round_ste
-from jdcsuite.models.codec import Codec
 from jdcsuite.models.haar import haar_start_5x5
 from jdcsuite.models.layers import Float32
 from jdcsuite.types import Output, UserError

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from jdcsuite.entropy.container import Request
+from jdcsuite.coding.container import Request
 from jdcsuite.entropy.quantize import compand
 
 OCTAVES = 6.0  # of 1 + noise, on which conditions are about 0 to 1

@@ -23,9 +23,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from jdcsuite.device import coding_arithmetic, laid_out_for_coding
-from jdcsuite.entropy.coder import Tables
-from jdcsuite.entropy.container import (
+from jdcsuite.coding.conditions import of_request
+from jdcsuite.coding.container import (
     H_UNIT,
     MAX_TILE,
     PIXELS_PER_BYTE,
@@ -41,9 +40,10 @@ from jdcsuite.entropy.container import (
     pack,
     unpack,
 )
-from jdcsuite.models.conditions import of_request
-from jdcsuite.models.exact import is_exact
-from jdcsuite.models.tiling import Array, Box, Tiling, side_by_side, size, window
+from jdcsuite.coding.tiling import Array, Box, Tiling, side_by_side, size, window
+from jdcsuite.device import coding_arithmetic, laid_out_for_coding
+from jdcsuite.entropy.coder import Tables
+from jdcsuite.entropy.exact import is_exact
 from jdcsuite.types import Output, UserError
 
 M = TypeVar("M", bound=Callable)
