@@ -13,7 +13,8 @@ from rich.console import Console
 from test_cli import folder, jdc, run  # noqa: F401
 from torch import Tensor, nn
 
-from jdcsuite import evaluation, weights
+from jdcsuite import evaluation
+from jdcsuite.artifacts import weights
 from jdcsuite.baselines.cascade import denoise, denoised
 from jdcsuite.baselines.standards import LADDERS, Standard
 from jdcsuite.data.noise import to_bytes, to_tensor

@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from jdcsuite import cli, weights
+from jdcsuite import cli
+from jdcsuite.artifacts import weights
 from jdcsuite.baselines.standards import LADDERS
 from jdcsuite.models.fllic import FLLIC
 

@@ -34,7 +34,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ladder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three codecs of falling rate, and a network that is no codec."""
-    from jdcsuite import weights
+    from jdcsuite.artifacts import weights
     from jdcsuite.models.clean_entropy import CleanEntropy
 
     root = tmp_path_factory.mktemp("study")

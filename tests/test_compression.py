@@ -13,7 +13,8 @@ import pytest
 import torch
 
 import jdcsuite
-from jdcsuite import compression, weights
+from jdcsuite import compression
+from jdcsuite.artifacts import weights
 from jdcsuite.coding.container import Contents, CorruptFile, pack, unpack
 from jdcsuite.data.noise import to_bytes
 from jdcsuite.models.fllic import FLLIC

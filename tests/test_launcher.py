@@ -16,7 +16,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from jdcsuite import __main__ as entry
-from jdcsuite import launcher, runs, training, weights
+from jdcsuite import launcher, training
+from jdcsuite.artifacts import runs, weights
 from jdcsuite.data import provenance
 from jdcsuite.data.datamodule import Photographs
 from jdcsuite.types import UserError

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from jdcsuite import weights
+from jdcsuite.artifacts import weights
 
 LEG = Path(__file__).parents[1] / "experiments" / "flagship" / "leg.py"
 SMALL = ("model.widths=[8,8]", "model.blocks=[1,1]", "model.num_latents=24", "model.prior_width=8",

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from jdcsuite import weights
+from jdcsuite.artifacts import weights
 from jdcsuite.coding.container import CorruptFile, Side, header_bytes, pack, unpack
 from jdcsuite.data.noise import to_tensor
 from jdcsuite.entropy import competition, naive

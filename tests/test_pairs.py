@@ -572,7 +572,7 @@ def test_without_weights_the_draws_are_those_of_one_source(root: Path) -> None:
 
 
 def test_a_weight_is_part_of_the_run_s_key() -> None:
-    from jdcsuite import runs
+    from jdcsuite.artifacts import runs
 
     said = {name: {} for name in runs.IDENTITY} | {"init_from": None}
     keys = set()

@@ -15,7 +15,8 @@ from PIL import Image
 from test_cli import jdc as jdc  # the fixture
 from test_pairs import module, noised, photo, save
 
-from jdcsuite import predenoising, weights
+from jdcsuite import predenoising
+from jdcsuite.artifacts import weights
 from jdcsuite.data import provenance
 from jdcsuite.data.pairs import Source, shots
 from jdcsuite.data.quality import ms_ssim

@@ -13,7 +13,8 @@ from test_cli import jdc as jdc  # the fixture
 from test_compression import photo, saved
 
 import jdcsuite
-from jdcsuite import compression, weights
+from jdcsuite import compression
+from jdcsuite.artifacts import weights
 from jdcsuite.coding.codec import Codec
 from jdcsuite.coding.conditions import NOISIEST, bend
 from jdcsuite.coding.container import CorruptFile, pack, unpack

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from jdcsuite import weights
+from jdcsuite.artifacts import weights
 from jdcsuite.imaging.lossless import Lossless
 from jdcsuite.models.clean_entropy import CleanEntropy
 from jdcsuite.models.fllic import FLLIC
@@ -169,7 +169,7 @@ def test_a_file_without_one_of_its_tensors_is_refused(path):
 
 FOREIGN = [
     "os.system", "subprocess.Popen", "builtins.exec", "builtins.eval", "pathlib.Path.touch", "pathlib.Path",
-    "jdcsuite.cli.main", "jdcsuite.launcher.launch", "jdcsuite.weights.save", "jdcsuite.types.Pair",
+    "jdcsuite.cli.main", "jdcsuite.launcher.launch", "jdcsuite.artifacts.weights.save", "jdcsuite.types.Pair",
     "jdcsuite.models", "jdcsuite.modelsx.Evil", "jdcsuite.models.fllic", "torch.load", "torch.nn.Linear", "", "FLLIC",
     "jdcsuite.models.fllic.conv3x3", "jdcsuite.models.fllic.UserError", "jdcsuite.models.fllic.Tensor",
     "jdcsuite.models.fllic.nn", "jdcsuite.models.fllic.Nothing", "jdcsuite.imaging.lossless.load_imagecodecs",

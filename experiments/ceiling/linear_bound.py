@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from jdcsuite import weights
+from jdcsuite.artifacts import weights
 from jdcsuite.data.noise import to_tensor
 from jdcsuite.imaging.read import files, read
 from jdcsuite.metrics import eight_bit

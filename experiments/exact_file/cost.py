@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from jdcsuite import weights
+from jdcsuite.artifacts import weights
 from jdcsuite.coding.codec import Codec
 from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.datamodule import Pictures

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jdcsuite import weights
+from jdcsuite.artifacts import weights
 from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.datamodule import Pictures
 from jdcsuite.data.noise import GaussianNoise

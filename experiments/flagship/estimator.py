@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from jdcsuite import weights
+from jdcsuite.artifacts import weights
 from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.draw import Draw
 from jdcsuite.data.law import NoiseLaw

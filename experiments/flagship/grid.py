@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from torch.utils.data import Dataset
 
-from jdcsuite import weights
+from jdcsuite.artifacts import weights
 from jdcsuite.coding.conditions import conditions_of
 from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.datamodule import Named, Pictures

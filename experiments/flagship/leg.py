@@ -27,7 +27,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from lightning.pytorch.callbacks import Checkpoint, Timer
 
-from jdcsuite import resolvers, runs, tracker, training, weights
+from jdcsuite import resolvers, tracker, training
+from jdcsuite.artifacts import runs, weights
 from jdcsuite.callbacks import EMA
 from jdcsuite.data.datamodule import Photographs
 from jdcsuite.task import Task

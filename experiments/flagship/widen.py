@@ -16,7 +16,7 @@ import torch
 from hydra.utils import instantiate
 from torch import Tensor
 
-from jdcsuite import weights
+from jdcsuite.artifacts import weights
 from jdcsuite.models.flagship import Flagship, dct_kernels
 
 SCALE = -1.5  # log2 of the new channels' first scale in steps

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 
-from jdcsuite import runs
+from jdcsuite.artifacts import runs
 from jdcsuite.bench.priors import competition
 
 # crops, their side, widths, repeats: a small batch, and the published one

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from jdcsuite import weights
+from jdcsuite.artifacts import weights
 from jdcsuite.coding.container import unpack
 from jdcsuite.data.noise import to_tensor
 from jdcsuite.imaging.read import files, read

@@ -124,8 +124,8 @@ def _guarded(task: Task, *, options: Options, decode: bool) -> Done:
 
 def _compress(task: Task, options: Options) -> Done:
     from jdcsuite import compression, noisiness
+    from jdcsuite.artifacts.weights import read_about
     from jdcsuite.imaging import picture as files
-    from jdcsuite.weights import read_about
 
     picture, asked = files.read(task.source), options.asked
     pixels = picture.pixels.shape[0] * picture.pixels.shape[1]
@@ -184,7 +184,7 @@ def _decompress(task: Task, options: Options) -> Done:
 
 def _with_id(model_id: bytes, options: Options) -> Path:
     """The one of the weights that wrote a file."""
-    from jdcsuite.weights import SHIPPED
+    from jdcsuite.artifacts.weights import SHIPPED
 
     others = []
     for weights, codec in _rungs(options):

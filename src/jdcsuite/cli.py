@@ -123,7 +123,8 @@ def evaluate(
     force: Annotated[bool, typer.Option(help="replace OUT where it exists")] = False,
 ) -> None:
     """Judge codecs on real bytes: one row a picture, against the clean one."""
-    from jdcsuite import evaluation, runs
+    from jdcsuite import evaluation
+    from jdcsuite.artifacts import runs
 
     if out.exists() and not force:
         raise UserError(f"{out} exists: give another --out, or --force to replace it")
@@ -165,7 +166,7 @@ def export(
     force: Force = False,
 ) -> None:
     """Weights at half their size, in bfloat16, to keep or to send: other weights, with an id and files of their own."""
-    from jdcsuite import weights as weighing
+    from jdcsuite.artifacts import weights as weighing
 
     if out.suffix != ".safetensors":
         raise UserError(f"{out} is no name for weights: give one that ends in .safetensors")

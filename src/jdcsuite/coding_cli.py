@@ -180,7 +180,7 @@ def _ladder(words: list[str]) -> tuple[Path, ...]:
 
     if words:
         return paths.ladder(words)
-    from jdcsuite.weights import shipped
+    from jdcsuite.artifacts.weights import shipped
 
     return (shipped().resolve(),)
 
@@ -197,7 +197,7 @@ def info(
 
     files, weights = files or [], weights or []
     if not files and not weights:
-        from jdcsuite.weights import shipped
+        from jdcsuite.artifacts.weights import shipped
 
         weights = [shipped()]
     described, errors = [], []

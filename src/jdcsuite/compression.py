@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
+from jdcsuite.artifacts.weights import load as load_model
+from jdcsuite.artifacts.weights import path_of, shipped
 from jdcsuite.coding.codec import TILE, Codec
 from jdcsuite.coding.container import GREY, MAX_METADATA, METADATA, RGB, CorruptFile, unpack
 from jdcsuite.types import UserError
-from jdcsuite.weights import load as load_model
-from jdcsuite.weights import path_of, shipped
 
 __all__ = ["TILE", "CorruptFile", "NoCodec", "compress", "decompress", "load", "psnr"]
 

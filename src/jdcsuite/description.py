@@ -58,7 +58,7 @@ def _request(contents: Contents) -> dict[str, object]:
 
 def of_weights(run_or_file: str | Path) -> dict[str, object]:
     """What weights say of themselves, and what they can do. UserError: no weights, or damaged ones."""
-    from jdcsuite import weights
+    from jdcsuite.artifacts import weights
     from jdcsuite.coding.codec import Codec
 
     path = weights.path_of(run_or_file)

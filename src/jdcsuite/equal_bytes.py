@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from jdcsuite import weights
+from jdcsuite.artifacts import weights
 from jdcsuite.baselines.denoisers import NonLocalMeans
 from jdcsuite.baselines.standards import LOSSY, Standard
 from jdcsuite.coding.codec import Codec

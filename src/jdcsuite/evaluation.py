@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import track
 from torch.utils.data import Dataset
 
-from jdcsuite import runs, weights
+from jdcsuite.artifacts import runs, weights
 from jdcsuite.baselines.cascade import denoised
 from jdcsuite.baselines.denoisers import UNTAUGHT, untaught
 from jdcsuite.baselines.standards import LADDERS, Standard

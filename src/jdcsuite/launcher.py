@@ -24,7 +24,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
-from jdcsuite import report, runs, tracker, training, weights
+from jdcsuite import report, tracker, training
+from jdcsuite.artifacts import runs, weights
 from jdcsuite.data.datamodule import Photographs
 from jdcsuite.types import UserError
 

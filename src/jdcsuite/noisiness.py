@@ -33,7 +33,7 @@ class Reading:
 
 def readings(pictures: list[Path], *, jobs: int = 1) -> Iterator[Reading]:
     """Of every picture, as each is done; ``jobs``: processes."""
-    from jdcsuite import weights
+    from jdcsuite.artifacts import weights
 
     network = weights.SHIPPED if weights.SHIPPED.is_file() else None
     yield from pool.run(pictures, partial(_reading, network=network), jobs=jobs, died=_died)

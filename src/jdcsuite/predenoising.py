@@ -18,7 +18,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from jdcsuite import paths, pool, runs, weights
+from jdcsuite import paths, pool
+from jdcsuite.artifacts import runs, weights
 from jdcsuite.baselines.denoisers import UNTAUGHT
 from jdcsuite.data import provenance, quality
 from jdcsuite.data.noise import to_bytes, to_tensor

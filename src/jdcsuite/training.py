@@ -15,7 +15,8 @@ from PIL import Image
 from rich.console import Console
 from torch import nn
 
-from jdcsuite import runs, tracker, weights
+from jdcsuite import tracker
+from jdcsuite.artifacts import runs, weights
 from jdcsuite.callbacks import EMA, Compiled, Progress, checkpoint
 from jdcsuite.coding.container import PLAIN, VERSION
 from jdcsuite.data.datamodule import Photographs

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from hydra.utils import instantiate
 
-from jdcsuite import compression, weights
+from jdcsuite import compression
+from jdcsuite.artifacts import weights
 from jdcsuite.coding.container import unpack
 from jdcsuite.imaging.picture import Picture, encode, write
 

@@ -6,7 +6,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from jdcsuite import runs, training
+from jdcsuite import training
+from jdcsuite.artifacts import runs
 from jdcsuite.bench.coding import SIZE, codec_speed, coders, kmac, rivals
 from jdcsuite.bench.common import configuration, quartiles
 from jdcsuite.bench.loops import loop_overhead

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from hydra import compose, initialize_config_dir
 
-from jdcsuite import resolvers, runs
+from jdcsuite import resolvers
+from jdcsuite.artifacts import runs
 
 
 def configuration(*overrides: str, experiment: str = "fllic") -> dict:

@@ -22,7 +22,8 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from jdcsuite import runs, tracker, training
+from jdcsuite import tracker, training
+from jdcsuite.artifacts import runs
 from jdcsuite.bench.common import configuration, quartiles
 from jdcsuite.bench.loops import BareLoop, now
 from jdcsuite.task import Task
