@@ -4,8 +4,8 @@ import os
 
 from torch import Tensor
 
-from jdcsuite.batch import Done
-from jdcsuite.paths import Task
+from jdcsuite.files.batch import Done
+from jdcsuite.files.paths import Task
 
 
 def work(task: Task) -> Done:

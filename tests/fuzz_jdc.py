@@ -26,9 +26,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from jdcsuite import compression
 from jdcsuite.coding.codec import Codec
 from jdcsuite.coding.container import Contents, CorruptFile, Side, Tile, boxes, pack, unpack
+from jdcsuite.files import compression
 from jdcsuite.models.flagship import Flagship
 from jdcsuite.models.fllic import FLLIC
 from jdcsuite.models.manypriors import ManyPriors

@@ -18,8 +18,8 @@ from test_compression import photo, saved
 from test_files import ICC, exif
 
 import jdcsuite
-from jdcsuite import batch, compression, paths
 from jdcsuite.coding.container import CorruptFile, unpack
+from jdcsuite.files import batch, compression, paths
 from jdcsuite.imaging import picture as files
 from jdcsuite.types import UserError
 

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 import jdcsuite
-from jdcsuite import compression
 from jdcsuite.artifacts import weights
 from jdcsuite.coding.container import Contents, CorruptFile, pack, unpack
 from jdcsuite.data.noise import to_bytes
+from jdcsuite.files import compression
 from jdcsuite.models.fllic import FLLIC
 from jdcsuite.types import UserError
 

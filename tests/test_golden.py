@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jdcsuite import compression
 from jdcsuite.coding.container import unpack
+from jdcsuite.files import compression
 from jdcsuite.imaging.picture import read, to_grey
 
 GOLDEN = Path(__file__).parent / "golden"

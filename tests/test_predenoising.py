@@ -15,11 +15,11 @@ from PIL import Image
 from test_cli import jdc as jdc  # the fixture
 from test_pairs import module, noised, photo, save
 
-from jdcsuite import predenoising
 from jdcsuite.artifacts import weights
 from jdcsuite.data import provenance
 from jdcsuite.data.pairs import Source, shots
 from jdcsuite.data.quality import ms_ssim
+from jdcsuite.files import predenoising
 from jdcsuite.models.fllic import FLLIC
 from jdcsuite.models.unet import UNet
 from jdcsuite.types import UserError

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jdcsuite.search import TRIES, highest
+from jdcsuite.files.search import TRIES, highest
 
 TOP = 60
 

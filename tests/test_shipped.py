@@ -13,12 +13,12 @@ from test_cli import jdc as jdc  # the fixture
 from test_compression import photo, saved
 
 import jdcsuite
-from jdcsuite import compression
 from jdcsuite.artifacts import weights
 from jdcsuite.coding.codec import Codec
 from jdcsuite.coding.conditions import NOISIEST, bend
 from jdcsuite.coding.container import CorruptFile, pack, unpack
 from jdcsuite.data.law import NoiseLaw
+from jdcsuite.files import compression
 from jdcsuite.models.flagship import Flagship
 from jdcsuite.types import UserError
 

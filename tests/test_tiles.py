@@ -14,9 +14,9 @@ from skimage.data import coffee
 from test_models import picture, psnr, tiny
 from torch import Tensor
 
-from jdcsuite import compression
 from jdcsuite.coding.container import GREY, CorruptFile, boxes, pack, unpack
 from jdcsuite.entropy.coder import Decoder, Encoder
+from jdcsuite.files import compression
 from jdcsuite.models import haar
 from jdcsuite.models.drop_in import DropIn
 from jdcsuite.models.flagship import Flagship

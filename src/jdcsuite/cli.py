@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from jdcsuite import coding_cli, pool
+from jdcsuite import coding_cli
 from jdcsuite.coding_cli import Device, Force, Jobs, level
+from jdcsuite.files import pool
 from jdcsuite.types import UserError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -61,7 +62,7 @@ def predenoise(
     scores.csv in OUT holds MS-SSIM(target, input) of each; predenoised.json names the teacher and the scenes that it
     learned from, and training refuses to be tested on those.
     """
-    from jdcsuite import predenoising
+    from jdcsuite.files import predenoising
 
     pictures = predenoising.plan(inputs, out)
     teacher = predenoising.teacher(weights, sigma=sigma, tile=tile, device=device)

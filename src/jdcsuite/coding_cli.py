@@ -19,8 +19,8 @@ from rich.table import Table
 from jdcsuite.types import UserError
 
 if TYPE_CHECKING:
-    from jdcsuite.batch import Options
-    from jdcsuite.paths import Task
+    from jdcsuite.files.batch import Options
+    from jdcsuite.files.paths import Task
 
 _SIZE = re.compile(r"(\d+\.?\d*|\.\d+)\s*([kmg]?)(i?)b?", re.IGNORECASE)
 
@@ -130,8 +130,8 @@ def compress(
     force: Force = False,
 ) -> None:  # fmt: skip
     """Noisy pictures (PNG, JPEG, WebP, TIFF, BMP; 8 or 16 bits) -> .jdc files, denoised as they are compressed."""
-    from jdcsuite import batch, paths
-    from jdcsuite.choosing import Asked
+    from jdcsuite.files import batch, paths
+    from jdcsuite.files.choosing import Asked
 
     inputs, weights = paths.divide(inputs, weights or [])
     tasks = paths.plan(inputs, out, ending=".jdc", coded=False)
@@ -163,7 +163,7 @@ def decompress(
     force: Force = False,
 ) -> None:
     """.jdc files -> pictures; of several WEIGHTS, those that wrote a file open it."""
-    from jdcsuite import batch, paths
+    from jdcsuite.files import batch, paths
 
     inputs, weights = paths.divide(inputs, weights or [])
     ending = f".{format_.lower().removeprefix('.')}"
@@ -176,7 +176,7 @@ def decompress(
 
 def _ladder(words: list[str]) -> tuple[Path, ...]:
     """The weights that were named, else those that came with the package."""
-    from jdcsuite import paths
+    from jdcsuite.files import paths
 
     if words:
         return paths.ladder(words)
@@ -193,7 +193,7 @@ def info(
     json_: Json = False,
 ) -> None:
     """What .jdc files say of themselves, no weights needed; or weights: their licence, their data, what they serve."""
-    from jdcsuite import description
+    from jdcsuite.files import description
 
     files, weights = files or [], weights or []
     if not files and not weights:
@@ -224,7 +224,7 @@ def info(
 
 def noise(inputs: Pictures, json_: Json = False, jobs: Jobs = 1) -> None:
     """How noisy pictures are, in 8-bit grey levels: in all, and by an estimate that takes the noise to be white."""
-    from jdcsuite import noisiness, paths
+    from jdcsuite.files import noisiness, paths
 
     readings = list(noisiness.readings(paths.pictures(inputs), jobs=jobs))
     measured = [one for one in readings if not one.error]
@@ -244,7 +244,7 @@ def noise(inputs: Pictures, json_: Json = False, jobs: Jobs = 1) -> None:
 
 def _work(tasks: list[Task], options: Options, *, decode: bool, jobs: int) -> None:
     """Does the tasks under a progress bar, and says at the end what became of them. Exit code 1 if any failed."""
-    from jdcsuite import batch
+    from jdcsuite.files import batch
 
     terminal = Console(stderr=True)
     ended = track(

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from hydra.utils import instantiate
 
-from jdcsuite import compression
 from jdcsuite.artifacts import weights
 from jdcsuite.coding.container import unpack
+from jdcsuite.files import compression
 from jdcsuite.imaging.picture import Picture, encode, write
 
 # folder -> class and what builds it

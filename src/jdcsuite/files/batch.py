@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jdcsuite import pool
-from jdcsuite.choosing import Asked, Coding, File, choose
 from jdcsuite.coding.container import CorruptFile, unpack
-from jdcsuite.paths import Task
+from jdcsuite.files import pool
+from jdcsuite.files.choosing import Asked, Coding, File, choose
+from jdcsuite.files.paths import Task
 from jdcsuite.types import UserError
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def summary(results: list[Done], *, decode: bool) -> str:
 
 def check(options: Options) -> None:
     """UserError where not all of the weights can serve what is asked: told once, before any picture."""
-    from jdcsuite.compression import check_asked
+    from jdcsuite.files.compression import check_asked
 
     asked = options.asked
     if asked.has_target and asked.quality is not None:
@@ -123,8 +123,8 @@ def _guarded(task: Task, *, options: Options, decode: bool) -> Done:
 
 
 def _compress(task: Task, options: Options) -> Done:
-    from jdcsuite import compression, noisiness
     from jdcsuite.artifacts.weights import read_about
+    from jdcsuite.files import compression, noisiness
     from jdcsuite.imaging import picture as files
 
     picture, asked = files.read(task.source), options.asked
@@ -157,7 +157,7 @@ def _note(one: File, pixels: int, asked: Asked) -> str:
 
 def _verified(data: bytes, *, codec: Codec, pixels: np.ndarray) -> float:
     """dB between a picture and what ``data`` decodes to: from the bytes alone, its symbols checked on the way."""
-    from jdcsuite import compression
+    from jdcsuite.files import compression
 
     try:
         decoded = compression.decompress(data, codec)
@@ -169,7 +169,7 @@ def _verified(data: bytes, *, codec: Codec, pixels: np.ndarray) -> float:
 
 
 def _decompress(task: Task, options: Options) -> Done:
-    from jdcsuite import compression
+    from jdcsuite.files import compression
     from jdcsuite.imaging import picture as files
 
     data = task.source.read_bytes()
@@ -200,7 +200,7 @@ def _with_id(model_id: bytes, options: Options) -> Path:
 
 def _rungs(options: Options) -> Iterator[tuple[Path, Codec]]:
     """The codecs among the weights: a folder of runs also holds networks that code nothing."""
-    from jdcsuite import compression
+    from jdcsuite.files import compression
 
     found = 0
     for weights in options.weights:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jdcsuite.coding.container import Request, unpack
-from jdcsuite.search import highest
+from jdcsuite.files.search import highest
 from jdcsuite.types import UserError
 
 if TYPE_CHECKING:

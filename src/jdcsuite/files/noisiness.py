@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jdcsuite import pool
 from jdcsuite.coding.container import Request
+from jdcsuite.files import pool
 from jdcsuite.types import UserError
 
 FAR = 2.0  # a model of one noise level is told apart from its picture by such a factor
@@ -44,8 +44,8 @@ def _died(path: Path) -> Reading:
 
 
 def _reading(path: Path, *, network: Path | None) -> Reading:
-    from jdcsuite import compression
     from jdcsuite.data.estimate import noise_of
+    from jdcsuite.files import compression
     from jdcsuite.imaging import picture as files
 
     try:

@@ -18,13 +18,13 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from jdcsuite import paths, pool
 from jdcsuite.artifacts import runs, weights
 from jdcsuite.baselines.denoisers import UNTAUGHT
 from jdcsuite.data import provenance, quality
 from jdcsuite.data.noise import to_bytes, to_tensor
 from jdcsuite.data.pairs import scene_and_iso
 from jdcsuite.data.provenance import Predenoised
+from jdcsuite.files import paths, pool
 from jdcsuite.imaging import picture as files
 from jdcsuite.models.denoiser import TILE, Denoiser
 from jdcsuite.types import UserError
