@@ -13,13 +13,13 @@ from rich.console import Console
 from test_cli import folder, jdc, run  # noqa: F401
 from torch import Tensor, nn
 
-from jdcsuite import evaluation
 from jdcsuite.artifacts import weights
 from jdcsuite.baselines.cascade import denoise, denoised
 from jdcsuite.baselines.standards import LADDERS, Standard
 from jdcsuite.data.noise import to_bytes, to_tensor
 from jdcsuite.data.pairs import scene_and_iso
-from jdcsuite.metrics import judge, timed
+from jdcsuite.judging import evaluation
+from jdcsuite.judging.metrics import judge, timed
 from jdcsuite.models.manypriors import ManyPriors
 from jdcsuite.models.unet import UNet
 from jdcsuite.types import Output, Pair, UserError

@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from jdcsuite import report
 from jdcsuite.cli import app
-from jdcsuite.comparison import compare, pareto
+from jdcsuite.judging import report
+from jdcsuite.judging.comparison import compare, pareto
 from jdcsuite.types import UserError
 
 IMAGES = [f"{i:02}.png" for i in range(12)]

@@ -9,9 +9,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from jdcsuite import equal_bytes, evaluation
 from jdcsuite.artifacts import weights
 from jdcsuite.data.noise import GaussianNoise, to_tensor
+from jdcsuite.judging import equal_bytes, evaluation
 from jdcsuite.models.flagship import Flagship
 from jdcsuite.types import Pair, UserError
 

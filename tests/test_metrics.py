@@ -15,7 +15,7 @@ from skimage.metrics import peak_signal_noise_ratio
 from jdcsuite.baselines.standards import Standard
 from jdcsuite.data.noise import GaussianNoise, to_tensor
 from jdcsuite.imaging.lossless import Lossless
-from jdcsuite.metrics import Quality, eight_bit, judge, quality
+from jdcsuite.judging.metrics import Quality, eight_bit, judge, quality
 from jdcsuite.models.clean_entropy import CleanEntropy
 from jdcsuite.models.fllic import FLLIC
 from jdcsuite.types import Pair

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from jdcsuite import report
+from jdcsuite.judging import report
 from jdcsuite.types import UserError
 
 IMAGES = ["001", "NA", "kodim03.png"]

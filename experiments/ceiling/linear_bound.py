@@ -20,7 +20,7 @@ from rich.table import Table
 from jdcsuite.artifacts import weights
 from jdcsuite.data.noise import to_tensor
 from jdcsuite.imaging.read import files, read
-from jdcsuite.metrics import eight_bit
+from jdcsuite.judging.metrics import eight_bit
 from jdcsuite.models import haar
 from jdcsuite.models.fllic import FLLIC
 from jdcsuite.resolvers import channels

@@ -20,7 +20,7 @@ from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.datamodule import Pictures
 from jdcsuite.data.noise import GaussianNoise
 from jdcsuite.imaging.read import files
-from jdcsuite.metrics import quality
+from jdcsuite.judging.metrics import quality
 
 
 def in_float32(module: nn.Module) -> Callable[[Tensor], Tensor]:

@@ -28,7 +28,7 @@ from jdcsuite.data.pairs import Source, shots
 from jdcsuite.data.pairsamples import PairPictures
 from jdcsuite.data.quality import PairCache
 from jdcsuite.imaging.read import files
-from jdcsuite.metrics import eight_bit, quality
+from jdcsuite.judging.metrics import eight_bit, quality
 from jdcsuite.models.flagship import Flagship
 from jdcsuite.types import Pair
 

@@ -30,7 +30,7 @@ from jdcsuite.data import datamodule
 from jdcsuite.data.noise import GaussianNoise, to_tensor
 from jdcsuite.entropy.competition import Competition
 from jdcsuite.imaging.read import read
-from jdcsuite.metrics import eight_bit
+from jdcsuite.judging.metrics import eight_bit
 from jdcsuite.models import haar
 from jdcsuite.types import Pair
 

@@ -124,8 +124,8 @@ def evaluate(
     force: Annotated[bool, typer.Option(help="replace OUT where it exists")] = False,
 ) -> None:
     """Judge codecs on real bytes: one row a picture, against the clean one."""
-    from jdcsuite import evaluation
     from jdcsuite.artifacts import runs
+    from jdcsuite.judging import evaluation
 
     if out.exists() and not force:
         raise UserError(f"{out} exists: give another --out, or --force to replace it")
@@ -153,7 +153,7 @@ def report(
     ] = None,
 ) -> None:
     """Join results and draw them: table, results.csv, rate-distortion figure, picture strip; BD-PSNR, BD-rate."""
-    from jdcsuite import report as reporting
+    from jdcsuite.judging import report as reporting
 
     reporting.make(results, out, console, against=against)
 

@@ -24,9 +24,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
-from jdcsuite import report, tracker, training
+from jdcsuite import tracker, training
 from jdcsuite.artifacts import runs, weights
 from jdcsuite.data.datamodule import Photographs
+from jdcsuite.judging import report
 from jdcsuite.types import UserError
 
 # A need is composed from the words that were given for the job, but for those about the job's own method.
@@ -363,14 +364,14 @@ def _report(jobs: list[Job], console: Console) -> None:
 
 def _beside(config: dict, console: Console) -> list[Path]:
     """Rows of what the configuration sets beside the runs, on the same noisy test pictures."""
-    from jdcsuite.evaluation import beside_rows
+    from jdcsuite.judging.evaluation import beside_rows
 
     return beside_rows(config, console)
 
 
 def _at_equal_bytes(config: dict, out: Path, console: Console) -> dict[str, Path]:
     """The first test picture by the network that comes along and by AVIF, in as many bytes."""
-    from jdcsuite import equal_bytes
+    from jdcsuite.judging import equal_bytes
 
     data: Photographs = instantiate(config["data"], _convert_="all")
     data.prepare()

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
-from jdcsuite.metrics import Quality, eight_bit, judge, of_input, quality, timed
+from jdcsuite.judging.metrics import Quality, eight_bit, judge, of_input, quality, timed
 from jdcsuite.models.clean_entropy import analytic_entropy
 from jdcsuite.types import Output, Pair
 

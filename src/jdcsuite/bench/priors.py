@@ -17,7 +17,7 @@ from jdcsuite import training
 from jdcsuite.bench.coding import photograph
 from jdcsuite.bench.common import configuration
 from jdcsuite.entropy import naive
-from jdcsuite.metrics import timed
+from jdcsuite.judging.metrics import timed
 from jdcsuite.types import Pair
 
 T = TypeVar("T")

@@ -13,8 +13,8 @@ from jdcsuite.baselines.denoisers import NonLocalMeans
 from jdcsuite.baselines.standards import LOSSY, Standard
 from jdcsuite.coding.codec import Codec
 from jdcsuite.data.noise import to_bytes
-from jdcsuite.figures import strip
-from jdcsuite.metrics import eight_bit, quality
+from jdcsuite.judging.figures import strip
+from jdcsuite.judging.metrics import eight_bit, quality
 from jdcsuite.types import Pair
 
 

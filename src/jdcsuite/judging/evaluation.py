@@ -28,7 +28,7 @@ from jdcsuite.data.pairmodule import PairPictures
 from jdcsuite.data.pairs import Source, scene_and_iso, shots
 from jdcsuite.data.quality import PairCache
 from jdcsuite.imaging.read import files
-from jdcsuite.metrics import judge, of_input, timed
+from jdcsuite.judging.metrics import judge, of_input, timed
 from jdcsuite.types import Compressor, Pair, UserError
 
 # Columns that weights files have had only lately.

@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from jdcsuite import comparison
-from jdcsuite.figures import DEMO, figure, noise_level, strip
+from jdcsuite.judging import comparison
+from jdcsuite.judging.figures import DEMO, figure, noise_level, strip
 from jdcsuite.types import UserError
 
 COLUMNS = (  # noqa: SIM905
