@@ -13,10 +13,11 @@ from torch.autograd import DeviceType
 from torch.profiler import profile
 from typer.testing import CliRunner
 
-from jdcsuite import cli, training
+from jdcsuite import cli
 from jdcsuite.bench import train
 from jdcsuite.bench.coding import kmac
 from jdcsuite.bench.common import configuration
+from jdcsuite.training.job import job as training
 from jdcsuite.types import UserError
 
 TINY = (

@@ -10,10 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from jdcsuite.criteria import EntropyGuided, EntropyRegression, NoisyTarget, RateDistortion, Recorrupted, Supervised
 from jdcsuite.data.draw import Draw
 from jdcsuite.data.noise import GaussianNoise
 from jdcsuite.models.fllic import FLLIC
+from jdcsuite.training.job.criteria import (
+    EntropyGuided,
+    EntropyRegression,
+    NoisyTarget,
+    RateDistortion,
+    Recorrupted,
+    Supervised,
+)
 from jdcsuite.types import Output, Pair, UserError
 
 SIDE = 16

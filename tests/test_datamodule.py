@@ -305,9 +305,9 @@ def test_pictures_go_to_a_gpu_that_has_room_for_them(root: Path, monkeypatch: py
 @pytest.mark.parametrize(("law", "sigma"), [(None, 10), (NoiseLaw(), None)])
 def test_weights_name_the_noise_that_they_learned(root: Path, tmp_path: Path, law: NoiseLaw | None, sigma: int | None):
     """A law's has no one level: `jdc compress` would warn of pictures that the weights suit."""
-    from jdcsuite import training
     from jdcsuite.artifacts import weights
     from jdcsuite.models.unet import UNet
+    from jdcsuite.training.job import job as training
 
     model = {"_target_": "jdcsuite.models.unet.UNet", "width": 4}
     named = {"method": "unet", "lmbda": None, "budget": "demo", "seed": 0, "min_ms_ssim": None}

@@ -16,10 +16,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from jdcsuite import __main__ as entry
-from jdcsuite import launcher, training
+from jdcsuite import launcher
 from jdcsuite.artifacts import runs, weights
 from jdcsuite.data import provenance
 from jdcsuite.data.datamodule import Photographs
+from jdcsuite.training.job import job as training
 from jdcsuite.types import UserError
 
 CONF = Path(entry.CONF)

@@ -22,14 +22,14 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
-from jdcsuite import training
 from jdcsuite.bench.common import configuration
-from jdcsuite.callbacks import EMA, Compiled, Progress, checkpoint
 from jdcsuite.coding.codec import Codec
 from jdcsuite.data.draw import Draw
 from jdcsuite.data.resident import Resident
 from jdcsuite.device import coding_arithmetic, layout, training_arithmetic
-from jdcsuite.task import CodecTask, Task
+from jdcsuite.training.job import job as training
+from jdcsuite.training.job.callbacks import EMA, Compiled, Progress, checkpoint
+from jdcsuite.training.task import CodecTask, Task
 from jdcsuite.types import Pair
 
 TINY = ("width=0.04", "data.crop=64", "data.batch=2")

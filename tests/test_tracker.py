@@ -30,8 +30,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
-from jdcsuite import tracker as module
-from jdcsuite.tracker import LocalCsv, Mode, Tracker, finish, loggers, report_run, sync_command, tracker
+from jdcsuite.training.job import tracker as module
+from jdcsuite.training.tracker import LocalCsv, Mode, Tracker, finish, loggers, report_run, sync_command, tracker
 
 KEY = "0" * 40
 
@@ -135,7 +135,7 @@ def parts(folder: Path) -> list[str]:
 
 def said(caplog: pytest.LogCaptureFixture) -> list[str]:
     """Our own warnings; wandb's records belong to its log file."""
-    ours = [r for r in caplog.records if r.name == "jdcsuite.tracker" and r.levelno >= logging.WARNING]
+    ours = [r for r in caplog.records if r.name == "jdcsuite.training.tracker" and r.levelno >= logging.WARNING]
     return [record.getMessage() for record in ours]
 
 

@@ -17,10 +17,10 @@ import torch
 from compressai.models import MeanScaleHyperprior
 from torch import Tensor
 
-from jdcsuite import training
 from jdcsuite.bench.coding import kmac, photograph
 from jdcsuite.bench.common import configuration
 from jdcsuite.coding.codec import Codec
+from jdcsuite.training.job import job as training
 
 SIZE = (512, 768)
 QUALITY = 60.0

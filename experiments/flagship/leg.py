@@ -27,11 +27,13 @@ import torch
 from hydra import compose, initialize_config_dir
 from lightning.pytorch.callbacks import Checkpoint, Timer
 
-from jdcsuite import resolvers, tracker, training
+from jdcsuite import resolvers
 from jdcsuite.artifacts import runs, weights
-from jdcsuite.callbacks import EMA
 from jdcsuite.data.datamodule import Photographs
-from jdcsuite.task import Task
+from jdcsuite.training.job import job as training
+from jdcsuite.training.job import tracker
+from jdcsuite.training.job.callbacks import EMA
+from jdcsuite.training.task import Task
 from jdcsuite.types import UserError
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from jdcsuite import training
 from jdcsuite.bench.common import configuration
+from jdcsuite.training.job import job as training
 
 SIDE = 512
 

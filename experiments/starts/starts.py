@@ -22,16 +22,16 @@ import pandas as pd
 import torch
 from rich.console import Console
 
-from jdcsuite import training
 from jdcsuite.bench.common import configuration
 from jdcsuite.bench.loops import BareLoop
-from jdcsuite.criteria import CleanInput
 from jdcsuite.data import datamodule
 from jdcsuite.data.noise import GaussianNoise, to_tensor
 from jdcsuite.entropy.competition import Competition
 from jdcsuite.imaging.read import read
 from jdcsuite.judging.metrics import eight_bit
 from jdcsuite.models import haar
+from jdcsuite.training.job import job as training
+from jdcsuite.training.job.criteria import CleanInput
 from jdcsuite.types import Pair
 
 KODAK = ("kodim03", "kodim08", "kodim19", "kodim23")

@@ -24,10 +24,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
-from jdcsuite import tracker, training
 from jdcsuite.artifacts import runs, weights
 from jdcsuite.data.datamodule import Photographs
 from jdcsuite.judging import report
+from jdcsuite.training.job import job as training
+from jdcsuite.training.job import tracker
 from jdcsuite.types import UserError
 
 # A need is composed from the words that were given for the job, but for those about the job's own method.

@@ -11,7 +11,6 @@ from compressai.models import MeanScaleHyperprior
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from jdcsuite import training
 from jdcsuite.bench.common import configuration
 from jdcsuite.coding.codec import Codec
 from jdcsuite.data.draw import Draw
@@ -19,6 +18,7 @@ from jdcsuite.data.noise import GaussianNoise, to_tensor
 from jdcsuite.entropy.coder import Decoder, Encoder, Tables
 from jdcsuite.imaging.read import embedded
 from jdcsuite.judging.metrics import timed
+from jdcsuite.training.job import job as training
 
 SIZE = (512, 512)
 Speed = dict[str, list[tuple[float, float]]]

@@ -19,10 +19,11 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor, nn
 
-from jdcsuite import tracker, training
 from jdcsuite.bench.common import configuration
 from jdcsuite.device import layout
-from jdcsuite.task import Task
+from jdcsuite.training.job import job as training
+from jdcsuite.training.job import tracker
+from jdcsuite.training.task import Task
 from jdcsuite.types import Pair
 
 

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from jdcsuite import training
 from jdcsuite.bench.coding import photograph
 from jdcsuite.bench.common import configuration
 from jdcsuite.entropy import naive
 from jdcsuite.judging.metrics import timed
+from jdcsuite.training.job import job as training
 from jdcsuite.types import Pair
 
 T = TypeVar("T")

@@ -22,11 +22,12 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from jdcsuite import tracker, training
 from jdcsuite.artifacts import runs
 from jdcsuite.bench.common import configuration, quartiles
 from jdcsuite.bench.loops import BareLoop, now
-from jdcsuite.task import Task
+from jdcsuite.training.job import job as training
+from jdcsuite.training.job import tracker
+from jdcsuite.training.task import Task
 from jdcsuite.types import Pair, UserError
 
 TRACED = 3  # steps under the profiler

@@ -15,15 +15,15 @@ from PIL import Image
 from rich.console import Console
 from torch import nn
 
-from jdcsuite import tracker
 from jdcsuite.artifacts import runs, weights
-from jdcsuite.callbacks import EMA, Compiled, Progress, checkpoint
 from jdcsuite.coding.container import PLAIN, VERSION
 from jdcsuite.data.datamodule import Photographs
 from jdcsuite.data.noise import to_bytes
 from jdcsuite.data.provenance import Teacher, refuse_learned_scenes, refuse_start, saw
 from jdcsuite.device import layout, training_arithmetic
-from jdcsuite.task import Task
+from jdcsuite.training.job import tracker
+from jdcsuite.training.job.callbacks import EMA, Compiled, Progress, checkpoint
+from jdcsuite.training.task import Task
 from jdcsuite.types import UserError
 
 
