@@ -1,4 +1,4 @@
-"""jdcsuite.fetch and data.catalog against a local server that breaks off, ignores Range, changes its mind."""
+"""jdcsuite.data.fetch and data.catalog against a local server that breaks off, ignores Range, changes its mind."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from jdcsuite import fetch as fetching
 from jdcsuite.data import catalog
+from jdcsuite.data import fetch as fetching
 from jdcsuite.data.pairs import Source, shots
 from jdcsuite.types import UserError
 

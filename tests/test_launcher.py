@@ -16,10 +16,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from jdcsuite import __main__ as entry
-from jdcsuite import launcher
 from jdcsuite.artifacts import runs, weights
 from jdcsuite.data import provenance
 from jdcsuite.data.datamodule import Photographs
+from jdcsuite.study import launcher
 from jdcsuite.training.job import job as training
 from jdcsuite.types import UserError
 
@@ -645,7 +645,7 @@ def test_what_was_said_of_the_model_holds_where_it_starts_from_a_codec() -> None
 
 
 def test_a_ladder_without_a_sigma_is_jdc_s() -> None:
-    from jdcsuite.resolvers import ladder
+    from jdcsuite.study.resolvers import ladder
 
     assert [ladder(None, n) for n in (1, 3, 5)] == ["4096", "4096,1024,256", "4096,2048,1024,512,256"]
     assert ladder(10, 2) == "2048,512" and ladder(5, 2) == "4096,1024"

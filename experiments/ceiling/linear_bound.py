@@ -23,7 +23,7 @@ from jdcsuite.imaging.read import files, read
 from jdcsuite.judging.metrics import eight_bit
 from jdcsuite.models import haar
 from jdcsuite.models.fllic import FLLIC
-from jdcsuite.resolvers import channels
+from jdcsuite.study.resolvers import channels
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -27,9 +27,9 @@ import torch
 from hydra import compose, initialize_config_dir
 from lightning.pytorch.callbacks import Checkpoint, Timer
 
-from jdcsuite import resolvers
 from jdcsuite.artifacts import runs, weights
 from jdcsuite.data.datamodule import Photographs
+from jdcsuite.study import resolvers
 from jdcsuite.training.job import job as training
 from jdcsuite.training.job import tracker
 from jdcsuite.training.job.callbacks import EMA

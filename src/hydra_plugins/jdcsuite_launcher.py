@@ -1,4 +1,4 @@
-"""Hydra's launcher plugin: hands a sweep's jobs to `jdcsuite.launcher`. Hydra finds launchers only in this package."""
+"""Hydra's launcher plugin: hands a sweep's jobs to `jdcsuite.study`. Hydra finds launchers only in this package."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class JdcsuiteLauncher(Launcher):
         self.config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from jdcsuite import launcher
+        from jdcsuite.study import launcher
 
         launcher.launch(
             [list(overrides) for overrides in job_overrides],
             config_name=self.config.hydra.job.config_name,
             sweep=True,
         )
-        # Failures are recorded by jdcsuite.launcher: one reported to Hydra here would skip what comes after a sweep.
+        # Failures are recorded by jdcsuite.study: one reported to Hydra here would skip what comes after a sweep.
         done = []
         for overrides in job_overrides:
             job = JobReturn(overrides=overrides, status=JobStatus.COMPLETED)

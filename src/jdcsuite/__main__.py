@@ -14,7 +14,7 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from jdcsuite import resolvers
+from jdcsuite.study import resolvers
 from jdcsuite.types import UserError
 
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach `main`, which tells them in one sentence
@@ -39,7 +39,7 @@ def app(config: DictConfig) -> None:
 
 
 def _single(config: DictConfig) -> None:
-    from jdcsuite import launcher
+    from jdcsuite.study import launcher
 
     hydra_config = HydraConfig.get()
     if config.launcher.kind != "local":
@@ -66,7 +66,7 @@ def sentence(error: BaseException) -> str:
 
 
 def main() -> None:
-    from jdcsuite import launcher
+    from jdcsuite.study import launcher
 
     words = sys.argv[1:]
     # argparse refuses words after -m, wherever a person puts it

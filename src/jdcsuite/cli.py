@@ -92,7 +92,7 @@ def fetch(
     list_: Annotated[bool, typer.Option("--list", help="show the catalogue")] = False,
 ) -> None:
     """Download a dataset: resumed where it broke off, checked, unpacked."""
-    from jdcsuite import fetch as fetching
+    from jdcsuite.data import fetch as fetching
 
     if list_ or name is None:
         table = Table("name", "what", "size and check", "licence")

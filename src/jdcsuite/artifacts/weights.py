@@ -22,7 +22,7 @@ from jdcsuite.coding.codec import Codec
 from jdcsuite.types import UserError
 
 FORMAT = "jdcsuite-1"
-SHIPPED = Path(__file__).with_name("flagship.safetensors")
+SHIPPED = Path(__file__).parents[1] / "flagship.safetensors"
 ROOMS = ("jdcsuite.models.", "jdcsuite.imaging.")
 # classes that older files name -> where they are now
 MOVED = {"jdcsuite.entropy.lossless.Lossless": "jdcsuite.imaging.lossless.Lossless"}

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from hydra import compose, initialize_config_dir
 
-from jdcsuite import resolvers
 from jdcsuite.artifacts import runs
+from jdcsuite.study import resolvers
 
 
 def configuration(*overrides: str, experiment: str = "fllic") -> dict:

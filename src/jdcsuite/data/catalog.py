@@ -2,7 +2,7 @@
 
 One entry is one folder with one role (training, validation and test pictures are never mixed). Folders that
 are no entry just work: any folder of pictures, or of pairs as ``noisy/`` and ``clean/`` with the same names.
-``jdcsuite.fetch`` does the downloading. Long because it is a table.
+``jdcsuite.data.fetch`` does the downloading. Long because it is a table.
 """
 
 from __future__ import annotations
