@@ -27,12 +27,13 @@ import numpy as np
 import torch
 
 from jdcsuite.coding.codec import Codec
-from jdcsuite.coding.container import Contents, CorruptFile, Side, Tile, boxes, pack, unpack
+from jdcsuite.coding.container import Contents, Side, Tile, boxes, pack, unpack
 from jdcsuite.files import compression
 from jdcsuite.models.flagship import Flagship
 from jdcsuite.models.fllic import FLLIC
 from jdcsuite.models.manypriors import ManyPriors
 from jdcsuite.models.testolina import Testolina
+from jdcsuite.types import CorruptFile
 
 SECONDS, MEBIBYTES = 1.0, 100
 KINDS = ("changed", "cut", "extended", "random", "forged bytes", "forged fields", "forged segments")

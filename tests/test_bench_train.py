@@ -13,10 +13,10 @@ from torch.autograd import DeviceType
 from torch.profiler import profile
 from typer.testing import CliRunner
 
-from jdcsuite import cli
 from jdcsuite.bench import train
 from jdcsuite.bench.coding import kmac
 from jdcsuite.bench.common import configuration
+from jdcsuite.cli.app import app
 from jdcsuite.training.job import job as training
 from jdcsuite.types import UserError
 
@@ -84,7 +84,7 @@ def test_the_table_is_printed() -> None:
 )
 def test_what_cannot_be_measured_is_told(words: list[str], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        raise CliRunner().invoke(cli.app, ["bench", *words]).exception
+        raise CliRunner().invoke(app, ["bench", *words]).exception
 
 
 def test_bench_alone_measures_coding_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,5 +93,5 @@ def test_bench_alone_measures_coding_as_ever(monkeypatch: pytest.MonkeyPatch) ->
     asked: list[dict] = []
     monkeypatch.setattr(code, "report", lambda console, **said: asked.append(said))
     for words in (["bench"], ["bench", "code", "--width", "0.5"]):
-        assert CliRunner().invoke(cli.app, words).exit_code == 0
+        assert CliRunner().invoke(app, words).exit_code == 0
     assert asked == [{"width": 1.0, "repeats": 5}, {"width": 0.5, "repeats": 5}]

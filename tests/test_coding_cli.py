@@ -18,10 +18,10 @@ from test_compression import photo, saved
 from test_files import ICC, exif
 
 import jdcsuite
-from jdcsuite.coding.container import CorruptFile, unpack
+from jdcsuite.coding.container import unpack
 from jdcsuite.files import batch, compression, paths
 from jdcsuite.imaging import picture as files
-from jdcsuite.types import UserError
+from jdcsuite.types import CorruptFile, UserError
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from jdcsuite.cli import app
+from jdcsuite.cli.app import app
 from jdcsuite.judging import report
 from jdcsuite.judging.comparison import compare, pareto
 from jdcsuite.types import UserError

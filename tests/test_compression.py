@@ -14,11 +14,11 @@ import torch
 
 import jdcsuite
 from jdcsuite.artifacts import weights
-from jdcsuite.coding.container import Contents, CorruptFile, pack, unpack
+from jdcsuite.coding.container import Contents, pack, unpack
 from jdcsuite.data.noise import to_bytes
 from jdcsuite.files import compression
 from jdcsuite.models.fllic import FLLIC
-from jdcsuite.types import UserError
+from jdcsuite.types import CorruptFile, UserError
 
 SHAPE = {"widths": [8, 8, 16], "num_latents": 32, "prior_width": 8}
 

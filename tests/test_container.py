@@ -15,7 +15,6 @@ from jdcsuite.coding.container import (
     MAX_METADATA,
     PIXELS_PER_BYTE,
     Contents,
-    CorruptFile,
     Request,
     Side,
     Tile,
@@ -24,6 +23,7 @@ from jdcsuite.coding.container import (
     pack,
     unpack,
 )
+from jdcsuite.types import CorruptFile
 
 WORDS = st.integers(0, 2**32 - 1)
 

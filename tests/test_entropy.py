@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from scipy.special import expit
 from scipy.stats import norm
 
-from jdcsuite.coding.container import CorruptFile
 from jdcsuite.entropy import rans
 from jdcsuite.entropy.coder import LARGEST, Decoder, Encoder, Tables
 from jdcsuite.entropy.priors import Gaussian, MonotoneCDF
 from jdcsuite.entropy.quantize import add_noise, compand, round_ste
+from jdcsuite.types import CorruptFile
 
 UNIT = 2.0**-16  # of a table
 FAR = 2**22  # no latent of a picture is this many steps from its mean

@@ -11,7 +11,7 @@ import torch
 from scipy import integrate
 from torch import Tensor
 
-from jdcsuite.coding.container import CorruptFile, Side, header_bytes, pack, unpack
+from jdcsuite.coding.container import Side, header_bytes, pack, unpack
 from jdcsuite.data.draw import Draw
 from jdcsuite.data.noise import GaussianNoise, estimate_sigma, to_bytes, to_tensor
 from jdcsuite.entropy.quantize import compand
@@ -21,7 +21,7 @@ from jdcsuite.models import haar
 from jdcsuite.models.clean_entropy import CleanEntropy, analytic_entropy
 from jdcsuite.models.fllic import FLLIC
 from jdcsuite.models.layers import DepthConv, Float32, ResidualDown, ResidualUp, conv1x1, subpixel
-from jdcsuite.types import UserError
+from jdcsuite.types import CorruptFile, UserError
 
 TINY = {"widths": [8, 8, 16], "num_latents": 32, "prior_width": 8}
 SIZES = [(1, 1), (1, 150), (63, 65), (64, 64), (130, 67)]

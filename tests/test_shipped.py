@@ -16,11 +16,11 @@ import jdcsuite
 from jdcsuite.artifacts import weights
 from jdcsuite.coding.codec import Codec
 from jdcsuite.coding.conditions import NOISIEST, bend
-from jdcsuite.coding.container import CorruptFile, pack, unpack
+from jdcsuite.coding.container import pack, unpack
 from jdcsuite.data.law import NoiseLaw
 from jdcsuite.files import compression
 from jdcsuite.models.flagship import Flagship
-from jdcsuite.types import UserError
+from jdcsuite.types import CorruptFile, UserError
 
 SHAPE = {"widths": [8, 8], "blocks": [1, 1], "num_latents": 16, "prior_width": 8, "embedding": 8}
 ABOUT = {"method": "flagship", "run": "tiny", "licence": "MIT", "data": "drawings", "samples": 1234, "sigma": None}
@@ -220,7 +220,7 @@ def test_weights_of_any_rate_compete_with_a_rung(jdc, shipped, picture, tmp_path
     ("word", "size"), [("200000", 200_000), ("200k", 200_000), ("1.5M", 1_500_000), ("2KiB", 2048), (".5 mb", 500_000)]
 )
 def test_sizes(word, size):
-    from jdcsuite.coding_cli import size as parse
+    from jdcsuite.cli.files import size as parse
 
     assert parse(word) == size
 

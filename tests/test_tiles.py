@@ -14,7 +14,7 @@ from skimage.data import coffee
 from test_models import picture, psnr, tiny
 from torch import Tensor
 
-from jdcsuite.coding.container import GREY, CorruptFile, boxes, pack, unpack
+from jdcsuite.coding.container import GREY, boxes, pack, unpack
 from jdcsuite.entropy.coder import Decoder, Encoder
 from jdcsuite.files import compression
 from jdcsuite.models import haar
@@ -23,7 +23,7 @@ from jdcsuite.models.flagship import Flagship
 from jdcsuite.models.fllic import FLLIC
 from jdcsuite.models.manypriors import ManyPriors
 from jdcsuite.models.testolina import Testolina
-from jdcsuite.types import UserError
+from jdcsuite.types import CorruptFile, UserError
 
 FINE = 1024  # units a latent
 

@@ -14,11 +14,11 @@ import torch
 
 from jdcsuite.bench.coding import photograph
 from jdcsuite.coding.codec import Codec
-from jdcsuite.coding.container import CorruptFile
 from jdcsuite.models.drop_in import DropIn
 from jdcsuite.models.fllic import FLLIC
 from jdcsuite.models.manypriors import ManyPriors
 from jdcsuite.models.testolina import Testolina
+from jdcsuite.types import CorruptFile
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,10 @@ class UserError(Exception):
     """A mistake that the user can mend; its text is one sentence that says how, printed without traceback."""
 
 
+class CorruptFile(Exception):
+    """The bytes are not a whole `.jdc` file, or not one that these weights wrote; the text says which."""
+
+
 @dataclass(frozen=True)
 class Pair:
     """A batch of noisy pictures and their clean ones.

@@ -31,7 +31,6 @@ from jdcsuite.coding.container import (
     RGB,
     TILE_STEP,
     Contents,
-    CorruptFile,
     Request,
     Side,
     Tile,
@@ -44,7 +43,7 @@ from jdcsuite.coding.tiling import Array, Box, Tiling, side_by_side, size, windo
 from jdcsuite.device import coding_arithmetic, laid_out_for_coding
 from jdcsuite.entropy.coder import Tables
 from jdcsuite.entropy.exact import is_exact
-from jdcsuite.types import Output, UserError
+from jdcsuite.types import CorruptFile, Output, UserError
 
 M = TypeVar("M", bound=Callable)
 TILE = 1024  # pixels: larger ones save little rate, smaller ones compute more margin than picture

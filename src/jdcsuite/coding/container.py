@@ -11,6 +11,8 @@ import struct
 import zlib
 from dataclasses import dataclass, field
 
+from jdcsuite.types import CorruptFile
+
 MAGIC, VERSION = b"JDC", 3
 PLAIN = 2  # version of the files of codecs that serve one rate, which have no request; version 1 was never released
 RGB, GREY = 0, 1
@@ -27,10 +29,6 @@ PIXELS_PER_BYTE = 64 * 64
 _FIXED = struct.Struct("<3sBB8sIIBBIHBB")
 _REQUEST = struct.Struct("<HHB")
 _ENTRY, _WORD = struct.Struct("<BI"), struct.Struct("<I")
-
-
-class CorruptFile(Exception):
-    """The bytes are not a whole `.jdc` file, or not one that these weights wrote; the text says which."""
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jdcsuite.coding.container import CorruptFile
 from jdcsuite.entropy import rans
 from jdcsuite.entropy.rans import LARGEST
+from jdcsuite.types import CorruptFile
 
 UNITS = 1 << rans.PRECISION
 FARTHEST = float(LARGEST // 2)  # what codecs clamp their symbols to

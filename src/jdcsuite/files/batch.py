@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jdcsuite.coding.container import CorruptFile, unpack
+from jdcsuite.coding.container import unpack
 from jdcsuite.files import pool
 from jdcsuite.files.choosing import Asked, Coding, File, choose
 from jdcsuite.files.paths import Task
-from jdcsuite.types import UserError
+from jdcsuite.types import CorruptFile, UserError
 
 if TYPE_CHECKING:
     from jdcsuite.coding.codec import Codec

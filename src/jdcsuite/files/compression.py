@@ -12,8 +12,8 @@ from torch import nn
 from jdcsuite.artifacts.weights import load as load_model
 from jdcsuite.artifacts.weights import path_of, shipped
 from jdcsuite.coding.codec import TILE, Codec
-from jdcsuite.coding.container import GREY, MAX_METADATA, METADATA, RGB, CorruptFile, unpack
-from jdcsuite.types import UserError
+from jdcsuite.coding.container import GREY, MAX_METADATA, METADATA, RGB, unpack
+from jdcsuite.types import CorruptFile, UserError
 
 __all__ = ["TILE", "CorruptFile", "NoCodec", "compress", "decompress", "load", "psnr"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jdcsuite.coding.container import Contents, CorruptFile, header_bytes, unpack
-from jdcsuite.types import UserError
+from jdcsuite.coding.container import Contents, header_bytes, unpack
+from jdcsuite.types import CorruptFile, UserError
 
 UNKNOWN = "not stated"
 

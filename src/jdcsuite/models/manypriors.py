@@ -18,13 +18,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from jdcsuite.coding.codec import Codec
-from jdcsuite.coding.container import CorruptFile, Side
+from jdcsuite.coding.container import Side
 from jdcsuite.entropy.coder import FARTHEST, Decoder, Encoder, Tables
 from jdcsuite.entropy.competition import Competition
 from jdcsuite.entropy.quantize import add_noise, round_ste
 from jdcsuite.models.haar import haar_start_5x5
 from jdcsuite.models.layers import Float32
-from jdcsuite.types import Output, UserError
+from jdcsuite.types import CorruptFile, Output, UserError
 
 NEARLY_LINEAR = 1e-3  # GDN's gamma of a channel on itself, where .1 would bend the Haar packet
 

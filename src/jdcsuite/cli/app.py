@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from jdcsuite import coding_cli
-from jdcsuite.coding_cli import Device, Force, Jobs, level
+from jdcsuite.cli import files
+from jdcsuite.cli.files import Device, Force, Jobs, level
 from jdcsuite.files import pool
 from jdcsuite.types import UserError
 
@@ -28,7 +28,7 @@ def run(context: typer.Context) -> None:
     raise typer.Exit(subprocess.run([sys.executable, "-m", "jdcsuite", *context.args], check=False).returncode)
 
 
-for verb in (coding_cli.compress, coding_cli.decompress, coding_cli.info, coding_cli.noise):
+for verb in (files.compress, files.decompress, files.info, files.noise):
     app.command()(verb)
 
 

@@ -1,0 +1,5 @@
+"""`python -m jdcsuite.cli`: the same as `jdc`."""
+
+from jdcsuite.cli.app import main
+
+main()
