@@ -13,7 +13,7 @@ from torch import Tensor
 from jdcsuite.data.draw import Draw
 from jdcsuite.data.noise import GaussianNoise
 from jdcsuite.models.fllic import FLLIC
-from jdcsuite.training.job.criteria import (
+from jdcsuite.training.criteria import (
     EntropyGuided,
     EntropyRegression,
     NoisyTarget,

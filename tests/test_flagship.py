@@ -16,7 +16,7 @@ from jdcsuite.coding.container import Request, pack, unpack
 from jdcsuite.judging import metrics
 from jdcsuite.models.flagship import BLOCK, Flagship, dct_kernels
 from jdcsuite.models.fllic import FLLIC
-from jdcsuite.training.job.any_rate import AnyRate
+from jdcsuite.training.any_rate import AnyRate
 from jdcsuite.types import CorruptFile, Pair, UserError
 
 TINY = {"widths": [8, 8], "blocks": [1, 1], "num_latents": 24, "prior_width": 8, "embedding": 8}

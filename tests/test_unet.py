@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from jdcsuite.models.unet import UNet
-from jdcsuite.training.job.criteria import Denoising, Taught
+from jdcsuite.training.criteria import Denoising, Taught
 from jdcsuite.types import Output, Pair, UserError
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from jdcsuite.coding.conditions import CODED, denoising_error, lmbda_of
-from jdcsuite.training.job.criteria import Parts, rate_and_distortion
+from jdcsuite.training.criteria import Parts, rate_and_distortion
 from jdcsuite.types import Output, Pair, UserError
 
 
