@@ -12,7 +12,7 @@ from rich.console import Console
 from jdcsuite.bench import code, coding, loops, priors
 from jdcsuite.bench.common import configuration
 from jdcsuite.entropy.competition import Competition
-from jdcsuite.training.job import job as training
+from jdcsuite.training import job as training
 
 TINY = ("width=0.04", "data.crop=64", "data.batch=2", "trainer.accelerator=cpu", "trainer.log_every=2")
 

@@ -17,7 +17,7 @@ from jdcsuite.bench import train
 from jdcsuite.bench.coding import kmac
 from jdcsuite.bench.common import configuration
 from jdcsuite.cli.app import app
-from jdcsuite.training.job import job as training
+from jdcsuite.training import job as training
 from jdcsuite.types import UserError
 
 TINY = (

@@ -307,7 +307,7 @@ def test_weights_name_the_noise_that_they_learned(root: Path, tmp_path: Path, la
     """A law's has no one level: `jdc compress` would warn of pictures that the weights suit."""
     from jdcsuite.artifacts import weights
     from jdcsuite.models.unet import UNet
-    from jdcsuite.training.job import job as training
+    from jdcsuite.training import job as training
 
     model = {"_target_": "jdcsuite.models.unet.UNet", "width": 4}
     named = {"method": "unet", "lmbda": None, "budget": "demo", "seed": 0, "min_ms_ssim": None}

@@ -20,7 +20,7 @@ from jdcsuite.artifacts import runs, weights
 from jdcsuite.data import provenance
 from jdcsuite.data.datamodule import Photographs
 from jdcsuite.study import launcher
-from jdcsuite.training.job import job as training
+from jdcsuite.training import job as training
 from jdcsuite.types import UserError
 
 CONF = Path(entry.CONF)

@@ -27,8 +27,8 @@ from jdcsuite.coding.codec import Codec
 from jdcsuite.data.draw import Draw
 from jdcsuite.data.resident import Resident
 from jdcsuite.device import coding_arithmetic, layout, training_arithmetic
+from jdcsuite.training import job as training
 from jdcsuite.training.callbacks import EMA, Compiled, Progress, checkpoint
-from jdcsuite.training.job import job as training
 from jdcsuite.training.task import CodecTask, Task
 from jdcsuite.types import Pair
 

@@ -30,7 +30,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
-from jdcsuite.training.job import tracker as module
+from jdcsuite.training import tracker as module
 from jdcsuite.training.tracker import LocalCsv, Mode, Tracker, finish, loggers, report_run, sync_command, tracker
 
 KEY = "0" * 40

@@ -20,7 +20,7 @@ from torch import Tensor
 from jdcsuite.bench.coding import kmac, photograph
 from jdcsuite.bench.common import configuration
 from jdcsuite.coding.codec import Codec
-from jdcsuite.training.job import job as training
+from jdcsuite.training import job as training
 
 SIZE = (512, 768)
 QUALITY = 60.0

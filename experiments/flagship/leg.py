@@ -30,9 +30,9 @@ from lightning.pytorch.callbacks import Checkpoint, Timer
 from jdcsuite.artifacts import runs, weights
 from jdcsuite.data.datamodule import Photographs
 from jdcsuite.study import resolvers
+from jdcsuite.training import job as training
+from jdcsuite.training import tracker
 from jdcsuite.training.callbacks import EMA
-from jdcsuite.training.job import job as training
-from jdcsuite.training.job import tracker
 from jdcsuite.training.task import Task
 from jdcsuite.types import UserError
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from jdcsuite.bench.common import configuration
-from jdcsuite.training.job import job as training
+from jdcsuite.training import job as training
 
 SIDE = 512
 

@@ -30,8 +30,8 @@ from jdcsuite.entropy.competition import Competition
 from jdcsuite.imaging.read import read
 from jdcsuite.judging.metrics import eight_bit
 from jdcsuite.models import haar
+from jdcsuite.training import job as training
 from jdcsuite.training.criteria import CleanInput
-from jdcsuite.training.job import job as training
 from jdcsuite.types import Pair
 
 KODAK = ("kodim03", "kodim08", "kodim19", "kodim23")

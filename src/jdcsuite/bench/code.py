@@ -11,7 +11,7 @@ from jdcsuite.bench.coding import SIZE, codec_speed, coders, kmac, rivals
 from jdcsuite.bench.common import configuration, quartiles
 from jdcsuite.bench.loops import loop_overhead
 from jdcsuite.bench.priors import competition
-from jdcsuite.training.job import job as training
+from jdcsuite.training import job as training
 
 RIVAL_WIDTH = 0.6  # of FLLIC, where its kMAC/px are those of mbt2018-mean
 

@@ -18,7 +18,7 @@ from jdcsuite.data.noise import GaussianNoise, to_tensor
 from jdcsuite.entropy.coder import Decoder, Encoder, Tables
 from jdcsuite.imaging.read import embedded
 from jdcsuite.judging.metrics import timed
-from jdcsuite.training.job import job as training
+from jdcsuite.training import job as training
 
 SIZE = (512, 512)
 Speed = dict[str, list[tuple[float, float]]]

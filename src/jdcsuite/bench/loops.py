@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from jdcsuite.bench.common import configuration
 from jdcsuite.device import layout
-from jdcsuite.training.job import job as training
-from jdcsuite.training.job import tracker
+from jdcsuite.training import job as training
+from jdcsuite.training import tracker
 from jdcsuite.training.task import Task
 from jdcsuite.types import Pair
 

@@ -17,7 +17,7 @@ from jdcsuite.bench.coding import photograph
 from jdcsuite.bench.common import configuration
 from jdcsuite.entropy import naive
 from jdcsuite.judging.metrics import timed
-from jdcsuite.training.job import job as training
+from jdcsuite.training import job as training
 from jdcsuite.types import Pair
 
 T = TypeVar("T")

@@ -25,8 +25,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from jdcsuite.artifacts import runs
 from jdcsuite.bench.common import configuration, quartiles
 from jdcsuite.bench.loops import BareLoop, now
-from jdcsuite.training.job import job as training
-from jdcsuite.training.job import tracker
+from jdcsuite.training import job as training
+from jdcsuite.training import tracker
 from jdcsuite.training.task import Task
 from jdcsuite.types import Pair, UserError
 

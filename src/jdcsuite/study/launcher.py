@@ -27,8 +27,8 @@ from rich.console import Console
 from jdcsuite.artifacts import runs, weights
 from jdcsuite.data.datamodule import Photographs
 from jdcsuite.judging import report
-from jdcsuite.training.job import job as training
-from jdcsuite.training.job import tracker
+from jdcsuite.training import job as training
+from jdcsuite.training import tracker
 from jdcsuite.types import UserError
 
 # A need is composed from the words that were given for the job, but for those about the job's own method.

@@ -21,8 +21,8 @@ from jdcsuite.data.datamodule import Photographs
 from jdcsuite.data.noise import to_bytes
 from jdcsuite.data.provenance import Teacher, refuse_learned_scenes, refuse_start, saw
 from jdcsuite.device import layout, training_arithmetic
+from jdcsuite.training import tracker
 from jdcsuite.training.callbacks import EMA, Compiled, Progress, checkpoint
-from jdcsuite.training.job import tracker
 from jdcsuite.training.task import Task
 from jdcsuite.types import UserError
 
