@@ -145,7 +145,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(folder, tmp_path, monkey
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match=r"disk is full.*JDCSUITE_CACHE"):
+    with pytest.raises(UserError, match=r"No space left.*JDCSUITE_CACHE"):
         ImageCache.build(files(folder), cache_dir=tmp_path / "cache")
     assert [p.suffix for p in (tmp_path / "cache" / "images").iterdir()] == [".lock"]
     monkeypatch.undo()

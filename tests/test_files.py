@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import io
-import os
 from pathlib import Path
 
 import imagecodecs
@@ -14,8 +12,9 @@ import tifffile
 from PIL import Image, ImageCms, TiffImagePlugin
 from test_images import DEEP, ORIENTED, RGB, deep_png, png
 
+from jdcsuite.imaging import atomic
 from jdcsuite.imaging import picture as files
-from jdcsuite.imaging.picture import Picture, encode, read, to_grey, write
+from jdcsuite.imaging.picture import Picture, encode, read, to_grey
 from jdcsuite.types import UserError
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -91,7 +90,7 @@ def test_what_is_written_reads_back_with_its_metadata(tmp_path, ending, grey, bi
         with pytest.raises(UserError, match="16 bits"):
             encode(picture, path)
         return
-    write(path, encode(picture, path))
+    atomic.write(path, encode(picture, path))
     back = read(path)
     assert back.pixels.dtype == pixels.dtype
     if ending == "jpg":
@@ -111,7 +110,7 @@ def test_what_is_written_reads_back_with_its_metadata(tmp_path, ending, grey, bi
 
 def test_pictures_without_metadata_have_none(tmp_path):
     for ending in ("png", "tif", "webp", "jpg"):
-        write(tmp_path / f"x.{ending}", encode(Picture(RGB), tmp_path / f"x.{ending}"))
+        atomic.write(tmp_path / f"x.{ending}", encode(Picture(RGB), tmp_path / f"x.{ending}"))
         assert read(tmp_path / f"x.{ending}").metadata == {}
 
 
@@ -119,7 +118,7 @@ def test_orientation_is_applied_once(tmp_path):
     Image.fromarray(RGB).save(tmp_path / "turned.png", exif=exif(t274=6), icc_profile=ICC)
     picture = read(tmp_path / "turned.png")
     np.testing.assert_array_equal(picture.pixels, np.rot90(RGB, -1))
-    write(tmp_path / "back.png", encode(picture, tmp_path / "back.png"))
+    atomic.write(tmp_path / "back.png", encode(picture, tmp_path / "back.png"))
     again = read(tmp_path / "back.png")
     np.testing.assert_array_equal(again.pixels, picture.pixels)
     assert Image.open(tmp_path / "back.png").getexif().get(274, 1) == 1
@@ -178,24 +177,6 @@ def test_a_deep_file_cut_off_is_refused(tmp_path, fraction):
         data = path.read_bytes()
         path.write_bytes(data[: int(len(data) * fraction)])
         assert any(word in refusal(path) for word in ("damaged", "is not", "16-bit")), path
-
-
-def test_writing_is_all_or_nothing(tmp_path, monkeypatch):
-    path = tmp_path / "x.png"
-    path.write_bytes(b"old")
-
-    def full(number: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match="No space left"):
-        write(path, b"new")
-    assert [p.name for p in tmp_path.iterdir()] == ["x.png"] and path.read_bytes() == b"old"
-    monkeypatch.undo()
-    write(path, b"new")
-    assert [p.name for p in tmp_path.iterdir()] == ["x.png"] and path.read_bytes() == b"new"
-    with pytest.raises(UserError, match="cannot be written"):
-        write(tmp_path / "absent" / "x.png", b"new")
 
 
 def test_a_format_s_limit_is_a_sentence(tmp_path):

@@ -20,7 +20,8 @@ from hydra.utils import instantiate
 from jdcsuite.artifacts import weights
 from jdcsuite.coding.container import unpack
 from jdcsuite.files import compression
-from jdcsuite.imaging.picture import Picture, encode, write
+from jdcsuite.imaging import atomic
+from jdcsuite.imaging.picture import Picture, encode
 
 # folder -> class and what builds it
 CODECS = {
@@ -115,13 +116,13 @@ def make(folder: Path, target: str, shape: dict[str, object]) -> None:
         decoded = compression.decompress(data, stored)
         contents = unpack(data)
         png = folder / f"{name}.png"
-        write(folder / f"{name}.jdc", data)
-        write(png, encode(Picture(decoded, bool(contents.colour)), png))
+        atomic.write(folder / f"{name}.jdc", data)
+        atomic.write(png, encode(Picture(decoded, bool(contents.colour)), png))
         # the symbols may never differ, so their checksums are kept apart from the files
         listed[name] = {"bytes": len(data), "checksums": [tile.checksum for tile in contents.tiles]}
         print(f"{name}: {pixels.shape[0]} x {pixels.shape[1]}, {len(data)} bytes, {len(contents.tiles)} tiles")
     listed = {"model_id": codec.model_id.hex(), "files": listed}
-    write(folder / "golden.json", (json.dumps(listed, indent=1) + "\n").encode())
+    atomic.write(folder / "golden.json", (json.dumps(listed, indent=1) + "\n").encode())
     print(f"{folder.name}: {stored.stat().st_size} bytes of weights, {codec.model_id.hex()}")
 
 

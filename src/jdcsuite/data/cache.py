@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import itertools
 import json
 import math
 import os
 import time
-import uuid
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -23,9 +21,11 @@ from jaxtyping import UInt8
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from jdcsuite.imaging import atomic
 from jdcsuite.imaging.read import read
 from jdcsuite.types import UserError
 
+_CURE = "make room (decoded pictures may be deleted) or set JDCSUITE_CACHE to another folder"
 Reader = Callable[[Path], UInt8[np.ndarray, "_ _ 3"]]
 
 
@@ -61,7 +61,7 @@ class ImageCache:
             raise UserError("There are no pictures to load: name a folder that holds some.")
         names = _names(images)
         path = _cache_folder(cache_dir) / f"{_key(names, images)}.u8"
-        try:
+        with atomic.writing(path, cure=_CURE):
             path.parent.mkdir(parents=True, exist_ok=True)
             if (cache := cls._open(path)) is not None:
                 return cache
@@ -69,13 +69,6 @@ class ImageCache:
                 if (cache := cls._open(path)) is None:
                     _write(path, names, images, reader)
                     cache = cls._open(path)
-        except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            what = "The disk is full" if full else f"Cannot write ({error.strerror or error})"
-            raise UserError(
-                f"{what} at {path.parent}, where decoded pictures are kept: make room (files there may be "
-                "deleted) or set JDCSUITE_CACHE to another folder."
-            ) from error
         if cache is None:
             raise UserError(f"{path} reads back other than written: set JDCSUITE_CACHE to a sound disk.")
         return cache
@@ -185,22 +178,14 @@ def _key(names: list[str], images: Sequence) -> str:
 
 
 def _write(path: Path, names: list[str], images: Sequence, reader: Reader) -> None:
-    """Pixels, then the index that declares them whole; each under a name of its own until it is complete."""
+    """Write the pixels, then the index that declares them complete."""
     shapes, checks = [], []
-    part = path.with_name(f"{path.stem}.{uuid.uuid4().hex}.tmp")
-    try:
-        with part.open("wb") as out:
-            for array in _decoded(images, reader):
-                shapes.append(array.shape[:2])
-                checks.append(zlib.crc32(array))
-                out.write(array)
-            out.flush()
-            os.fsync(out.fileno())
-        part.replace(path)
-        part.write_text(json.dumps({"names": names, "shapes": shapes, "crc32": checks}))
-        part.replace(path.with_suffix(".json"))
-    finally:
-        part.unlink(missing_ok=True)
+    with atomic.replacing(path, cure=_CURE) as part, part.open("wb") as out:
+        for array in _decoded(images, reader):
+            shapes.append(array.shape[:2])
+            checks.append(zlib.crc32(array))
+            out.write(array)
+    atomic.write(path.with_suffix(".json"), json.dumps({"names": names, "shapes": shapes, "crc32": checks}).encode())
 
 
 def _decoded(images: Sequence, reader: Reader = read, *, patience: float = 2.0) -> Iterator[UInt8[np.ndarray, "_ _ 3"]]:

@@ -30,6 +30,7 @@ from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 from urllib3.exceptions import HTTPError
 
 from jdcsuite.data import catalog
+from jdcsuite.imaging import atomic
 from jdcsuite.types import UserError
 
 CHUNK = 1 << 16  # bytes; what a broken connection can cost at most
@@ -97,7 +98,7 @@ class Resume:
                 mark = answer.headers.get("Last-Modified", "") if etag.startswith("W/") else etag
                 validator.unlink(missing_ok=True)
                 if mark:
-                    validator.write_text(mark)
+                    atomic.write(validator, mark.encode())
             length = answer.headers.get("Content-Length")
             total = have + int(length) if length else None
             _room(part.parent, int(length or 0), what=part.stem)
@@ -281,7 +282,7 @@ def fetch(name: str, root: Path | str, console: Console | None = None, *, base_u
             unknown = [f.name for f in entry.files if not f.checksum]
             if unknown:
                 sums = {file: f"sha256:{pooch.file_hash(str(stage / file))}" for file in unknown}
-                record.write_text(json.dumps(sums, indent=2) + "\n")
+                atomic.write(record, (json.dumps(sums, indent=2) + "\n").encode())
             ready.replace(target)
             shutil.rmtree(stage)
     except OSError as error:

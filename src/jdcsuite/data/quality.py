@@ -7,7 +7,6 @@ pictures and kept beside their decoded pixels.
 from __future__ import annotations
 
 import hashlib
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +22,7 @@ from torchmetrics.functional.image import multiscale_structural_similarity_index
 
 from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.pairs import Shot, listed
+from jdcsuite.imaging import atomic
 from jdcsuite.imaging.picture import rounded
 from jdcsuite.types import UserError
 
@@ -118,9 +118,8 @@ def scores(pairs: PairCache, at: Int[np.ndarray, "k 3"], *, side: int) -> Float[
     if (known := _read(path, len(at), of=of)) is not None:
         return known
     made = _measure(pairs, at, side)
-    part = path.with_name(f"{path.stem}.{uuid.uuid4().hex}.npz")
-    np.savez(part, scores=made, of=of)
-    part.replace(path)
+    with atomic.replacing(path) as part, part.open("wb") as out:
+        np.savez(out, scores=made, of=of)
     return made
 
 

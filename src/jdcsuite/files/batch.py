@@ -125,6 +125,7 @@ def _guarded(task: Task, *, options: Options, decode: bool) -> Done:
 def _compress(task: Task, options: Options) -> Done:
     from jdcsuite.artifacts.weights import read_about
     from jdcsuite.files import compression, noisiness
+    from jdcsuite.imaging import atomic
     from jdcsuite.imaging import picture as files
 
     picture, asked = files.read(task.source), options.asked
@@ -140,7 +141,7 @@ def _compress(task: Task, options: Options) -> Done:
     one = choose(codings, pixels)
     if options.verify and not one.was_decoded:
         one.decode(one.data)
-    files.write(task.target, one.data)
+    atomic.write(task.target, one.data)
     warning = noisiness.warning(picture.pixels, read_about(one.weights), one.request, sigma=asked.sigma)
     note = _note(one, pixels, asked) if one.request or asked.has_target else ""
     read, same_machine = task.source.stat().st_size, unpack(one.data).same_machine
@@ -170,6 +171,7 @@ def _verified(data: bytes, *, codec: Codec, pixels: np.ndarray) -> float:
 
 def _decompress(task: Task, options: Options) -> Done:
     from jdcsuite.files import compression
+    from jdcsuite.imaging import atomic
     from jdcsuite.imaging import picture as files
 
     data = task.source.read_bytes()
@@ -178,7 +180,7 @@ def _decompress(task: Task, options: Options) -> Done:
     pixels = compression.decompress(data, weights, device=options.device)
     picture = files.Picture(pixels, bool(contents.colour), contents.metadata)
     image = files.encode(picture, task.target)
-    files.write(task.target, image)
+    atomic.write(task.target, image)
     return Done(task, len(data), len(image), contents.height * contents.width)
 
 

@@ -25,6 +25,7 @@ from jdcsuite.data.noise import to_bytes, to_tensor
 from jdcsuite.data.pairs import scene_and_iso
 from jdcsuite.data.provenance import Predenoised
 from jdcsuite.files import paths, pool
+from jdcsuite.imaging import atomic
 from jdcsuite.imaging import picture as files
 from jdcsuite.models.denoiser import TILE, Denoiser
 from jdcsuite.types import UserError
@@ -194,7 +195,7 @@ def _ended(job: Job, out: Path) -> Done:
 
 
 def _record(made: Predenoised, out: Path) -> None:
-    files.write(out / provenance.FILE, made.dump(code_version=runs.code_version()))
+    atomic.write(out / provenance.FILE, made.dump(code_version=runs.code_version()))
 
 
 def _origin(source: Path) -> dict[str, str]:
@@ -221,7 +222,7 @@ def _one(job: Job, taught_by: Teacher, places: list[Path]) -> Done:
         raise UserError(f"{taught_by.about.name} makes no picture of {job.source} but NaN: give other weights")
     noisy, clean = to_bytes(x[0]), to_bytes(denoised[0])
     for place, image in zip(places, (clean, noisy), strict=True):
-        files.write(place, files.encode(files.Picture(image), place))
+        atomic.write(place, files.encode(files.Picture(image), place))
     return Done(job, *noisy.shape[:2], score=score(clean, noisy))
 
 

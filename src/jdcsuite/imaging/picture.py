@@ -7,9 +7,7 @@ through: 16-bit samples (Pillow drops their low bytes), grey, ICC profile, EXIF.
 from __future__ import annotations
 
 import io
-import os
 import struct
-import uuid
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,32 +98,9 @@ def _by_pillow(pixels: np.ndarray, metadata: dict[str, bytes], kind: str) -> byt
     return out.getvalue()
 
 
-def write(path: Path, data: bytes) -> None:
-    """All of ``data`` under this name, or nothing: written beside it, flushed to the disk, then renamed."""
-    part = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        with part.open("xb") as out:
-            out.write(data)
-            out.flush()
-            os.fsync(out.fileno())
-        part.replace(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror or error}): make room or choose another place.") \
-            from error  # fmt: skip
-    finally:
-        _remove(part)
-
-
 def to_grey(pixels: np.ndarray) -> np.ndarray:
     """(h, w, 3) -> (h, w): the rounded mean, which is the channel itself where the three agree."""
     return ((pixels.sum(-1, dtype=np.uint32) + 1) // 3).astype(pixels.dtype)
-
-
-def _remove(part: Path) -> None:
-    try:
-        part.unlink(missing_ok=True)
-    except OSError:  # a disk that went away: the first error is the one to tell
-        return
 
 
 def _deep(image: Image.Image, path: Path) -> tuple[UInt16[np.ndarray, "h w 3"], bool]:

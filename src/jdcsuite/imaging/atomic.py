@@ -1,0 +1,51 @@
+"""Bytes, or a library that writes files itself -> a complete file under its name, or no file: the one atomic writer.
+
+A reader never sees a partial file, and writers of the same file at the same time do not share a temporary one.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from jdcsuite.types import UserError
+
+CURE = "make room or choose another place"
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path``. UserError as `replacing`."""
+    with replacing(path) as part:
+        part.write_bytes(data)
+
+
+@contextmanager
+def replacing(path: Path, *, cure: str = CURE) -> Iterator[Path]:
+    """Yield a temporary path in the same folder; when the body succeeds, sync that file to disk and rename it to
+    ``path``, otherwise remove it.
+
+    The temporary name is hidden and ends in ".part", so numpy and Pillow, which go by the suffix, need an open file or
+    a format. UserError: an OSError of the body or of the renaming; ``cure``: what its sentence advises.
+    """
+    part = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex[:8]}.part")
+    with writing(path, cure=cure):
+        try:
+            yield part
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
+            part.replace(path)
+        finally:
+            with suppress(OSError):  # if the disk is gone, the first error is the one to report
+                part.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path, *, cure: str = CURE) -> Iterator[None]:
+    """Report an OSError of the body as a UserError that names ``path`` and ends in ``cure``."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror or error}): {cure}.") from error

@@ -1,0 +1,63 @@
+"""A file is written completely or not at all, and nothing temporary is left."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jdcsuite.imaging import atomic
+from jdcsuite.types import UserError
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_write_replaces_or_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.png"
+    path.write_bytes(b"old")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"x\.png cannot be written \(No space left on device\): make room"):
+        atomic.write(path, b"new")
+    assert names(tmp_path) == ["x.png"] and path.read_bytes() == b"old"
+    monkeypatch.undo()
+    atomic.write(path, b"new")
+    assert names(tmp_path) == ["x.png"] and path.read_bytes() == b"new"
+    with pytest.raises(UserError, match="cannot be written"):
+        atomic.write(tmp_path / "absent" / "x.png", b"new")
+
+
+def test_a_library_writes_into_the_temporary_file(tmp_path: Path) -> None:
+    path = tmp_path / "scores.npz"
+    with atomic.replacing(path) as part, part.open("wb") as out:
+        np.savez(out, scores=np.arange(3))
+        assert names(tmp_path) == [part.name]
+    assert names(tmp_path) == ["scores.npz"] and np.load(path)["scores"].tolist() == [0, 1, 2]
+
+
+def test_a_body_that_fails_leaves_the_old_file_and_its_own_error(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), atomic.replacing(path) as part:
+        part.write_text("half")
+        _ = 1 / 0
+    assert names(tmp_path) == ["x.csv"] and path.read_text() == "old"
+    with pytest.raises(UserError, match="the advice"), atomic.replacing(path, cure="the advice"):
+        raise OSError("gone")
+
+
+def test_two_writers_of_one_file_share_no_temporary_file(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    with atomic.replacing(path) as first, atomic.replacing(path) as second:
+        assert first != second
+        first.write_bytes(b"first")
+        second.write_bytes(b"second")
+    assert names(tmp_path) == ["x"] and path.read_bytes() == b"first", "the last to finish stays"
