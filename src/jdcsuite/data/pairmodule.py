@@ -184,6 +184,13 @@ class PairFolders(Photographs):
         self._at = self._kept()
         self._refuse_empty()
 
+    def _identified(self) -> dict[str, object]:
+        parts = {name: self._parts[name].identified() for name in ("train", "val")}
+        parts["test"] = [self._tests[name].identified() for name in self.test_sets]
+        # sources matter only where they have weights
+        weighted = {"weights": self.weights, "sources": self._parts["train"].sources} if self.weights else {}
+        return parts | weighted | {"plain": self._caches["plain"].contents if self.cleans else []}
+
     def _kept(self) -> np.ndarray:
         at = quality.cells(self._parts["train"].noisy, side=self.cell)
         self.facts |= {"crops": len(at), "crops_kept": len(at)}

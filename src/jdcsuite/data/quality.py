@@ -90,6 +90,16 @@ class PairCache:
     def __len__(self) -> int:
         return len(self.partner)
 
+    def identified(self) -> dict[str, list]:
+        """What the pairs are, without names: contents, partners, and which pictures show the same scene."""
+        scenes = {scene: number for number, scene in enumerate(dict.fromkeys(self.scenes))}
+        return {
+            "noisy": self.noisy.contents,
+            "clean": self.clean.contents,
+            "partner": self.partner,
+            "scenes": [scenes[scene] for scene in self.scenes],
+        }
+
     def crop(self, i: int, top: int, left: int, size: int) -> tuple[np.ndarray, np.ndarray]:
         """(noisy, clean) squares of ``size`` pixels, 8-bit RGB."""
         return self.noisy.crop(i, top, left, size), self.clean.crop(self.partner[i], top, left, size)
