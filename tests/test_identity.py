@@ -123,9 +123,9 @@ def test_scenes_weights_validation_and_noise_levels_are_part_of_the_data(pairs: 
     own = [of_pairs(None, clean=None, levels=[PoissonGaussian(a=a, b=0.01)], cell=256) for a in (0.01, 0.02)]
     assert len({*known, *own}) == len(known) + 2
     before = module(pairs, cell=64, test=["other"], val=["a*"])
-    for name in ("b", "c"):  # one scene of two names: other pictures belong together now
+    for name in ("b", "c"):  # one scene becomes two, in the same order
         for path in (pairs / "real").glob(f"*/{name}_ISO800.png"):
-            path.rename(path.with_name(f"{name}2_ISO800.png"))
+            path.rename(path.with_name(f"{name}{name}_ISO800.png"))
     after = module(pairs, cell=64, test=["other"], val=["a*"])
     assert after._parts["train"].noisy.contents == before._parts["train"].noisy.contents
     assert after.identity() != before.identity()
