@@ -58,9 +58,9 @@ def test_time_and_quality_are_those_of_the_whole() -> None:
     pair = Pair(noisy=clean, clean=clean, sigma=torch.tensor([0.0]))
     handed, ms = timed(lambda: denoised(Darker(), pair), clean)
     row, x_hat = judge(Standard(codec="png"), pair, handed=handed, handed_ms=ms)
-    assert row["enc_ms"] >= 50 > row["dec_ms"] and row["sigma"] == 0
+    assert row.enc_ms >= 50 > row.dec_ms and row.sigma == 0
     error = float(((x_hat - (clean * 255).round() / 255) ** 2).mean())
-    assert row["psnr"] == pytest.approx(-10 * np.log10(error), abs=1e-3) and row["psnr_noisy"] > 90
+    assert row.psnr == pytest.approx(-10 * np.log10(error), abs=1e-3) and row.psnr_noisy > 90
 
 
 def test_each_picture_is_denoised_once_for_all_codecs(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:  # noqa: F811
@@ -78,9 +78,9 @@ def test_each_picture_is_denoised_once_for_all_codecs(monkeypatch: pytest.Monkey
     )  # fmt: skip
     assert seen == [(64, 64), (66, 70), (66, 70)] * 2, "a warm-up and two pictures at each of two sigmas"
     assert len(rows) == (len(LADDERS["jpeg"]) + 2) * 4
-    own = [row for row in rows if row["method"] != "noisy + jpegls"]
-    assert all(row["enc_ms"] >= 50 for row in own), "a row's time is the denoiser's and the codec's"
-    keys = [(row["sigma"], row["method"], float(row["quality"])) for row in rows]
+    own = [row for row in rows if row.method != "noisy + jpegls"]
+    assert all(row.enc_ms >= 50 for row in own), "a row's time is the denoiser's and the codec's"
+    keys = [(row.sigma, row.method, row.quality) for row in rows]
     assert len(set(keys)) == len(rows) / 2 and keys[::2] == keys[1::2], "a codec's rows follow each other"
 
 
@@ -121,7 +121,7 @@ def test_evaluate_takes_a_denoiser_before_any_codec(jdc, folder: Path, run: Path
     assert row["bpp"] == pytest.approx(row["bpp_y"] + row["bpp_z"] + row["bpp_header"])
     alone, _ = judge(weights.load(run), Pair(noisy=handed, clean=pair.clean, sigma=torch.tensor([0.0])))
     for part in ("bpp_payload", "bpp_est", "bpp_header", "psnr"):
-        assert row[part] == pytest.approx(alone[part]), f"{part} is what the codec reports of the picture it was given"
+        assert row[part] == pytest.approx(getattr(alone, part)), f"{part} of the image that the codec was given"
     status, said, err = jdc("report", out, "-o", tmp_path / "report")
     assert status == 0, said + err
 

@@ -208,8 +208,8 @@ def test_codecs_of_one_rate_take_no_request_and_wrong_ones_are_refused() -> None
 def test_rows_say_what_the_file_says() -> None:
     it = pair(1, side=64)
     row, _ = metrics.judge(tiny(), it, asked={"quality": 40.0})
-    assert row["quality"] == 40.0 and row["lmbda"] == 1024 and row["strength"] == 1.0 and row["sigma_hat"] >= 0
-    assert row["bpp_payload"] == pytest.approx(row["bpp_est"], rel=0.1)
+    assert row.quality == 40.0 and row.lmbda == 1024 and row.strength == 1.0 and row.sigma_hat >= 0
+    assert row.bpp_payload == pytest.approx(row.bpp_est, rel=0.1)
 
 
 # -- the criterion ---------------------------------------------------------------------------------------------

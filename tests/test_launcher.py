@@ -137,7 +137,7 @@ def test_every_experiment_takes_a_step_and_is_judged(command: Command, pictures:
     if experiment != "unet":  # a denoiser has no rate
         payload, header, bpp = (float(row[c]) for c in ("bpp_payload", "bpp_header", "bpp"))
         assert payload + header == pytest.approx(bpp)
-        side = "bpp_index" if "bpp_index" in row else "bpp_z"
+        side = "bpp_index" if row["bpp_index"] else "bpp_z"
         assert float(row["bpp_y"]) + float(row[side]) == pytest.approx(payload)
     noisy = np.asarray(Image.open(folder / "pictures" / f"test_{Path(row['image']).stem}_noisy.png"), float)
     clean = np.asarray(Image.open(folder / "pictures" / f"test_{Path(row['image']).stem}_clean.png"), float)

@@ -18,7 +18,8 @@ from jdcsuite.imaging.lossless import Lossless
 from jdcsuite.judging.metrics import Quality, eight_bit, judge, quality
 from jdcsuite.models.clean_entropy import CleanEntropy
 from jdcsuite.models.fllic import FLLIC
-from jdcsuite.types import Pair
+from jdcsuite.training.job import joined
+from jdcsuite.types import Pair, Row
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +97,9 @@ def test_row_of_a_standard_counts_the_whole_file(pairs: list[Pair]) -> None:
     codec, pair = Standard(codec="jpegxl", quality=2.0), pairs[1]
     row, x_hat = judge(codec, pair)
     data = codec.compress(pair.noisy)
-    assert row["bpp"] == 8 * len(data) / (192 * 200) and torch.equal(x_hat, codec.decompress(data))
-    assert row["psnr_noisy"] == pytest.approx(reference(pair)[0], abs=1e-3)
-    assert "bpp_est" not in row
+    assert row.bpp == 8 * len(data) / (192 * 200) and torch.equal(x_hat, codec.decompress(data))
+    assert row.psnr_noisy == pytest.approx(reference(pair)[0], abs=1e-3)
+    assert row.bpp_est is None
 
 
 def test_row_of_a_codec_accounts_for_every_bit(pairs: list[Pair]) -> None:
@@ -106,9 +107,9 @@ def test_row_of_a_codec_accounts_for_every_bit(pairs: list[Pair]) -> None:
     codec = FLLIC(widths=[8, 8, 16], num_latents=32, prior_width=8).eval()
     codec.update()
     row, _ = judge(codec, pairs[1])
-    assert row["bpp_payload"] == pytest.approx(row["bpp_y"] + row["bpp_z"])
-    assert row["bpp"] == pytest.approx(row["bpp_payload"] + row["bpp_header"])
-    assert row["bpp_est"] > 0 and "h_hat" not in row
+    assert row.bpp_payload == pytest.approx(row.bpp_y + row.bpp_z)
+    assert row.bpp == pytest.approx(row.bpp_payload + row.bpp_header)
+    assert row.bpp_est > 0 and row.h_hat is None
 
 
 def test_a_guided_codec_accounts_for_what_it_was_handed(pairs: list[Pair]) -> None:
@@ -119,8 +120,19 @@ def test_a_guided_codec_accounts_for_what_it_was_handed(pairs: list[Pair]) -> No
     handed = Pair(noisy=pairs[1].clean, clean=pairs[1].clean, sigma=torch.tensor([torch.nan]))
     row, x_hat = judge(codec, pairs[1], handed=handed, handed_ms=1e6)
     alone, same = judge(codec, handed)
-    assert torch.equal(x_hat, same) and row["enc_ms"] > 1e6 > alone["enc_ms"] and row["sigma"] == 10
+    assert torch.equal(x_hat, same) and row.enc_ms > 1e6 > alone.enc_ms and row.sigma == 10
     for part in ("bpp", "bpp_payload", "bpp_est", "bpp_header", "bpp_y", "bpp_z", "h_hat", "psnr"):
-        assert row[part] == alone[part] > 0, "the codec's own, whether a denoiser came before it or not"
-    assert row["bpp_est"] == pytest.approx(row["bpp_payload"], rel=0.15)  # priors that learned nothing
-    assert row["psnr_noisy"] < alone["psnr_noisy"], "the input is the noisy picture all the same"
+        assert getattr(row, part) == getattr(alone, part) > 0, "the codec's own, with or without a denoiser"
+    assert row.bpp_est == pytest.approx(row.bpp_payload, rel=0.15)  # priors that learned nothing
+    assert row.psnr_noisy < alone.psnr_noisy, "the input is the noisy picture all the same"
+
+
+def test_a_row_keeps_its_own_values_when_it_is_filled() -> None:
+    row = Row(image="a.png", bpp=1.0).fill(Row(image="b.png", bpp=2.0, method="fllic"))
+    assert row == Row(image="a.png", bpp=1.0, method="fllic")
+
+
+def test_rows_of_two_ranks_keep_every_quality_and_drop_repeated_images() -> None:
+    """The image alone used to identify a row, so that an any-rate codec kept one of its qualities under DDP."""
+    rows = [Row(dataset="kodak24", image=image, quality=q) for image in ("a.png", "b.png") for q in (25.0, 70.0)]
+    assert joined([rows[2:], rows[:2] + rows[2:]]) == rows

@@ -7,7 +7,7 @@ Letters: ``b`` images of a batch, ``h w`` height and width in pixels, ``c`` chan
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -70,6 +70,91 @@ class Output:
     def bpp(self, pixels: int) -> dict[str, Float[Tensor, "b"]]:
         """Estimated bits per pixel of each coded tensor, an image at a time (``pixels`` = height * width)."""
         return {name: -torch.log2(p.float()).flatten(1).sum(1) / pixels for name, p in self.likelihoods.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One image coded by one codec at one operating point; the fields are the columns of ``results.csv``.
+
+    A field is None where its value is unknown or does not apply. Rates are in bits per pixel (bpp) of the clean image's
+    size, noise levels in 8-bit grey levels, PSNR in dB and MS-SSIM in [0, 1] against the clean image.
+
+    The run: ``run`` folder name; ``curve`` method and every override that changes the result except lmbda and seed;
+    ``method``; ``lmbda`` weight of the MSE on [0, 1]; ``quality`` of a standard codec, on its own scale, or of an
+    any-rate codec, 0..100; ``sigma_train``; ``min_ms_ssim`` threshold; ``target``; ``rate_scale``; ``seed``;
+    ``budget``; ``train_set``; ``teacher`` names of the denoisers that made the targets; ``teacher_saw`` how many of the
+    training scenes a teacher was trained on, as "3 of 40"; ``strength`` of the denoising, 0..1; ``training_noise`` law
+    of the noise levels, if they vary; ``crops`` candidates, ``crops_kept`` those over the threshold.
+    The image: ``sigma`` noise level (nan: unknown); ``noise_protocol`` clip8, float or real; ``noise_seed``;
+    ``dataset``; ``image`` file name; ``height``, ``width`` in pixels.
+    The file: ``bpp`` whole file = ``bpp_payload`` + ``bpp_header``; ``bpp_y``, ``bpp_z``, ``bpp_index`` parts of the
+    payload; ``bpp_est`` the model's own estimate of the payload.
+    Quality: ``psnr``, ``ms_ssim`` of the decoded image, ``psnr_noisy``, ``ms_ssim_noisy`` of the input (MS-SSIM is None
+    if a side is below 176 pixels); ``sigma_hat`` noise level estimated by the codec.
+    Cost: ``enc_ms`` (with a preceding denoiser's time), ``dec_ms`` wall time in milliseconds; ``device``; ``tile`` side
+    in pixels, 0 = whole image.
+    Versions: ``entropy_coder``; ``codec_version``; ``code_version``; ``lossless_coder`` that measures entropies.
+    Entropy estimators only, in bpp: ``h_noisy``, ``h_clean`` lossless code lengths of the two images; estimates of the
+    latter: ``h_hat`` network (also of an entropy-guided codec's own guide), ``h_mean`` training mean, ``h_linear``
+    straight line, ``h_analytic``.
+    """
+
+    run: str | None = None
+    curve: str | None = None
+    method: str | None = None
+    lmbda: float | None = None
+    quality: float | None = None
+    sigma_train: float | None = None
+    sigma: float | None = None
+    min_ms_ssim: float | None = None
+    target: str | None = None
+    rate_scale: float | None = None
+    h_hat: float | None = None
+    seed: int | None = None
+    budget: str | None = None
+    train_set: str | None = None
+    teacher: str | None = None
+    teacher_saw: str | None = None
+    noise_protocol: str | None = None
+    noise_seed: int | None = None
+    dataset: str | None = None
+    image: str | None = None
+    height: int | None = None
+    width: int | None = None
+    bpp: float | None = None
+    bpp_payload: float | None = None
+    bpp_est: float | None = None
+    bpp_y: float | None = None
+    bpp_z: float | None = None
+    bpp_index: float | None = None
+    bpp_header: float | None = None
+    psnr: float | None = None
+    ms_ssim: float | None = None
+    psnr_noisy: float | None = None
+    ms_ssim_noisy: float | None = None
+    enc_ms: float | None = None
+    dec_ms: float | None = None
+    device: str | None = None
+    tile: int | None = None
+    entropy_coder: str | None = None
+    codec_version: str | None = None
+    code_version: str | None = None
+    sigma_hat: float | None = None
+    strength: float | None = None
+    lossless_coder: str | None = None
+    training_noise: str | None = None
+    crops: int | None = None
+    crops_kept: int | None = None
+    h_noisy: float | None = None
+    h_clean: float | None = None
+    h_mean: float | None = None
+    h_linear: float | None = None
+    h_analytic: float | None = None
+
+    def fill(self, other: Row) -> Row:
+        """This row, with its empty fields taken from ``other``."""
+        own = {name: value for name, value in asdict(self).items() if value is not None}
+        return replace(other, **own)
 
 
 @runtime_checkable

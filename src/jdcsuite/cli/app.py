@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -140,7 +141,7 @@ def evaluate(
         device=device,
         console=console,
     )
-    runs.write_rows(rows, out)
+    runs.write_rows([asdict(row) for row in rows], out)
     console.print(f"{len(rows)} rows in {out}", soft_wrap=True)
 
 

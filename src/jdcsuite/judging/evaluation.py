@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache as once
 from functools import partial
 from pathlib import Path
@@ -29,10 +29,10 @@ from jdcsuite.data.pairs import Source, scene_and_iso, shots
 from jdcsuite.data.quality import PairCache
 from jdcsuite.imaging.read import files
 from jdcsuite.judging.metrics import judge, of_input, timed
-from jdcsuite.types import Compressor, Pair, UserError
+from jdcsuite.types import Compressor, Pair, Row, UserError
 
-# Columns that weights files have had only lately.
-ABOUT = ("train_set", "min_ms_ssim", "teacher", "teacher_saw")
+# Columns that a weights file's metadata gives; any may be absent.
+ABOUT = ("run", "curve", "method", "lmbda", "seed", "budget", "train_set", "min_ms_ssim", "teacher", "teacher_saw")
 SHIPPED = "flagship"  # the weights that come along
 QUALITIES = [10.0, 25.0, 40.0, 55.0, 70.0, 85.0]  # at which a codec of any rate is judged, unless they are named
 Load = Callable[[str], tuple[object, dict]]  # a word of the command line -> model, and what is said of it
@@ -45,7 +45,7 @@ class Candidate:
     that the weights of either learned from, where those say so. ``asked``: of a codec of any rate."""
 
     codec: Compressor
-    about: dict[str, object]
+    about: Row
     denoiser: object | None = None
     learned: frozenset[str] = frozenset()
     asked: dict[str, float] = field(default_factory=dict)
@@ -56,25 +56,23 @@ def rows_of(
     pictures: Dataset[Named],
     *,
     dataset: str,
-    about: dict[str, object],
+    about: Row,
     console: Console,
     device: str = "cpu",
-) -> list[dict[str, object]]:
+) -> list[Row]:
     """One row a candidate and picture, a candidate after the other. ``about``: columns that are the same for all."""
-    rows: list[list[dict[str, object]]] = [[] for _ in candidates]
+    rows: list[list[Row]] = [[] for _ in candidates]
     made = track(
         _judged(candidates, pictures, device), f"{len(candidates)} codecs on {dataset}", console=console,
         total=len(pictures) * len(candidates), transient=True, disable=not console.is_terminal,
     )  # fmt: skip
     for number, name, row in made:
-        rows[number].append({**candidates[number].about, **about, "dataset": dataset, "image": name, **row})
+        rows[number].append(replace(row, dataset=dataset, image=name).fill(candidates[number].about).fill(about))
     return [row for of_one in rows for row in of_one]
 
 
-def _judged(
-    candidates: list[Candidate], pictures: Dataset[Named], device: str
-) -> Iterator[tuple[int, str, dict[str, object]]]:
-    """Picture by picture: (number of the candidate, name of the picture, columns). No more than one picture and what
+def _judged(candidates: list[Candidate], pictures: Dataset[Named], device: str) -> Iterator[tuple[int, str, Row]]:
+    """Picture by picture: (number of the candidate, name of the picture, its row). No more than one picture and what
     each denoiser makes of it is held."""
     denoisers = {id(one.denoiser): one.denoiser for one in candidates if one.denoiser is not None}
     for i in range(len(pictures)):
@@ -96,10 +94,10 @@ def _warm_up(denoisers: Iterable[object], pair: Pair) -> None:
         denoised(denoiser, corner)
 
 
-def standard_about(codec: Standard) -> dict[str, object]:
+def standard_about(codec: Standard) -> Row:
     """The columns that name a standard codec, which is fed the noisy picture as it is."""
     method = f"noisy + {codec.name}"
-    return {"method": method, "curve": method, "quality": f"{codec.quality:g}", "codec_version": codec.version}
+    return Row(method=method, curve=method, quality=codec.quality, codec_version=codec.version)
 
 
 def beside_rows(config: dict, console: Console) -> list[Path]:
@@ -107,11 +105,7 @@ def beside_rows(config: dict, console: Console) -> list[Path]:
     a word, made once a protocol."""
     data: Photographs = instantiate(config["data"], _convert_="all")
     data.prepare()
-    about = {
-        "noise_protocol": data.noise.protocol,
-        "noise_seed": data.noise_seed,
-        "code_version": runs.code_version(),
-    }
+    about = Row(noise_protocol=data.noise.protocol, noise_seed=data.noise_seed, code_version=runs.code_version())
     sigma = "" if config["sigma"] is None else f"-s{config['sigma']:g}"
     shown = {k: config["data"].get(k) for k in ("root", "train", "test", "noise", "levels", "noise_seed", "limit")}
     standards = [f"{n}@{','.join(map(str, qs))}" for n, qs in config["report"]["standards"].items() if qs]
@@ -123,7 +117,7 @@ def beside_rows(config: dict, console: Console) -> list[Path]:
             console.print(f"{word} is not set beside the runs: {error}", highlight=False, markup=False)
             continue
         who = [
-            [one.about, one.asked, getattr(one.codec, "version", None) or one.codec.model_id.hex()]
+            [asdict(one.about), one.asked, getattr(one.codec, "version", None) or one.codec.model_id.hex()]
             for one in candidates
         ]
         key = hashlib.sha256(json.dumps([shown, word, who], sort_keys=True, default=str).encode()).hexdigest()[:8]
@@ -136,7 +130,7 @@ def beside_rows(config: dict, console: Console) -> list[Path]:
                 for dataset in data.test_sets
                 for row in rows_of(candidates, data.pictures(dataset), dataset=dataset, about=about, console=console)
             ]
-            runs.write_rows(rows, path)
+            runs.write_rows(list(map(asdict, rows)), path)
         made.append(path)
     return made
 
@@ -150,7 +144,7 @@ def evaluate(
     protocol: str,
     device: str,
     console: Console,
-) -> list[dict[str, object]]:
+) -> list[Row]:
     """Rows of codecs on the clean pictures of ``folders`` at each of ``sigmas``, and, where a folder holds pairs
     (`data/pairs`), on its noisy pictures as they are.
 
@@ -159,7 +153,7 @@ def evaluate(
     (`baselines.standards.LADDERS`), or at those that follow an @, as in ``avif@30,50``; so is a codec of any rate,
     as in ``flagship@40,60`` or ``WEIGHTS@40,60``: ``flagship`` alone is the network that comes along.
     """
-    judged: list[tuple[str, dict[str, object], Dataset[Named]]] = []
+    judged: list[tuple[str, Row, Dataset[Named]]] = []
     names = [folder.name for folder in folders]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"two folders of --data are called {twice[0]}, their name in results: judge them apart")
@@ -169,14 +163,14 @@ def evaluate(
         scenes[folder.name] = {scene_and_iso(path)[0] for path in pictures}
         if found := shots(folder, Source.read(folder.name)):
             pairs = PairCache.of_shots(found, cache_dir=None)
-            judged.append((folder.name, {"noise_protocol": "real"}, PairPictures(pairs, lossless=None)))
+            judged.append((folder.name, Row(noise_protocol="real"), PairPictures(pairs, lossless=None)))
             continue
         if not sigmas:
             raise UserError(f"{folder} holds clean pictures: give the noise to add, as in --sigma 10")
         cache = ImageCache.build(pictures)
         for sigma in sigmas:
             noise = GaussianNoise(sigma=sigma, protocol=protocol)
-            about_noise = {"noise_protocol": protocol, "noise_seed": noise_seed}
+            about_noise = Row(noise_protocol=protocol, noise_seed=noise_seed)
             noisy = Pictures(cache, noise=noise, noise_seed=noise_seed, lossless=None)
             judged.append((folder.name, about_noise, noisy))
     load = once(partial(_load, device=device))
@@ -184,7 +178,7 @@ def evaluate(
     _tell_learned(candidates, scenes, console)
     rows = []
     for dataset, about_noise, noisy in judged:
-        about = about_noise | {"code_version": runs.code_version()}
+        about = replace(about_noise, code_version=runs.code_version())
         rows += rows_of(candidates, noisy, dataset=dataset, about=about, console=console, device=device)
     return rows
 
@@ -192,7 +186,7 @@ def evaluate(
 def _tell_learned(candidates: list[Candidate], scenes: dict[str, set[str]], console: Console) -> None:
     """Says what is judged on pictures that it learned from: such rows are no test."""
     for dataset, shown in scenes.items():
-        seen = {str(one.about["run"]): shown & one.learned for one in candidates if shown & one.learned}
+        seen = {str(one.about.run): shown & one.learned for one in candidates if shown & one.learned}
         for run, shared in seen.items():
             console.print(
                 f"{run} learned from {len(shared)} scenes of {dataset} (as {min(shared)}): its rows there are no test",
@@ -221,16 +215,14 @@ def _candidates(word: str, load: Load) -> list[Candidate]:
             f"{word} holds no codec but a {type(model).__name__}: give a codec's run, or say what codes a denoiser's "
             f"pictures, as in {word}+avif"
         )
-    named = {name: about[name] for name in ("run", "curve", "method", "lmbda", "seed", "budget")}
-    named |= {name: about.get(name) for name in ABOUT}
-    named |= {"sigma_train": about["sigma"]}
+    named = Row(**{name: about.get(name) for name in ABOUT}, sigma_train=about.get("sigma"))
     if not model.any_rate:
         if at:
             raise UserError(f"{path} serves one rate: leave @{qualities} out")
         return [Candidate(model, named, learned=_scenes(about))]
     rungs = _qualities(f"flagship@{qualities}") if at else QUALITIES
     return [
-        Candidate(model, {**named, "sigma_train": None}, learned=_scenes(about), asked={"quality": quality})
+        Candidate(model, replace(named, sigma_train=None), learned=_scenes(about), asked={"quality": quality})
         for quality in rungs
     ]
 
@@ -263,19 +255,20 @@ def _cascades(word: str, load: Load) -> list[Candidate]:
         if one.denoiser is not None:
             raise UserError(f"{word} names two denoisers: give one")
         standard, named = isinstance(one.codec, Standard), one.about
-        budgets = dict.fromkeys(filter(None, [about["budget"], named.get("budget")]))
-        name = one.codec.name if standard else named["method"]
-        own = {
-            "run": f"{about['run']}+{name if standard else named['run']}",
-            "curve": f"{about['curve']} + {name if standard else named['curve']}",
-            "method": f"{about['method']} + {name}",  # as "noisy + avif" is of a codec alone
-            "sigma_train": about["sigma"],  # the denoiser is what knows the noise
-            "seed": named.get("seed", about["seed"]),
-            "budget": "+".join(map(str, budgets)),
-            "train_set": "+".join(dict.fromkeys(filter(None, [about.get("train_set"), named.get("train_set")]))),
-        }
+        budgets = dict.fromkeys(filter(None, [about.get("budget"), named.budget]))
+        name = one.codec.name if standard else named.method
+        own = replace(
+            named,
+            run=f"{about.get('run')}+{name if standard else named.run}",
+            curve=f"{about.get('curve')} + {name if standard else named.curve}",
+            method=f"{about.get('method')} + {name}",  # as "noisy + avif" is of a codec alone
+            sigma_train=about.get("sigma"),  # the denoiser is what knows the noise
+            seed=about.get("seed") if standard else named.seed,
+            budget="+".join(budgets),
+            train_set="+".join(dict.fromkeys(filter(None, [about.get("train_set"), named.train_set]))),
+        )
         learned = _scenes(about) | one.learned
-        made.append(Candidate(one.codec, {**named, **own}, denoiser, learned=learned, asked=one.asked))
+        made.append(Candidate(one.codec, own, denoiser, learned=learned, asked=one.asked))
     return made
 
 

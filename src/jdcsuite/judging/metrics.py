@@ -24,7 +24,7 @@ from jdcsuite.coding.conditions import lmbda_of
 from jdcsuite.coding.container import H_UNIT, Request, header_bytes, unpack
 from jdcsuite.data.noise import estimate_sigma, to_bytes
 from jdcsuite.data.quality import SMALLEST, full_float32
-from jdcsuite.types import Compressor, Pair
+from jdcsuite.types import Compressor, Pair, Row
 
 T = TypeVar("T")
 
@@ -57,12 +57,13 @@ def quality(x_hat: Float[Tensor, "1 3 h w"], clean: Float[Tensor, "1 3 h w"]) ->
     return {name: float(values[name]) if name in values else None for name in ("psnr", "ms_ssim")}
 
 
-def of_input(pair: Pair) -> dict[str, object]:
-    """The columns of a Pair of one that no codec changes: the noisy picture against the clean one, and its size."""
+def of_input(pair: Pair) -> Row:
+    """The columns of a Pair of one that no codec changes: the noisy image against the clean one, and its size."""
     height, width = pair.clean.shape[-2:]
     noisy = quality(pair.noisy, pair.clean)
-    row = {"sigma": float(pair.sigma[0]), "height": height, "width": width}
-    return row | {"psnr_noisy": noisy["psnr"], "ms_ssim_noisy": noisy["ms_ssim"]}
+    return Row(
+        sigma=float(pair.sigma[0]), height=height, width=width, psnr_noisy=noisy["psnr"], ms_ssim_noisy=noisy["ms_ssim"]
+    )
 
 
 @torch.no_grad()
@@ -72,10 +73,10 @@ def judge(
     *,
     handed: Pair | None = None,
     handed_ms: float = 0.0,
-    known: dict[str, object] | None = None,
+    known: Row | None = None,
     asked: dict[str, float] | None = None,
-) -> tuple[dict[str, object], Float[Tensor, "1 3 h w"]]:
-    """Compresses and decompresses the noisy picture of a Pair of one: (columns of its row, decoded picture).
+) -> tuple[Row, Float[Tensor, "1 3 h w"]]:
+    """Compresses and decompresses the noisy image of a Pair of one: (its row, decoded image).
 
     ``codec``: whatever has ``compress`` and ``decompress``, learned or standard. bpp counts the whole file.
     ``handed``: the Pair that the codec is given where something before it, as a denoiser, made another of ``pair``;
@@ -90,37 +91,42 @@ def judge(
     data, enc_ms = timed(lambda: codec.compress(seen.noisy, sigma=told, **(asked or {})), seen.noisy)
     x_hat, dec_ms = timed(lambda: codec.decompress(data), pair.noisy)
     x_hat = x_hat.to(pair.clean.device)  # standard codecs decode on the CPU
-    row: dict[str, object] = {
-        **(of_input(pair) if known is None else known),
-        "bpp": 8 * len(data) / (height * width),
+    row = replace(
+        of_input(pair) if known is None else known,
+        bpp=8 * len(data) / (height * width),
         **quality(x_hat, pair.clean),
-        "enc_ms": round(handed_ms + enc_ms, 3),
-        "dec_ms": round(dec_ms, 3),
-        "device": str(pair.noisy.device.type),
-    }
-    if isinstance(codec, Codec):
-        row |= _account(codec, seen, data)
-    return row, x_hat
+        enc_ms=round(handed_ms + enc_ms, 3),
+        dec_ms=round(dec_ms, 3),
+        device=pair.noisy.device.type,
+    )
+    return (_account(codec, seen, data).fill(row) if isinstance(codec, Codec) else row), x_hat
 
 
-def _account(codec: Codec, pair: Pair, data: bytes) -> dict[str, float]:
-    """Where the bits of a learned codec's file are, and what its forward pass estimated, in bits per pixel."""
+def _account(codec: Codec, pair: Pair, data: bytes) -> Row:
+    """How a learned codec's file divides into parts, and what its forward pass estimates, in bits per pixel."""
     contents = unpack(data)
     bits = 8 / (contents.height * contents.width)
     header = header_bytes(contents)
-    parts: dict[str, float] = {}
-    for tile in contents.tiles:
-        for name, segment in zip(codec.segment_names, tile.segments, strict=True):
-            parts[f"bpp_{name}"] = parts.get(f"bpp_{name}", 0.0) + bits * len(segment)
+    parts = {
+        f"bpp_{name}": bits * sum(len(tile.segments[place]) for tile in contents.tiles)
+        for place, name in enumerate(codec.segment_names)
+        if name in ("y", "z", "index")  # a codec from outside may code other tensors, which have no column
+    }
     pair, asked = _guided(codec, pair), _asked(contents.side.request)
     if asked:
         pair = replace(pair, sigma=pair.sigma.new_tensor([asked["sigma_hat"]]))
     tensors = {name: pair.sigma.new_tensor([asked[name]]) for name in ("quality", "strength") if asked}
     output = codec(pair.noisy, sigma=pair.sigma, bpp_noisy=pair.bpp_noisy, **tensors)
     estimate = sum(float(rate) for rate in output.bpp(contents.height * contents.width).values())
-    guided = {"tile": contents.tile} | ({"h_hat": contents.side.h / H_UNIT} if contents.side.h else {})
-    payload = bits * (len(data) - header)
-    return {"bpp_payload": payload, "bpp_est": estimate, "bpp_header": bits * header, **parts, **guided, **asked}
+    return Row(
+        bpp_payload=bits * (len(data) - header),
+        bpp_est=estimate,
+        bpp_header=bits * header,
+        h_hat=contents.side.h / H_UNIT if contents.side.h else None,
+        tile=contents.tile,
+        **parts,
+        **asked,
+    )
 
 
 def _asked(request: Request | None) -> dict[str, float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -20,18 +21,10 @@ from rich.table import Table
 
 from jdcsuite.judging import comparison
 from jdcsuite.judging.figures import DEMO, figure, noise_level, strip
-from jdcsuite.types import UserError
+from jdcsuite.types import Row, UserError
 
-COLUMNS = (  # noqa: SIM905
-    "run curve method lmbda quality sigma_train sigma min_ms_ssim target rate_scale h_hat seed budget "
-    "train_set teacher teacher_saw noise_protocol noise_seed dataset image height width bpp bpp_payload "
-    "bpp_est bpp_y bpp_z bpp_index bpp_header psnr ms_ssim psnr_noisy ms_ssim_noisy enc_ms dec_ms device tile "
-    "entropy_coder codec_version code_version sigma_hat strength"
-).split()
-TEXT = (  # noqa: SIM905
-    "run curve method quality target budget train_set teacher teacher_saw noise_protocol dataset image device tile "
-    "entropy_coder codec_version code_version"
-).split()
+COLUMNS = [column.name for column in fields(Row)]
+TEXT = [column.name for column in fields(Row) if column.type == "str | None" or column.name == "quality"]
 POINT = ["curve", "method", "dataset", "sigma", "lmbda", "quality", "budget", "noise_protocol", "train_set"]
 MEANS = ["bpp", "bpp_est", "bpp_payload", "psnr", "ms_ssim", "psnr_noisy", "ms_ssim_noisy"]
 FIGURE = "rd.png"

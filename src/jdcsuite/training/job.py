@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from jdcsuite.device import layout, training_arithmetic
 from jdcsuite.training import tracker
 from jdcsuite.training.callbacks import EMA, Compiled, Progress, checkpoint
 from jdcsuite.training.task import Task
-from jdcsuite.types import UserError
+from jdcsuite.types import Row, UserError
 
 
 def run(config: dict, folder: Path, *, needs: dict[str, Path], curve: str, console: Console) -> None:
@@ -218,36 +219,31 @@ def _union(seen: list[str] | None, learned: dict[str, list[str]]) -> list[str] |
 
 def _write_results(config: dict, task: Task, data: Photographs, trainer: L.Trainer, folder: Path, curve: str) -> None:
     """Every rank's rows -> results.csv, and one picture a test set -> pictures/, by rank 0."""
+    ranks = [task.rows]
     if trainer.world_size > 1:
-        gathered: list[list[dict]] = [[] for _ in range(trainer.world_size)]
-        torch.distributed.all_gather_object(gathered, task.rows)
-        rows = list({(row["dataset"], row["image"]): row for rank in gathered for row in rank}.values())
-    else:
-        rows = task.rows
-    about = {
-        "run": folder.name,
-        "curve": curve,
-        "method": config["method"],
-        "lmbda": config["lmbda"],
-        "sigma_train": config["sigma"] if data.training_noise is None else None,
-        "min_ms_ssim": config["min_ms_ssim"],
-        "target": config["target"] if "guide" in config["needs"] else None,
-        "rate_scale": config["rate_scale"] if config["method"] == "fllic_w" else None,
-        "seed": config["seed"],
-        "budget": config["budget"],
-        "train_set": data.train_set,
-        "noise_protocol": data.noise.protocol,
-        "noise_seed": data.noise_seed,
-        "entropy_coder": f"rANS, file version {VERSION if getattr(task.model, 'any_rate', False) else PLAIN}",
-        "lossless_coder": data.lossless.version if data.lossless else None,
-        "code_version": runs.code_version(),
+        ranks = [[] for _ in range(trainer.world_size)]
+        torch.distributed.all_gather_object(ranks, task.rows)
+    about = Row(
+        run=folder.name,
+        curve=curve,
+        method=config["method"],
+        lmbda=config["lmbda"],
+        sigma_train=config["sigma"] if data.training_noise is None else None,
+        min_ms_ssim=config["min_ms_ssim"],
+        target=config["target"] if "guide" in config["needs"] else None,
+        rate_scale=config["rate_scale"] if config["method"] == "fllic_w" else None,
+        seed=config["seed"],
+        budget=config["budget"],
+        train_set=data.train_set,
+        noise_protocol=data.noise.protocol,
+        noise_seed=data.noise_seed,
+        entropy_coder=f"rANS, file version {VERSION if getattr(task.model, 'any_rate', False) else PLAIN}",
+        lossless_coder=data.lossless.version if data.lossless else None,
+        code_version=runs.code_version(),
         **data.facts,
-    }
+    )
     if trainer.is_global_zero:
-        runs.write_rows(
-            [{**about, **row} for row in sorted(rows, key=lambda r: (r["dataset"], r["image"]))],
-            folder / "results.csv",
-        )
+        runs.write_rows([asdict(row.fill(about)) for row in joined(ranks)], folder / "results.csv")
     for (dataset, image), kinds in task.pictures.items():
         (folder / "pictures").mkdir(exist_ok=True)
         for kind, picture in kinds.items():
@@ -260,3 +256,9 @@ def _write_results(config: dict, task: Task, data: Photographs, trainer: L.Train
         }
         (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
         runs.finish(folder)
+
+
+def joined(ranks: list[list[Row]]) -> list[Row]:
+    """The rows of all ranks by dataset and image; images that two ranks tested count once."""
+    distinct = {(row.dataset, row.image, row.quality): row for rows in ranks for row in rows}
+    return sorted(distinct.values(), key=lambda row: (row.dataset, row.image))

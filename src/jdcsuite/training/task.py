@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import lightning as L
@@ -19,7 +20,7 @@ from torchmetrics import MeanMetric
 
 from jdcsuite.judging.metrics import Quality, eight_bit, judge, of_input, quality, timed
 from jdcsuite.models.clean_entropy import analytic_entropy
-from jdcsuite.types import Output, Pair
+from jdcsuite.types import Output, Pair, Row
 
 
 def halving(*, steps: int, warmup: int, every: float, lowest: float) -> Callable[[int], float]:
@@ -54,7 +55,7 @@ class Task(L.LightningModule):
         self.optimizer, self.schedule, self.max_norm, self.seed = optimizer, schedule, max_norm, seed
         self.first_of: Callable[[int], int] = lambda step: step  # step -> number of its first sample, as the data say
         self.val_loss = MeanMetric()
-        self.rows: list[dict[str, object]] = []
+        self.rows: list[Row] = []
         self.pictures: dict[tuple[str, str], dict[str, Tensor]] = {}
         # for the progress bar; of figures logged with prog_bar=True Lightning reads the values at every step
         self.shown: dict[str, Tensor] = {}
@@ -185,13 +186,13 @@ class CodecTask(Task):
             if index == 0:  # warms up caches and kernels, so that the first row's times are like the others'
                 judge(self.model, pair, known=known, asked=self.tested_at[0])
             judged = [judge(self.model, pair, known=known, asked=asked) for asked in self.tested_at]
-        self.rows += [{"dataset": dataset, "image": name, **row} for row, _ in judged]
+        self.rows += [replace(row, dataset=dataset, image=name) for row, _ in judged]
         row, x_hat = judged[len(judged) // 2]
         if index == 0:
             self.pictures[dataset, name] = {"noisy": pair.noisy, "decoded": x_hat, "clean": pair.clean}
         for metric in ("bpp", "psnr"):
             self.log(
-                f"test/{dataset}/{metric}", row[metric], batch_size=1, on_epoch=True, on_step=False,
+                f"test/{dataset}/{metric}", getattr(row, metric), batch_size=1, on_epoch=True, on_step=False,
                 add_dataloader_idx=False, sync_dist=True,
             )  # fmt: skip
 
@@ -218,9 +219,8 @@ class DenoiserTask(Task):
         with torch.autocast(self.device.type, enabled=False):
             denoised, milliseconds = timed(lambda: self.model.denoise(pair.noisy), pair.noisy)
         x_hat = eight_bit(denoised)
-        row = of_input(pair) | quality(x_hat, pair.clean)
-        device = str(pair.noisy.device.type)
-        self.rows.append({"dataset": dataset, "image": name, **row, "enc_ms": round(milliseconds, 3), "device": device})
+        known = {"dataset": dataset, "image": name, "enc_ms": round(milliseconds, 3), "device": pair.noisy.device.type}
+        self.rows.append(replace(of_input(pair), **known, **quality(x_hat, pair.clean)))
         if index == 0:
             self.pictures[dataset, name] = {"noisy": pair.noisy, "decoded": x_hat, "clean": pair.clean}
 
@@ -243,17 +243,17 @@ class EstimatorTask(Task):
         slope = (n * xy - x * y) / max(n * xx - x * x, 1e-12)
         h_noisy, sigma = float(pair.bpp_noisy[0]), float(pair.sigma[0])
         self.rows.append(
-            {
-                "dataset": self.test_set(dataloader_idx),
-                "image": name,
-                "sigma": sigma,
-                "height": pair.clean.shape[-2],
-                "width": pair.clean.shape[-1],
-                "h_noisy": h_noisy,
-                "h_clean": float(pair.bpp_clean[0]),
-                "h_hat": float(self.predict(pair).h_hat[0]),
-                "h_mean": y / max(n, 1),
-                "h_linear": (y - slope * x) / max(n, 1) + slope * h_noisy,
-                "h_analytic": analytic_entropy(pair.noisy[0], sigma=sigma, bpp_noisy=h_noisy),
-            }
+            Row(
+                dataset=self.test_set(dataloader_idx),
+                image=name,
+                sigma=sigma,
+                height=pair.clean.shape[-2],
+                width=pair.clean.shape[-1],
+                h_noisy=h_noisy,
+                h_clean=float(pair.bpp_clean[0]),
+                h_hat=float(self.predict(pair).h_hat[0]),
+                h_mean=y / max(n, 1),
+                h_linear=(y - slope * x) / max(n, 1) + slope * h_noisy,
+                h_analytic=analytic_entropy(pair.noisy[0], sigma=sigma, bpp_noisy=h_noisy),
+            )
         )
