@@ -13,14 +13,8 @@ from torch import Tensor
 from jdcsuite.data.draw import Draw
 from jdcsuite.data.noise import GaussianNoise
 from jdcsuite.models.fllic import FLLIC
-from jdcsuite.training.criteria import (
-    EntropyGuided,
-    EntropyRegression,
-    NoisyTarget,
-    RateDistortion,
-    Recorrupted,
-    Supervised,
-)
+from jdcsuite.training.criteria import EntropyGuided, EntropyRegression, RateDistortion
+from jdcsuite.training.supervision import NoisyTarget, Recorrupted, Supervised
 from jdcsuite.types import Output, Pair, UserError
 
 SIDE = 16
@@ -155,64 +149,6 @@ def test_a_method_of_noisy_pictures_never_reads_clean_ones(name):
         prepared = criterion.prepare(known)
         losses.append(criterion(output(x_hat, [1.0, 2.0, 3.0], h_hat=[1.5, 1.5, 1.5]), prepared)["loss"].item())
     assert losses[0] == losses[1] and math.isfinite(losses[0])
-
-
-def test_supervision_chooses_input_and_target():
-    it = pair()
-    supervised = RateDistortion(lmbda=1.0, supervision=Supervised()).prepare(it)
-    assert torch.equal(supervised.clean, it.clean) and torch.equal(supervised.noisy, it.noisy)
-    noisy = RateDistortion(lmbda=1.0, supervision=NoisyTarget()).prepare(it)
-    assert torch.equal(noisy.clean, it.noisy) and torch.equal(noisy.noisy, it.noisy) and noisy.weight is None
-    assert torch.equal(EntropyGuided(lmbda=1.0, target="codec").prepare(it).clean, it.noisy)
-
-
-@pytest.mark.parametrize("alpha", [0.5, 1.0])
-def test_recorrupted_adds_and_subtracts_one_noise_of_each_picture_s_own_sigma(alpha):
-    torch.manual_seed(0)
-    sigma = torch.tensor([5.0, 20.0])
-    it = Pair(noisy=torch.rand(2, 3, 128, 128), clean=torch.zeros(2, 3, 128, 128), sigma=sigma)
-    out = Recorrupted(alpha=alpha)(it)
-    added, removed = (out.noisy - it.noisy) / alpha, (it.noisy - out.clean) * alpha
-    torch.testing.assert_close(added, removed, atol=1e-6, rtol=1e-5)
-    np.testing.assert_allclose(added.flatten(1).std(1).numpy() * 255, sigma.numpy(), rtol=0.02)
-    np.testing.assert_allclose(added.flatten(1).mean(1).numpy(), 0, atol=0.002)
-
-
-def test_recorrupted_masks_saturated_samples_only():
-    clean = torch.rand(2, 3, 32, 32)
-    it = Pair(noisy=GaussianNoise(sigma=60)(clean, Draw.whole(2, seed=0)), clean=clean, sigma=torch.full((2,), 60.0))
-    out = Recorrupted()(it)
-    noisy = it.noisy.numpy()
-    np.testing.assert_array_equal(out.weight.numpy(), ((noisy > 0) & (noisy < 1)).astype(np.float32))
-    assert 0.1 < out.weight.mean() < 0.9
-
-
-@pytest.mark.parametrize("alpha", [0.5, 0.8])
-def test_the_best_linear_estimator_under_recorrupted_is_the_supervised_one(alpha):
-    """Gaussian pixels of deviation s under noise of deviation n: slope s^2 / (s^2 + (1 + alpha^2) n^2)."""
-    s, sigma, side = 0.06, 12.0, 512
-    generator = torch.Generator().manual_seed(1)
-    clean = 0.5 + s * torch.randn(2, 3, side, side, generator=generator)
-    noisy = clean + sigma / 255 * torch.randn(clean.shape, generator=generator)
-    torch.manual_seed(2)
-    it = Recorrupted(alpha=alpha)(Pair(noisy=noisy, clean=clean, sigma=torch.full((2,), sigma)))
-
-    def slope(target: Tensor) -> float:
-        x, t = (v.double().flatten() - v.double().mean() for v in (it.noisy, target))
-        return float(x @ t / (x @ x))
-
-    closed = s**2 / (s**2 + (1 + alpha**2) * (sigma / 255) ** 2)
-    assert slope(it.clean) == pytest.approx(closed, abs=0.006)
-    assert slope(clean) == pytest.approx(closed, abs=0.003)
-    assert slope(noisy) > closed + 0.1  # what the noisy picture itself would teach
-    # the loss is the supervised one but for a constant, so it is least at the same estimator
-    criterion, constant = RateDistortion(lmbda=1.0, supervision=Recorrupted(alpha=alpha)), []
-    for w in (closed - 0.2, closed, closed + 0.2):
-        x_hat = 0.5 + w * (it.noisy - 0.5)
-        losses = [criterion(output(x_hat, [1.0, 1.0]), p)["mse"].item() for p in (it, replace(it, clean=clean))]
-        constant.append(losses[0] - losses[1])
-    expected = (1 + 1 / alpha**2) * (sigma / 255) ** 2
-    np.testing.assert_allclose(constant, expected, rtol=0.02)
 
 
 # -- entropy-guided --------------------------------------------------------------------------------------------

@@ -195,7 +195,8 @@ def test_at_most_a_tenth_of_the_places_are_given_away_each_to_another_prior() ->
 def test_the_priors_learn_ten_times_faster() -> None:
     from functools import partial
 
-    from jdcsuite.training.criteria import RateDistortion, Supervised
+    from jdcsuite.training.criteria import RateDistortion
+    from jdcsuite.training.supervision import Supervised
     from jdcsuite.training.task import Task
 
     net = tiny()

@@ -31,7 +31,7 @@ from jdcsuite.imaging.read import read
 from jdcsuite.judging.metrics import eight_bit
 from jdcsuite.models import haar
 from jdcsuite.training import job as training
-from jdcsuite.training.criteria import CleanInput
+from jdcsuite.training.supervision import CleanInput
 from jdcsuite.types import Pair
 
 KODAK = ("kodim03", "kodim08", "kodim19", "kodim23")
