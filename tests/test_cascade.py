@@ -57,7 +57,7 @@ def test_time_and_quality_are_those_of_the_whole() -> None:
     clean = torch.rand(1, 3, 32, 32)
     pair = Pair(noisy=clean, clean=clean, sigma=torch.tensor([0.0]))
     handed, ms = timed(lambda: denoised(Darker(), pair), clean)
-    row, x_hat = judge(Standard(codec="png"), pair, handed=handed, handed_ms=ms)
+    row, x_hat = judge(Standard(codec="png"), pair, denoised=handed, denoise_ms=ms)
     assert row.enc_ms >= 50 > row.dec_ms and row.sigma == 0
     error = float(((x_hat - (clean * 255).round() / 255) ** 2).mean())
     assert row.psnr == pytest.approx(-10 * np.log10(error), abs=1e-3) and row.psnr_noisy > 90

@@ -66,10 +66,10 @@ def test_the_network_that_comes_along_is_a_word_of_evaluate(pair: Pair, shipped:
     load = evaluation.partial(evaluation._load, device="cpu")
     for word, qualities in (("flagship", evaluation.QUALITIES), ("flagship@20,60", [20, 60]), (f"{shipped}@5", [5])):
         found = evaluation._candidates(word, load)
-        assert [one.asked["quality"] for one in found] == qualities
+        assert [one.settings["quality"] for one in found] == qualities
         assert {one.about.method for one in found} == {"flagship"}
     (cascade,) = evaluation._candidates("nlm+flagship@30", load)
-    assert cascade.asked == {"quality": 30.0} and cascade.denoiser is not None
+    assert cascade.settings == {"quality": 30.0} and cascade.denoiser is not None
 
 
 def test_what_cannot_be_set_beside_the_runs_is_told_and_the_rest_is(tmp_path: Path, monkeypatch, capsys) -> None:

@@ -207,7 +207,7 @@ def test_codecs_of_one_rate_take_no_request_and_wrong_ones_are_refused() -> None
 
 def test_rows_say_what_the_file_says() -> None:
     it = pair(1, side=64)
-    row, _ = metrics.judge(tiny(), it, asked={"quality": 40.0})
+    row, _ = metrics.judge(tiny(), it, settings={"quality": 40.0})
     assert row.quality == 40.0 and row.lmbda == 1024 and row.strength == 1.0 and row.sigma_hat >= 0
     assert row.bpp_payload == pytest.approx(row.bpp_est, rel=0.1)
 
@@ -221,7 +221,7 @@ def test_rates_and_strengths_are_drawn_as_said() -> None:
     many = Pair(noisy=it.noisy.repeat(500, 1, 1, 1), clean=it.clean.repeat(500, 1, 1, 1), sigma=it.sigma.repeat(500))
     torch.manual_seed(0)
     drawn = criterion.prepare(many)
-    quality, strength = drawn.asked["quality"], drawn.asked["strength"]
+    quality, strength = drawn.settings["quality"], drawn.settings["strength"]
     assert ((quality == 0) | (quality == 100)).float().mean().item() == pytest.approx(0.2, abs=0.04)
     inner = quality[(quality > 0) & (quality < 100)]
     assert inner.mean().item() == pytest.approx(50, abs=3) and inner.std().item() == pytest.approx(28.9, abs=2)
@@ -239,8 +239,8 @@ def test_rates_and_strengths_are_drawn_as_said() -> None:
 def test_validation_asks_for_one_rate_and_draws_nothing() -> None:
     criterion, it = AnyRate().eval(), pair()
     first, second = criterion.prepare(it), criterion.prepare(it)
-    assert torch.equal(first.clean, it.clean) and torch.equal(first.asked["quality"], second.asked["quality"])
-    assert first.asked["quality"].unique().tolist() == [60.0] and first.sigma.isnan().all()
+    assert torch.equal(first.clean, it.clean) and torch.equal(first.settings["quality"], second.settings["quality"])
+    assert first.settings["quality"].unique().tolist() == [60.0] and first.sigma.isnan().all()
 
 
 def test_the_loss_is_numpy_s() -> None:
@@ -253,7 +253,7 @@ def test_the_loss_is_numpy_s() -> None:
         Output(x_hat=x_hat, likelihoods={"y": p}, sigma_hat=torch.tensor([1.0, 5.0, 10.0, 30.0])), it
     )
     lmbda, level, strength = (
-        t.double().numpy() for t in (lmbda_of(it.asked["quality"]), it.level, it.asked["strength"])
+        t.double().numpy() for t in (lmbda_of(it.settings["quality"]), it.level, it.settings["strength"])
     )
     weight = 1 / (1 + lmbda * 1.45e-5 * level**1.18 * strength**2 / 2.16)
     octaves = np.abs(np.log2(1 + np.array([1.0, 5.0, 10.0, 30.0])) - np.log2(1 + level))
@@ -275,7 +275,7 @@ def test_a_few_steps_teach_the_rate_the_picture_and_the_noise() -> None:
     losses, octaves = [], []
     for step in range(60):
         it = criterion.prepare(pair(8, seed=100 * step))
-        parts = criterion(net(it.noisy, sigma=it.sigma, **it.asked), it)
+        parts = criterion(net(it.noisy, sigma=it.sigma, **it.settings), it)
         optimizer.zero_grad()
         parts["loss"].backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)

@@ -118,7 +118,7 @@ def test_a_guided_codec_accounts_for_what_it_was_handed(pairs: list[Pair]) -> No
     codec = FLLIC(widths=[8, 8, 16], num_latents=32, prior_width=8, guide=guide).eval()
     codec.update()
     handed = Pair(noisy=pairs[1].clean, clean=pairs[1].clean, sigma=torch.tensor([torch.nan]))
-    row, x_hat = judge(codec, pairs[1], handed=handed, handed_ms=1e6)
+    row, x_hat = judge(codec, pairs[1], denoised=handed, denoise_ms=1e6)
     alone, same = judge(codec, handed)
     assert torch.equal(x_hat, same) and row.enc_ms > 1e6 > alone.enc_ms and row.sigma == 10
     for part in ("bpp", "bpp_payload", "bpp_est", "bpp_header", "bpp_y", "bpp_z", "h_hat", "psnr"):

@@ -30,8 +30,8 @@ class Pair:
     ``sigma``: standard deviation of the noise in 8-bit grey levels (nan where unknown).
     ``bpp_noisy``, ``bpp_clean``: lossless code length of either picture in bits per pixel, where a method asks
     for it. ``weight``: 0 where a sample of ``clean`` is not to be trusted (saturated pixels), else 1. ``level``: root
-    mean square of the noise in grey levels, where a criterion teaches it. ``asked``: what a codec of any rate is asked
-    for, by name (quality 0..100, strength 0..1).
+    mean square of the noise in grey levels, where a criterion teaches it. ``settings``: of an
+    any-rate codec's encoder, by name (quality 0..100, strength 0..1).
     """
 
     noisy: Float[Tensor, "b 3 h w"]
@@ -41,16 +41,16 @@ class Pair:
     bpp_clean: Float[Tensor, "b"] | None = None
     weight: Float[Tensor, "b 3 h w"] | None = None
     level: Float[Tensor, "b"] | None = None
-    asked: dict[str, Tensor] = field(default_factory=dict)
+    settings: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.noisy.shape[0]
 
     def to(self, device: torch.device | str) -> Pair:
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        asked = {name: value.to(device, non_blocking=True) for name, value in moved.pop("asked").items()}
+        settings = {name: value.to(device, non_blocking=True) for name, value in moved.pop("settings").items()}
         tensors = {k: v.to(device, non_blocking=True) for k, v in moved.items() if v is not None}
-        return replace(self, **tensors, asked=asked)
+        return replace(self, **tensors, settings=settings)
 
 
 @dataclass(frozen=True)

@@ -42,13 +42,13 @@ Load = Callable[[str], tuple[object, dict]]  # a word of the command line -> mod
 class Candidate:
     """What is judged. ``about``: the columns that name it. ``denoiser``: what comes before the codec, as
     `baselines.cascade.denoise` takes it; one that several candidates share works once a picture. ``learned``: scenes
-    that the weights of either learned from, where those say so. ``asked``: of a codec of any rate."""
+    that the weights of either learned from, where those say so. ``settings``: of a codec of any rate."""
 
     codec: Compressor
     about: Row
     denoiser: object | None = None
     learned: frozenset[str] = frozenset()
-    asked: dict[str, float] = field(default_factory=dict)
+    settings: dict[str, float] = field(default_factory=dict)
 
 
 def rows_of(
@@ -84,7 +84,9 @@ def _judged(candidates: list[Candidate], pictures: Dataset[Named], device: str) 
         known = of_input(pair)
         for number, one in enumerate(candidates):
             handed, handed_ms = made.get(id(one.denoiser), (None, 0.0))
-            row, _ = judge(one.codec, pair, handed=handed, handed_ms=handed_ms, known=known, asked=one.asked)
+            row, _ = judge(
+                one.codec, pair, denoised=handed, denoise_ms=handed_ms, input_row=known, settings=one.settings
+            )
             yield number, name, row
 
 
@@ -117,7 +119,7 @@ def beside_rows(config: dict, console: Console) -> list[Path]:
             console.print(f"{word} is not set beside the runs: {error}", highlight=False, markup=False)
             continue
         who = [
-            [asdict(one.about), one.asked, getattr(one.codec, "version", None) or one.codec.model_id.hex()]
+            [asdict(one.about), one.settings, getattr(one.codec, "version", None) or one.codec.model_id.hex()]
             for one in candidates
         ]
         key = hashlib.sha256(json.dumps([shown, word, who], sort_keys=True, default=str).encode()).hexdigest()[:8]
@@ -222,7 +224,7 @@ def _candidates(word: str, load: Load) -> list[Candidate]:
         return [Candidate(model, named, learned=_scenes(about))]
     rungs = _qualities(f"flagship@{qualities}") if at else QUALITIES
     return [
-        Candidate(model, replace(named, sigma_train=None), learned=_scenes(about), asked={"quality": quality})
+        Candidate(model, replace(named, sigma_train=None), learned=_scenes(about), settings={"quality": quality})
         for quality in rungs
     ]
 
@@ -268,7 +270,7 @@ def _cascades(word: str, load: Load) -> list[Candidate]:
             train_set="+".join(dict.fromkeys(filter(None, [about.get("train_set"), named.train_set]))),
         )
         learned = _scenes(about) | one.learned
-        made.append(Candidate(one.codec, own, denoiser, learned=learned, asked=one.asked))
+        made.append(Candidate(one.codec, own, denoiser, learned=learned, settings=one.settings))
     return made
 
 

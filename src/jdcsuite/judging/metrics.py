@@ -1,8 +1,7 @@
-"""Reconstruction + clean picture -> PSNR and MS-SSIM; codec + Pair -> one row of results, on real bytes.
+"""Reconstruction + clean image -> PSNR and MS-SSIM; codec + Pair -> one row of results, from a file that is decoded.
 
-The one metric collection: validation, testing and the evaluation of standards all use it. Numbers are per image,
-on the 8-bit decoded picture, in float32; means over images are taken in `report` (and, for the progress of a
-run, by torchmetrics, over all ranks).
+Validation, tests and the evaluation of standard codecs all use these metrics. They are computed per image, in float32,
+on the decoded image rounded to 8 bits; rows are averaged in `results` only.
 """
 
 from __future__ import annotations
@@ -30,15 +29,15 @@ T = TypeVar("T")
 
 
 def eight_bit(x: Tensor) -> Tensor:
-    """[0, 1] -> the nearest 8-bit picture, still as floats in [0, 1]."""
+    """Clamp to [0, 1] and round to multiples of 1/255."""
     return (x.clamp(0, 1) * 255).round() / 255
 
 
 class Quality(MetricCollection):
     """PSNR (dB, RGB pooled within an image, then averaged over images) and MS-SSIM (Wang et al., 2003).
 
-    torchmetrics' default PSNR pools the squared error of all images: 16.98 instead of 26.99 dB on one probe.
-    ``ms_ssim``: False for pictures with a side under 176 pixels, where it is undefined.
+    The default PSNR of torchmetrics pools the squared error of all images instead: 16.98 dB for 26.99 dB on one probe.
+    ``ms_ssim``: False for images with a side below 176 pixels, where MS-SSIM is undefined.
     """
 
     def __init__(self, *, ms_ssim: bool = True) -> None:
@@ -49,16 +48,16 @@ class Quality(MetricCollection):
 
 
 def quality(x_hat: Float[Tensor, "1 3 h w"], clean: Float[Tensor, "1 3 h w"]) -> dict[str, float | None]:
-    """PSNR in dB and MS-SSIM of one picture rounded to 8 bits; MS-SSIM is None under 176 pixels."""
-    measured = Quality(ms_ssim=min(clean.shape[-2:]) >= SMALLEST).to(clean.device)
+    """``psnr`` (dB) and ``ms_ssim`` of one image rounded to 8 bits; MS-SSIM is None if a side is below 176 pixels."""
+    metrics = Quality(ms_ssim=min(clean.shape[-2:]) >= SMALLEST).to(clean.device)
     with full_float32():
-        # the clean one is rounded too: a GPU may divide by 255 to other last bits
-        values = measured(eight_bit(x_hat), eight_bit(clean))
+        # The clean image is rounded too, because a GPU's division by 255 may differ in the last bits.
+        values = metrics(eight_bit(x_hat), eight_bit(clean))
     return {name: float(values[name]) if name in values else None for name in ("psnr", "ms_ssim")}
 
 
 def of_input(pair: Pair) -> Row:
-    """The columns of a Pair of one that no codec changes: the noisy image against the clean one, and its size."""
+    """The columns of one image that do not depend on the codec: noise level, size, and the noisy image's quality."""
     height, width = pair.clean.shape[-2:]
     noisy = quality(pair.noisy, pair.clean)
     return Row(
@@ -71,74 +70,72 @@ def judge(
     codec: Compressor,
     pair: Pair,
     *,
-    handed: Pair | None = None,
-    handed_ms: float = 0.0,
-    known: Row | None = None,
-    asked: dict[str, float] | None = None,
+    denoised: Pair | None = None,
+    denoise_ms: float = 0.0,
+    input_row: Row | None = None,
+    settings: dict[str, float] | None = None,
 ) -> tuple[Row, Float[Tensor, "1 3 h w"]]:
-    """Compresses and decompresses the noisy image of a Pair of one: (its row, decoded image).
+    """Compress and decompress the noisy image of ``pair`` (one image) -> its row, the decoded image.
 
-    ``codec``: whatever has ``compress`` and ``decompress``, learned or standard. bpp counts the whole file.
-    ``handed``: the Pair that the codec is given where something before it, as a denoiser, made another of ``pair``;
-    ``handed_ms``: how long that took, which is part of encoding. ``known``: `of_input`, where it is at hand.
-    ``asked``: of a codec of any rate, by name (quality, strength).
+    ``denoised``: the Pair to code instead, after a denoiser that took ``denoise_ms`` milliseconds, which count as
+    encoding time; quality is still measured against ``pair``. ``input_row``: `of_input` of ``pair``, if it has been
+    computed already. ``settings``: encoder settings of an any-rate codec (quality, strength).
     """
     height, width = pair.clean.shape[-2:]
-    seen = pair if handed is None else handed
-    told = None if math.isnan(seen.sigma[0]) else float(seen.sigma[0])
-    if isinstance(codec, Codec) and codec.any_rate:
-        told = None  # it is judged as it is used, blind
-    data, enc_ms = timed(lambda: codec.compress(seen.noisy, sigma=told, **(asked or {})), seen.noisy)
+    coded = pair if denoised is None else denoised
+    # An any-rate codec is used without the noise level, so it is judged without.
+    unknown = math.isnan(coded.sigma[0]) or (isinstance(codec, Codec) and codec.any_rate)
+    sigma = None if unknown else float(coded.sigma[0])
+    data, enc_ms = timed(lambda: codec.compress(coded.noisy, sigma=sigma, **(settings or {})), coded.noisy)
     x_hat, dec_ms = timed(lambda: codec.decompress(data), pair.noisy)
     x_hat = x_hat.to(pair.clean.device)  # standard codecs decode on the CPU
     row = replace(
-        of_input(pair) if known is None else known,
+        input_row or of_input(pair),
         bpp=8 * len(data) / (height * width),
         **quality(x_hat, pair.clean),
-        enc_ms=round(handed_ms + enc_ms, 3),
+        enc_ms=round(denoise_ms + enc_ms, 3),
         dec_ms=round(dec_ms, 3),
         device=pair.noisy.device.type,
     )
-    return (_account(codec, seen, data).fill(row) if isinstance(codec, Codec) else row), x_hat
+    return (_bits(codec, coded, data).fill(row) if isinstance(codec, Codec) else row), x_hat
 
 
-def _account(codec: Codec, pair: Pair, data: bytes) -> Row:
-    """How a learned codec's file divides into parts, and what its forward pass estimates, in bits per pixel."""
+def _bits(codec: Codec, pair: Pair, data: bytes) -> Row:
+    """The parts of a learned codec's file and the estimate of its forward pass, in bits per pixel."""
     contents = unpack(data)
-    bits = 8 / (contents.height * contents.width)
+    bpp_per_byte = 8 / (contents.height * contents.width)
     header = header_bytes(contents)
     parts = {
-        f"bpp_{name}": bits * sum(len(tile.segments[place]) for tile in contents.tiles)
+        f"bpp_{name}": bpp_per_byte * sum(len(tile.segments[place]) for tile in contents.tiles)
         for place, name in enumerate(codec.segment_names)
-        if name in ("y", "z", "index")  # a codec from outside may code other tensors, which have no column
+        if name in ("y", "z", "index")  # a codec from elsewhere may code tensors that have no column
     }
-    pair, asked = _guided(codec, pair), _asked(contents.side.request)
-    if asked:
-        pair = replace(pair, sigma=pair.sigma.new_tensor([asked["sigma_hat"]]))
-    tensors = {name: pair.sigma.new_tensor([asked[name]]) for name in ("quality", "strength") if asked}
-    output = codec(pair.noisy, sigma=pair.sigma, bpp_noisy=pair.bpp_noisy, **tensors)
-    estimate = sum(float(rate) for rate in output.bpp(contents.height * contents.width).values())
+    pair, request = _with_guide_inputs(codec, pair), _request_columns(contents.side.request)
+    if request:
+        pair = replace(pair, sigma=pair.sigma.new_tensor([request["sigma_hat"]]))
+    settings = {name: pair.sigma.new_tensor([request[name]]) for name in ("quality", "strength") if request}
+    output = codec(pair.noisy, sigma=pair.sigma, bpp_noisy=pair.bpp_noisy, **settings)
     return Row(
-        bpp_payload=bits * (len(data) - header),
-        bpp_est=estimate,
-        bpp_header=bits * header,
+        bpp_payload=bpp_per_byte * (len(data) - header),
+        bpp_est=sum(float(rate) for rate in output.bpp(contents.height * contents.width).values()),
+        bpp_header=bpp_per_byte * header,
         h_hat=contents.side.h / H_UNIT if contents.side.h else None,
         tile=contents.tile,
         **parts,
-        **asked,
+        **request,
     )
 
 
-def _asked(request: Request | None) -> dict[str, float]:
-    """The columns that a file's request gives: of codecs of any rate, whose lmbda its quality says."""
+def _request_columns(request: Request | None) -> dict[str, float]:
+    """The columns that an any-rate file's header gives; lmbda follows from the quality."""
     if request is None:
         return {}
     quality, strength = request.quality / 10, request.strength / 100
     return {"quality": quality, "lmbda": lmbda_of(quality), "sigma_hat": request.noise / 16, "strength": strength}
 
 
-def _guided(codec: Codec, pair: Pair) -> Pair:
-    """The Pair with what the codec's guide, where it has one, measures itself when it is not told."""
+def _with_guide_inputs(codec: Codec, pair: Pair) -> Pair:
+    """``pair`` with the inputs of the codec's entropy guide, if it has one, measured as `Codec.compress` does."""
     lossless = getattr(getattr(codec, "guide", None), "lossless", None)
     if lossless is None:
         return pair
@@ -150,7 +147,7 @@ def _guided(codec: Codec, pair: Pair) -> Pair:
 
 
 def timed(work: Callable[[], T], like: Tensor) -> tuple[T, float]:
-    """The result of ``work`` and its wall time in ms, with the device of ``like`` synchronised around it."""
+    """The result of ``work`` and its wall time in ms, with the device of ``like`` synchronised before and after."""
 
     def synchronise() -> None:
         if like.device.type == "cuda":

@@ -46,7 +46,7 @@ class AnyRate(nn.Module):
         level = 255 * noise.square().flatten(1).mean(1).sqrt()
         unknown, one = torch.full_like(level, torch.nan), torch.ones_like(level)
         if not self.training:
-            return replace(pair, sigma=unknown, level=level, asked={"quality": 60 * one, "strength": one})
+            return replace(pair, sigma=unknown, level=level, settings={"quality": 60 * one, "strength": one})
         quality, at_end, high, partial, strength, blind = torch.rand(6, len(level), device=level.device)
         quality = 100 * torch.where(at_end < self.ends, (high < 0.5).float(), quality)
         strength = torch.where(partial < self.partial, strength, one)
@@ -54,14 +54,14 @@ class AnyRate(nn.Module):
         target = pair.clean + (1 - strength)[:, None, None, None] * noise
         return replace(
             pair, clean=target, sigma=torch.where(blind < self.blind, unknown, given), level=level,
-            asked={"quality": quality, "strength": strength},
+            settings={"quality": quality, "strength": strength},
         )  # fmt: skip
 
     def forward(self, output: Output, pair: Pair) -> Parts:
         parts, bpp, error = rate_and_distortion(output, pair)
-        lmbda = lmbda_of(pair.asked["quality"])
+        lmbda = lmbda_of(pair.settings["quality"])
         # noise that is kept is no error: what denoising leaves scales with the square of the strength
-        weight = 1 / (1 + lmbda * denoising_error(pair.level) * pair.asked["strength"] ** 2 / CODED)
+        weight = 1 / (1 + lmbda * denoising_error(pair.level) * pair.settings["strength"] ** 2 / CODED)
         octaves = F.smooth_l1_loss(torch.log2(1 + output.sigma_hat), torch.log2(1 + pair.level))
         loss = (weight * (bpp + lmbda * error)).mean() + self.estimate * octaves
         return {"loss": loss, "sigma_octaves": octaves.detach(), "weight": weight.mean().detach(), **parts}

@@ -69,7 +69,7 @@ class Task(L.LightningModule):
         """Sees every prepared training batch."""
 
     def predict(self, pair: Pair) -> Output:
-        return self.model(pair.noisy, sigma=pair.sigma, bpp_noisy=pair.bpp_noisy, **pair.asked)
+        return self.model(pair.noisy, sigma=pair.sigma, bpp_noisy=pair.bpp_noisy, **pair.settings)
 
     def training_step(self, pair: Pair, index: int) -> Tensor:
         # Quantisation noise is a function of (seed, sample number, rank): a resumed run draws what it would have drawn,
@@ -182,10 +182,10 @@ class CodecTask(Task):
         name, pair = batch
         dataset = self.test_set(dataloader_idx)
         with torch.autocast(self.device.type, enabled=False):
-            known = of_input(pair)
+            input_row = of_input(pair)
             if index == 0:  # warms up caches and kernels, so that the first row's times are like the others'
-                judge(self.model, pair, known=known, asked=self.tested_at[0])
-            judged = [judge(self.model, pair, known=known, asked=asked) for asked in self.tested_at]
+                judge(self.model, pair, input_row=input_row, settings=self.tested_at[0])
+            judged = [judge(self.model, pair, input_row=input_row, settings=settings) for settings in self.tested_at]
         self.rows += [replace(row, dataset=dataset, image=name) for row, _ in judged]
         row, x_hat = judged[len(judged) // 2]
         if index == 0:
