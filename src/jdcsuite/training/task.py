@@ -1,7 +1,7 @@
-"""Pairs -> optimiser steps, validation figures and test rows: the LightningModules.
+"""Pairs -> optimiser steps, validation metrics and test rows: the LightningModules.
 
-A task names no model, dataset or criterion: it asks the criterion what supervises, the model for an Output, the
-criterion for the loss, and, when testing, `metrics` for a row on real bytes.
+A task depends on no particular model, dataset or criterion: `criterion.prepare` gives input and target, the model an
+Output, the criterion the loss; a codec is tested on real files (`metrics.judge`).
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
+from jdcsuite import checks
 from jdcsuite.judging.metrics import Quality, eight_bit, judge, of_input, quality, timed
 from jdcsuite.models.clean_entropy import analytic_entropy
 from jdcsuite.types import Output, Pair, Row
 
 
 def halving(*, steps: int, warmup: int, every: float, lowest: float) -> Callable[[int], float]:
-    """Learning-rate factor at a step: linear warm-up, then halved every ``every`` share of the run, down to
-    ``lowest`` (FLLIC: every 4e4 of 1.6e5 steps, from 1e-4 to 1.25e-5)."""
+    """Learning-rate factor as a function of the step: linear ``warmup``, then halved whenever another fraction
+    ``every`` of all ``steps`` is done, down to ``lowest`` (FLLIC: every 4e4 of 1.6e5 steps, from 1e-4 to 1.25e-5)."""
 
     def factor(step: int) -> float:
         return min(1.0, (step + 1) / max(warmup, 1)) * max(0.5 ** math.floor(step / (every * steps)), lowest)
@@ -34,9 +35,9 @@ def halving(*, steps: int, warmup: int, every: float, lowest: float) -> Callable
 
 
 class Task(L.LightningModule):
-    """Training that all methods share. ``optimizer``: parameters -> optimiser; ``schedule``: step -> factor of its
-    learning rate. ``max_norm``: gradient clipping by global norm, 0 = none. ``seed``: of the run.
-    ``qualities``: 0 to 100, at which a codec of any rate is tested; None for codecs of one rate."""
+    """Training common to all methods. ``optimizer``: parameters -> optimiser; ``schedule``: step -> factor of the
+    learning rate. ``max_norm``: gradient clipping by global norm, 0 = none. ``qualities``: 0 to 100, where a codec of
+    any rate is tested; None for codecs of one rate."""
 
     def __init__(
         self,
@@ -50,30 +51,35 @@ class Task(L.LightningModule):
         qualities: list[float] | None = None,
     ) -> None:
         super().__init__()
+        if "lr" in optimizer.keywords:
+            checks.number("lr", optimizer.keywords["lr"], above=0)
+        checks.number("task.max_norm", max_norm, least=0)
+        for value in qualities or ():
+            checks.number("task.qualities", value, least=0, most=100)
         self.tested_at: list[dict[str, float]] = [{"quality": float(q)} for q in qualities or ()] or [{}]
         self.model, self.criterion = model, criterion
         self.optimizer, self.schedule, self.max_norm, self.seed = optimizer, schedule, max_norm, seed
-        self.first_of: Callable[[int], int] = lambda step: step  # step -> number of its first sample, as the data say
+        self.first_of: Callable[[int], int] = lambda step: step  # step -> its first sample
         self.val_loss = MeanMetric()
         self.rows: list[Row] = []
         self.pictures: dict[tuple[str, str], dict[str, Tensor]] = {}
-        # for the progress bar; of figures logged with prog_bar=True Lightning reads the values at every step
+        # for the progress bar: Lightning reads the value of a metric logged with prog_bar=True at every step
         self.shown: dict[str, Tensor] = {}
         self.register_buffer("skipped", torch.tensor(0))
         self.build()
 
     def build(self) -> None:
-        """Adds what a kind of task keeps beside the above."""
+        """Creates the state that a subclass adds."""
 
     def observe(self, pair: Pair) -> None:
-        """Sees every prepared training batch."""
+        """Called with every prepared training batch."""
 
     def predict(self, pair: Pair) -> Output:
         return self.model(pair.noisy, sigma=pair.sigma, bpp_noisy=pair.bpp_noisy, **pair.settings)
 
     def training_step(self, pair: Pair, index: int) -> Tensor:
-        # Quantisation noise is a function of (seed, sample number, rank): a resumed run draws what it would have drawn,
-        # one that starts from weights draws what they have not seen.
+        # Quantisation noise is a function of (seed, sample number, rank): resuming is exact, and a run that starts from
+        # weights does not repeat the noise they were trained with.
         number = self.first_of(self.global_step)
         torch.manual_seed(hash((self.seed, number, self.global_rank)) % 2**63)
         pair = self.criterion.prepare(pair)
@@ -85,7 +91,7 @@ class Task(L.LightningModule):
         return parts["loss"]
 
     def _logs(self) -> bool:
-        """Whether Lightning writes this step's figures; `log` costs as much when it does not."""
+        """Whether Lightning writes the metrics of this step; `log` is as slow when it does not."""
         return (self.global_step + 1) % self.trainer.log_every_n_steps == 0
 
     def configure_gradient_clipping(
@@ -94,37 +100,37 @@ class Task(L.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        # Nothing here waits for the device. Gradients are reduced by now, so every rank decides alike.
-        learning = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = nn.utils.clip_grad_norm_(learning, self.max_norm or math.inf)
+        # Never synchronises with the device. Gradients are already reduced, so all ranks decide alike.
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = nn.utils.clip_grad_norm_(parameters, self.max_norm or math.inf)
         bad = ~torch.isfinite(norm)
         self.skipped += bad
         if all(group.get("fused") for group in optimizer.param_groups):
-            # As GradScaler says it: a fused optimiser then leaves weights, moments and step count as they are.
+            # The flag of GradScaler: with it a fused optimiser changes neither weights, moments nor its step count.
             optimizer.found_inf = bad.float()
-        elif bad:  # any other has to be told from here, which waits; without gradients it does nothing
+        elif bad:  # synchronises; an optimiser does nothing without gradients
             optimizer.zero_grad(set_to_none=True)
         if self._logs():
             self.log("train/grad_norm", norm)
             self.log("train/skipped", self.skipped.float())
 
     def on_train_start(self) -> None:
-        # Fused kernels walk memory as it lies: moments that a checkpoint of another device holds in another order than
-        # their parameters would be mixed up, on a CPU without a word.
+        # Fused kernels ignore strides: moments from a checkpoint of another device, with another memory layout than
+        # their parameters, would be assigned to the wrong elements, on a CPU silently.
         for parameter, state in self.optimizers(use_pl_optimizer=False).state.items():
             for name, value in state.items():
                 if torch.is_tensor(value) and value.shape == parameter.shape and value.stride() != parameter.stride():
                     state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
     def parameter_groups(self) -> list[dict[str, object]]:
-        """One group for each ``lr_scale``: a module that has this attribute has its own parameters (not those of the
-        modules inside it) learn so many times faster than the rest."""
+        """One group for each value of ``lr_scale``: this attribute of a module multiplies the learning rate of its own
+        parameters, not of those of its submodules."""
         groups: dict[float, list[nn.Parameter]] = {}
         for module in self.modules():
             for parameter in module.parameters(recurse=False):
                 if parameter.requires_grad:
                     groups.setdefault(float(getattr(module, "lr_scale", 1.0)), []).append(parameter)
-        lr = self.optimizer.keywords.get("lr")  # an optimiser that sets its own rate has nothing to scale
+        lr = self.optimizer.keywords.get("lr")  # None: the optimiser sets its own rate
         rates = {scale: {} if lr is None else {"lr": scale * lr} for scale in groups}
         return [{"params": parameters, **rates[scale]} for scale, parameters in groups.items()]
 
@@ -137,7 +143,7 @@ class Task(L.LightningModule):
         self.val_loss.reset()
 
     def validation_step(self, batch: tuple[str, Pair], index: int) -> None:
-        # What is watched is the criterion itself, so a method that must not see clean pictures does not.
+        # val/loss is the criterion itself, so methods that must not look at clean images do not.
         _, pair = batch
         pair = self.criterion.prepare(pair)
         parts = self.criterion(self.predict(pair), pair)
@@ -152,7 +158,7 @@ class Task(L.LightningModule):
 
 
 class CodecTask(Task):
-    """A codec: validated by PSNR too, tested by compressing and decompressing each picture."""
+    """A codec: validation adds PSNR and rate, the test compresses and decompresses each image."""
 
     def build(self) -> None:
         self.val_quality = Quality(ms_ssim=False)
@@ -183,7 +189,7 @@ class CodecTask(Task):
         dataset = self.test_set(dataloader_idx)
         with torch.autocast(self.device.type, enabled=False):
             input_row = of_input(pair)
-            if index == 0:  # warms up caches and kernels, so that the first row's times are like the others'
+            if index == 0:  # warm-up of caches and kernels, so that the times of the first row are comparable
                 judge(self.model, pair, input_row=input_row, settings=self.tested_at[0])
             judged = [judge(self.model, pair, input_row=input_row, settings=settings) for settings in self.tested_at]
         self.rows += [replace(row, dataset=dataset, image=name) for row, _ in judged]
@@ -198,7 +204,7 @@ class CodecTask(Task):
 
 
 class DenoiserTask(Task):
-    """A denoiser: its rows have quality and time, and no rate."""
+    """A denoiser: rows have quality and time, but no rate."""
 
     def build(self) -> None:
         self.val_quality = Quality(ms_ssim=False)
@@ -226,10 +232,10 @@ class DenoiserTask(Task):
 
 
 class EstimatorTask(Task):
-    """A clean-entropy network: tested against the truth, beside the estimates that it has to beat."""
+    """A clean-entropy network: the test compares it and simpler estimates with the true entropy."""
 
     def build(self) -> None:
-        # count and sums of x, y, xx, xy over the training crops: the straight line truth ~ H(noisy)
+        # count and sums of x, y, xx, xy over the training crops, for the linear fit of the true entropy to H(noisy)
         self.register_buffer("sums", torch.zeros(5, dtype=torch.float64))
 
     def observe(self, pair: Pair) -> None:
