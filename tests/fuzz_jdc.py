@@ -27,13 +27,13 @@ import numpy as np
 import torch
 
 from jdcsuite.coding.codec import Codec
-from jdcsuite.coding.container import Contents, Side, Tile, boxes, pack, unpack
+from jdcsuite.coding.container import Contents, pack, unpack
 from jdcsuite.files import compression
 from jdcsuite.models.flagship import Flagship
 from jdcsuite.models.fllic import FLLIC
 from jdcsuite.models.manypriors import ManyPriors
 from jdcsuite.models.testolina import Testolina
-from jdcsuite.types import CorruptFile
+from jdcsuite.types import CorruptFile, Side
 
 SECONDS, MEBIBYTES = 1.0, 100
 KINDS = ("changed", "cut", "extended", "random", "forged bytes", "forged fields", "forged segments")
@@ -178,8 +178,8 @@ def _field(it: Contents, random: np.random.Generator) -> Contents:
             it = replace(it, same_machine=not it.same_machine, metadata={})
         case _:
             it = replace(it, height=it.width, width=it.height)
-    places = boxes(it.height, it.width, it.tile) if it.height * it.width < 10**7 else [()]
-    return replace(it, tiles=[it.tiles[i % len(it.tiles)] for i in range(len(places))])
+    count = len(it.boxes) if it.height * it.width < 10**7 else 1
+    return replace(it, tiles=[it.tiles[i % len(it.tiles)] for i in range(count)])
 
 
 def _side(side: Side, random: np.random.Generator) -> Side:
@@ -213,12 +213,12 @@ def _segment(it: Contents, random: np.random.Generator) -> Contents:
             segments[i], segments[j] = segments[j], segments[i]
         case 7:
             segments = segments[:-1] if len(segments) > 1 and random.random() < 0.5 else [*segments, b"x"]
-            return replace(it, tiles=[Tile(t.checksum, (t.segments * 2)[: len(segments)]) for t in tiles])
+            return replace(it, tiles=[replace(t, segments=(t.segments * 2)[: len(segments)]) for t in tiles])
         case _:
             m = int(random.integers(len(tiles)))
             tiles[n], tiles[m] = tiles[m], tiles[n]
             return replace(it, tiles=tiles)
-    tiles[n] = Tile(tiles[n].checksum, segments)
+    tiles[n] = replace(tiles[n], segments=segments)
     return replace(it, tiles=tiles)
 
 

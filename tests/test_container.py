@@ -15,17 +15,18 @@ from jdcsuite.coding.container import (
     MAX_METADATA,
     PIXELS_PER_BYTE,
     Contents,
-    Request,
-    Side,
     Tile,
-    boxes,
     header_bytes,
     pack,
     unpack,
 )
-from jdcsuite.types import CorruptFile
+from jdcsuite.coding.tiling import boxes
+from jdcsuite.types import CorruptFile, Request, Side
 
 WORDS = st.integers(0, 2**32 - 1)
+REQUESTS = st.builds(
+    Request, quality=st.integers(0, 1000), noise=st.integers(0, 2**16 - 1), strength=st.integers(0, 100)
+)
 
 
 @st.composite
@@ -37,7 +38,10 @@ def contents(draw) -> Contents:
     count = draw(st.integers(1, 16) | st.just(3))
     places = boxes(height, width, tile)
     drawn = draw(
-        st.lists(st.builds(Tile, WORDS, st.lists(st.binary(max_size=9), min_size=count, max_size=count)), min_size=1)
+        st.lists(
+            st.builds(Tile, checksum=WORDS, segments=st.lists(st.binary(max_size=9), min_size=count, max_size=count)),
+            min_size=1,
+        )
     )
     return Contents(
         model_id=draw(st.binary(min_size=8, max_size=8)),
@@ -46,10 +50,7 @@ def contents(draw) -> Contents:
         bit_depth=draw(st.sampled_from([8, 16])),
         colour=draw(st.sampled_from([0, 1])),
         tile=tile,
-        side=Side(
-            draw(st.integers(0, 2**16 - 1)),
-            draw(st.none() | st.builds(Request, st.integers(0, 1000), st.integers(0, 2**16 - 1), st.integers(0, 100))),
-        ),
+        side=Side(h=draw(st.integers(0, 2**16 - 1)), request=draw(st.none() | REQUESTS)),
         metadata=draw(st.dictionaries(st.sampled_from(["icc", "exif"]), st.binary(min_size=1, max_size=20))),
         same_machine=draw(st.booleans()),
         tiles=[drawn[i % len(drawn)] for i in range(len(places))],
@@ -57,7 +58,16 @@ def contents(draw) -> Contents:
 
 
 SMALL = Contents(
-    b"weights!", 3, 5, 8, 1, 64, Side(700), {"icc": b"profile"}, True, [Tile(99, [b"abc", b"", b"\x00\xff"])]
+    model_id=b"weights!",
+    height=3,
+    width=5,
+    bit_depth=8,
+    colour=1,
+    tile=64,
+    side=Side(h=700),
+    metadata={"icc": b"profile"},
+    same_machine=True,
+    tiles=[Tile(checksum=99, segments=[b"abc", b"", b"\x00\xff"])],
 )
 SMALL_FILE = pack(SMALL)
 
@@ -186,7 +196,9 @@ def test_a_short_file_cannot_ask_for_a_large_picture(tile):
 
 
 def test_a_tile_that_codes_to_next_to_nothing_is_filled_up():
-    flat = replace(SMALL, height=1000, width=64 * 64, tile=0, metadata={}, tiles=[Tile(1, [b"ab", b"c"])])
+    flat = replace(
+        SMALL, height=1000, width=64 * 64, tile=0, metadata={}, tiles=[Tile(checksum=1, segments=[b"ab", b"c"])]
+    )
     data = pack(flat)
     assert unpack(data) == flat
     assert len(data) == 31 + 4 * 3 + 1000 * 64 * 64 // PIXELS_PER_BYTE + 4 == header_bytes(flat) + 3
@@ -208,8 +220,8 @@ def test_a_picture_outside_the_format_is_not_packed(size):
 
 def test_the_largest_picture_and_the_most_segments_are_packed():
     for height, width, tile in ((2**15, 2**15, 4096), (2**20, 1, 0), (4096, 4096, 0)):
-        tiles = [Tile(0, [b""] * 16)] * len(boxes(height, width, tile))
-        it = replace(SMALL, height=height, width=width, tile=tile, side=Side(2**16 - 1), tiles=tiles)
+        tiles = [Tile(checksum=0, segments=[b""] * 16)] * len(boxes(height, width, tile))
+        it = replace(SMALL, height=height, width=width, tile=tile, side=Side(h=2**16 - 1), tiles=tiles)
         assert unpack(pack(it)) == it
     largest = replace(SMALL, metadata={"icc": b"x" * (MAX_METADATA - 1), "exif": b"y"})
     assert unpack(pack(largest)) == largest
@@ -218,10 +230,10 @@ def test_the_largest_picture_and_the_most_segments_are_packed():
 @pytest.mark.parametrize(
     "change",
     [
-        {"model_id": b"short"}, {"tiles": []}, {"tiles": SMALL.tiles * 2}, {"tiles": [Tile(0, [])]},
-        {"tiles": [Tile(0, [b""] * 17)]}, {"metadata": {"xmp": b"x"}}, {"metadata": {"icc": b""}},
+        {"model_id": b"short"}, {"tiles": []}, {"tiles": SMALL.tiles * 2}, {"tiles": [Tile(checksum=0, segments=[])]},
+        {"tiles": [Tile(checksum=0, segments=[b""] * 17)]}, {"metadata": {"xmp": b"x"}}, {"metadata": {"icc": b""}},
         {"metadata": {"icc": b"x" * MAX_METADATA, "exif": b"y"}}, {"bit_depth": 12}, {"colour": 2}, {"tile": 100},
-        {"height": 65, "tiles": [Tile(0, [b""]), Tile(0, [b"", b""])]},
+        {"height": 65, "tiles": [Tile(checksum=0, segments=[b""] * n) for n in (1, 2)]},
     ],
 )  # fmt: skip
 def test_contents_outside_the_format_are_not_packed(change):

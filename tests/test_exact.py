@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jdcsuite.coding.codec import Codec
-from jdcsuite.coding.container import Request, Side, unpack
+from jdcsuite.coding.container import unpack
 from jdcsuite.entropy.exact import (
     INPUT,
     LARGEST,
@@ -32,6 +32,7 @@ from jdcsuite.models.flagship import Flagship
 from jdcsuite.models.fllic import FLLIC
 from jdcsuite.models.manypriors import ManyPriors
 from jdcsuite.models.testolina import Testolina
+from jdcsuite.types import Request, Side
 
 # the same cases on both devices; experiments/exact_file has what a GPU did
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is visible")
@@ -318,7 +319,7 @@ BUILDERS = {
     "Testolina": partial(drop_in, partial(Testolina, **SMALL)),
 }
 H = 700
-SIDE = Side(H, Request(437, 163, 70))  # the request is of codecs of any rate alone
+SIDE = Side(h=H, request=Request(quality=437, noise=163, strength=70))  # the request is of codecs of any rate alone
 
 
 @pytest.fixture(scope="module", params=BUILDERS)
@@ -409,7 +410,7 @@ def many_priors(index_cost: str = "adaptive") -> ManyPriors:
 def test_many_priors_have_no_network_between_bits_and_symbols(index_cost):
     net, y = many_priors(index_cost), latents(24, 12, spread=6.0)
     y.view(-1)[5], y.view(-1)[77] = 2.0**22, -3e5
-    assert net.between == () and net.exact
+    assert net.prior_networks == () and net.exact
     assert not unpack(net.compress(torch.rand(1, 3, 40, 40))).same_machine
     # the choice of priors is a sum of floats
     same_under_every_pair_of_conditions(net, y, step=1.0, on_every_device=False)

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from jdcsuite.coding.conditions import bend, conditions_of, denoising_error, lmbda_of, of_request
-from jdcsuite.coding.container import Request, pack, unpack
+from jdcsuite.coding.conditions import bend, conditions_of, denoising_error, lmbda_of, request_conditions
+from jdcsuite.coding.container import pack, unpack
 from jdcsuite.judging import metrics
 from jdcsuite.models.flagship import BLOCK, Flagship, dct_kernels
 from jdcsuite.models.fllic import FLLIC
 from jdcsuite.training.any_rate import AnyRate
-from jdcsuite.types import CorruptFile, Pair, UserError
+from jdcsuite.types import CorruptFile, Pair, Request, UserError
 
 TINY = {"widths": [8, 8], "blocks": [1, 1], "num_latents": 24, "prior_width": 8, "embedding": 8}
 
@@ -72,7 +72,7 @@ def test_training_is_conditioned_on_what_a_file_holds(quality: float, noise: flo
         **{n: torch.tensor([v], dtype=torch.float64)
            for n, v in (("quality", quality), ("noise", noise), ("strength", strength))}
     )  # fmt: skip
-    assert torch.equal(asked, of_request(request)) and asked.min() >= 0 and asked.max() <= 2.01
+    assert torch.equal(asked, request_conditions(request)) and asked.min() >= 0 and asked.max() <= 2.01
 
 
 def test_what_is_outside_the_format_is_no_request() -> None:
@@ -104,7 +104,7 @@ def test_a_network_of_all_latents_begins_as_a_lossless_transform() -> None:
             last.weight.zero_()
         x = picture(64, 96, noise=20)
         for quality in (0.0, 60.0, 100.0):
-            asked = of_request(Request.of(quality=quality, noise=3.0, strength=1.0)).float()
+            asked = request_conditions(Request.of(quality=quality, noise=3.0, strength=1.0)).float()
             torch.testing.assert_close(net.synthesise(net.analyse(x, asked), asked), x, atol=2e-5, rtol=0)
 
 
@@ -112,7 +112,8 @@ def test_the_first_gain_is_the_step_that_the_rate_asks_for() -> None:
     net, x = tiny(), picture(64, 64)
     with torch.no_grad():
         low, high = (
-            net.analyse(x, of_request(Request.of(quality=q, noise=0.0, strength=1.0)).float()) for q in (40.0, 60.0)
+            net.analyse(x, request_conditions(Request.of(quality=q, noise=0.0, strength=1.0)).float())
+            for q in (40.0, 60.0)
         )
     torch.testing.assert_close(high, 2 * low)  # lmbda is 4 times as large
 
@@ -126,10 +127,10 @@ def test_the_networks_hear_quality_noise_and_strength() -> None:
         for gain in (net.gain_a, net.gain_s):
             torch.nn.init.normal_(gain.weight)
         usual = {"quality": 50.0, "noise": 10.0, "strength": 1.0}
-        first = of_request(Request.of(**usual)).float()
+        first = request_conditions(Request.of(**usual)).float()
         y = net.analyse(x, first)
         for change in ({"quality": 60.0}, {"noise": 30.0}, {"strength": 0.2}):
-            other = of_request(Request.of(**usual | change)).float()
+            other = request_conditions(Request.of(**usual | change)).float()
             assert not torch.allclose(net.analyse(x, other), y)
             assert not torch.allclose(net.synthesise(y, other), net.synthesise(y, first))
             for a, b in zip(*(net._entropy_parameters(torch.ones(1, 8, 1, 1), c) for c in (first, other)), strict=True):
@@ -143,7 +144,7 @@ def test_the_networks_hear_quality_noise_and_strength() -> None:
 def test_a_file_says_what_was_asked_and_decodes_to_forward_s_picture(size: tuple[int, int]) -> None:
     net, x = tiny(), picture(*size, noise=10)
     data = net.compress(x, quality=73.26, sigma=7.03, strength=0.505)
-    assert unpack(data).side.request == Request(733, 112, 50) and data[3] == 3
+    assert unpack(data).side.request == Request(quality=733, noise=112, strength=50) and data[3] == 3
     with torch.no_grad():
         asked = {"quality": torch.tensor([73.3]), "strength": torch.tensor([0.5])}
         expected = net(x, sigma=torch.tensor([7.0]), **asked).x_hat.clamp(0, 1)
@@ -180,7 +181,8 @@ def test_a_changed_request_is_noticed() -> None:
 
     net = tiny()
     contents = unpack(net.compress(picture(64, 64), quality=50.0, sigma=5.0))
-    for request in (Request(510, 80, 100), Request(500, 81, 100), Request(500, 80, 99), None):
+    for change in ({"quality": 510}, {"noise": 81}, {"strength": 99}, None):
+        request = None if change is None else replace(contents.side.request, **change)
         forged = pack(replace(contents, side=replace(contents.side, request=request)))
         with pytest.raises(CorruptFile):
             net.decompress(forged)
@@ -304,7 +306,7 @@ def test_a_widened_network_keeps_its_symbols_and_gains_coefficients() -> None:
     new.update()
     assert config["num_latents"] == 40 and new.num_latents == 40
     x = picture(128, 64, noise=12)
-    asked = of_request(Request.of(quality=80.0, noise=12.0, strength=1.0)).float()
+    asked = request_conditions(Request.of(quality=80.0, noise=12.0, strength=1.0)).float()
     kept = [*range(12), *range(20, 32)]
     before, after = (net._relaxed(net.analyse(x, asked), asked)[0] for net in (old, new))
     torch.testing.assert_close(after[:, kept], before, atol=1e-4, rtol=1e-4)

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from jdcsuite.coding import codec
-from jdcsuite.coding.codec import Codec
+from jdcsuite.coding import transform
 from jdcsuite.coding.container import unpack
+from jdcsuite.coding.tiling import Box
+from jdcsuite.coding.transform import TransformCodec
 from jdcsuite.models import layers
 from jdcsuite.models.flagship import Block, Flagship
 from jdcsuite.models.fllic import FLLIC
@@ -114,7 +115,7 @@ def flagship() -> Flagship:
 CODECS = [fllic, many_priors, flagship]
 
 
-def ready(make: Callable[[], Codec]) -> Codec:
+def ready(make: Callable[[], TransformCodec]) -> TransformCodec:
     torch.manual_seed(3)
     net = make().eval()
     net.update()
@@ -135,14 +136,14 @@ def test_files_and_pictures_do_not_depend_on_the_layout(make, tile, monkeypatch)
     net, x = ready(make), picture(180, 300)
     tile = tile if tile >= net.margin else 0
     files, pictures, latents = {}, {}, {}
-    plain = codec.laid_out_for_coding
+    plain = transform.laid_out_for_coding
     forms = {"channels-last": plain, "contiguous": lambda given: given}
     for form, laid_out in forms.items():
-        monkeypatch.setattr(codec, "laid_out_for_coding", laid_out)
+        monkeypatch.setattr(transform, "laid_out_for_coding", laid_out)
         files[form] = net.compress(x, tile=tile)
-        latents[form] = net._latents(x, (0, 0, 180, 300), side=unpack(files[form]).side)
+        latents[form] = net._latents(x, Box(0, 0, 180, 300), side=unpack(files[form]).side)
     for (form, laid_out), written in itertools.product(forms.items(), files):
-        monkeypatch.setattr(codec, "laid_out_for_coding", laid_out)
+        monkeypatch.setattr(transform, "laid_out_for_coding", laid_out)
         pictures[form, written] = net.decompress(files[written])
     assert latents["channels-last"].is_contiguous()
     torch.testing.assert_close(*latents.values(), rtol=1e-4, atol=1e-3)

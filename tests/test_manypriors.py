@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from jdcsuite.artifacts import weights
-from jdcsuite.coding.container import Side, header_bytes, pack, unpack
+from jdcsuite.coding.container import header_bytes, pack, unpack
 from jdcsuite.data.noise import to_tensor
 from jdcsuite.entropy import competition, naive
 from jdcsuite.entropy.coder import LARGEST, Encoder
@@ -21,7 +21,7 @@ from jdcsuite.imaging.read import embedded
 from jdcsuite.models import haar
 from jdcsuite.models.fllic import FLLIC
 from jdcsuite.models.manypriors import ManyPriors
-from jdcsuite.types import CorruptFile, UserError
+from jdcsuite.types import CorruptFile, Side, UserError
 
 TINY = {"num_channels": 8, "num_latents": 12, "num_priors": 6, "latent_gain": 1.0}
 

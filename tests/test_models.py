@@ -11,7 +11,7 @@ import torch
 from scipy import integrate
 from torch import Tensor
 
-from jdcsuite.coding.container import Side, header_bytes, pack, unpack
+from jdcsuite.coding.container import header_bytes, pack, unpack
 from jdcsuite.data.draw import Draw
 from jdcsuite.data.noise import GaussianNoise, estimate_sigma, to_bytes, to_tensor
 from jdcsuite.entropy.quantize import compand
@@ -21,7 +21,7 @@ from jdcsuite.models import haar
 from jdcsuite.models.clean_entropy import CleanEntropy, analytic_entropy
 from jdcsuite.models.fllic import FLLIC
 from jdcsuite.models.layers import DepthConv, Float32, ResidualDown, ResidualUp, conv1x1, subpixel
-from jdcsuite.types import CorruptFile, UserError
+from jdcsuite.types import CorruptFile, Side, UserError
 
 TINY = {"widths": [8, 8, 16], "num_latents": 32, "prior_width": 8}
 SIZES = [(1, 1), (1, 150), (63, 65), (64, 64), (130, 67)]
@@ -224,7 +224,7 @@ def test_segments_that_no_encoder_wrote_are_refused_whatever_their_checksums_say
             trained.decompress(pack(replace(contents, tiles=[replace(tile, segments=segments)])))
     with pytest.raises(CorruptFile, match="not those that were written"):
         trained.decompress(pack(replace(contents, tiles=[replace(tile, checksum=tile.checksum ^ 1)])))
-    for changes in ({"height": 65}, {"height": 128, "width": 128}, {"side": Side(4000)}):
+    for changes in ({"height": 65}, {"height": 128, "width": 128}, {"side": Side(h=4000)}):
         with pytest.raises(CorruptFile):
             trained.decompress(pack(replace(contents, **changes)))
 
@@ -633,8 +633,8 @@ def test_the_guide_is_sent_and_the_decoder_never_computes_it(guided, size, monke
 def test_sigma_is_estimated_where_it_is_not_given(guided):
     x = picture(96, 96)
     with torch.no_grad():
-        assert guided.guide_bpp(x, sigma=None) == guided.guide_bpp(x, sigma=estimate_sigma(x[0]))
-        assert guided.guide_bpp(x, sigma=None) != guided.guide_bpp(x, sigma=60.0)
+        blind, informed, wrong = (guided.header(x, sigma=s).side.h for s in (None, estimate_sigma(x[0]), 60.0))
+    assert blind == informed != wrong
 
 
 def test_the_guide_reaches_scales_means_and_steps(guided):

@@ -453,7 +453,7 @@ def test_no_estimate_is_beyond_what_a_picture_can_hold(tmp_path, level):
         last.bias.copy_(torch.tensor([level, 0.0]))
     model.update()
     for tile in (0, 64):
-        assert model.requested(photo(150, 170), tile=tile).noise / 16 == pytest.approx(255)
+        assert model.header(photo(150, 170), tile=tile).side.request.noise / 16 == pytest.approx(255)
     assert unpack(model.compress(photo(20, 30))).side.request.noise == 16 * 255
 
 

@@ -14,7 +14,8 @@ from skimage.data import coffee
 from test_models import picture, psnr, tiny
 from torch import Tensor
 
-from jdcsuite.coding.container import GREY, boxes, pack, unpack
+from jdcsuite.coding.container import GREY, pack, unpack
+from jdcsuite.coding.tiling import boxes
 from jdcsuite.entropy.coder import Decoder, Encoder
 from jdcsuite.files import compression
 from jdcsuite.models import haar

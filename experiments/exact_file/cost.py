@@ -31,7 +31,7 @@ def in_float32(module: nn.Module) -> Callable[[Tensor], Tensor]:
 def main(weights_file: str, folder: str, sigma: float) -> None:
     codec, plain = weights.load(weights_file), weights.load(weights_file)
     assert isinstance(codec, Codec) and isinstance(plain, Codec)
-    for name in plain.between:
+    for name in plain.prior_networks:
         part = plain.get_submodule(name)
         part.forward = in_float32(part)
     pictures = Pictures(

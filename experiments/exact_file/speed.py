@@ -66,7 +66,7 @@ def outside(model: Codec, turn: Turn, clock: Clock) -> float:
     transforms = {name: getattr(model, name) for name in ("analyse", "synthesise")}
     for name, work in transforms.items():
         setattr(model, name, clocked(work))
-    prior = [model.get_submodule(name) for name in (*model.between, "h_a")]
+    prior = [model.get_submodule(name) for name in (*model.prior_networks, "h_a")]
     for part in prior:
         part.forward = clocked(part.forward)
     try:

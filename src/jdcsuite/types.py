@@ -7,6 +7,7 @@ Letters: ``b`` images of a batch, ``h w`` height and width in pixels, ``c`` chan
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Protocol, runtime_checkable
 
@@ -21,6 +22,44 @@ class UserError(Exception):
 
 class CorruptFile(Exception):
     """The bytes are not a whole `.jdc` file, or not one that these weights wrote; the text says which."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a codec of any rate was asked for, in the integer units of a `.jdc` file.
+
+    ``quality``: 0 to 1000, tenths of 0 (smallest file) to 100. ``noise``: standard deviation of the noise in 1/16 of an
+    8-bit grey level, 0 to 65535. ``strength``: per cent of the noise that is removed, 0 to 100.
+    """
+
+    quality: int
+    noise: int
+    strength: int
+
+    @classmethod
+    def of(cls, *, quality: float, noise: float, strength: float) -> Request:
+        """Rounds ``quality`` 0 to 100, ``noise`` in grey levels (clipped to the largest value of the file) and
+        ``strength`` 0 to 1. ValueError: a value out of range."""
+        if not (0 <= quality <= 100 and 0 <= noise < math.inf and 0 <= strength <= 1):
+            raise ValueError(f"quality {quality}, noise {noise} or strength {strength} is outside the format's limits")
+        return cls(quality=round(10 * quality), noise=min(round(16 * noise), 2**16 - 1), strength=round(100 * strength))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """Side information: what the header of a file tells the decoder about the whole image.
+
+    ``h``: entropy guide in 1/256 bit per pixel, 0 = none. ``request``: of codecs of any rate; None for one rate.
+    """
+
+    h: int = 0
+    request: Request | None = None
+
+    @property
+    def integers(self) -> tuple[int, ...]:
+        """All fields as integers, in the order of the tile checksum."""
+        request = self.request
+        return (self.h,) if request is None else (self.h, request.quality, request.noise, request.strength)
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,8 @@ def main() -> None:
 def make(folder: Path, target: str, shape: dict[str, object]) -> None:
     torch.manual_seed(0)
     codec = instantiate({"_target_": target, **shape}, _convert_="all").eval()
-    for part in (*codec.between, *AT_ZERO.get(folder.name, ())):  # as after training: nothing near the start's zeros
+    # as after training: nothing near the start's zeros
+    for part in (*codec.prior_networks, *AT_ZERO.get(folder.name, ())):
         for parameter in codec.get_submodule(part).parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
     for name, buffer in codec.named_buffers():

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from jdcsuite.coding.container import Request
 from jdcsuite.entropy.quantize import compand
+from jdcsuite.types import Request
 
 OCTAVES = 6.0  # of 1 + noise, on which conditions are about 0 to 1
 # Mean squared error that a denoiser leaves at noise sigma, about: fitted to BM3D on Kodak24 at sigma 5 to 20 (40.21,
@@ -50,7 +50,7 @@ def conditions_of(
     return torch.stack([quality / 1000, compand(noise / 16) / OCTAVES, strength / 100], 1)
 
 
-def of_request(request: Request) -> Float[Tensor, "1 3"]:
+def request_conditions(request: Request) -> Float[Tensor, "1 3"]:
     """A file's header as float64."""
     quality, noise, strength = (
         torch.tensor([value / unit], dtype=torch.float64)

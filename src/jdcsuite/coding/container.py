@@ -1,7 +1,7 @@
-"""Coded tiles + what a decoder must know of the picture <-> one self-contained byte string, the `.jdc` file.
+"""Coded tiles and what a decoder must know about the image <-> one self-contained byte string, the `.jdc` file.
 
-Little-endian; `docs/format.md` describes every field. The layout is canonical: a file that opens packs to the very
-bytes that it was. How much memory a file can ask for follows from its length alone (see ``PIXELS_PER_BYTE``).
+Integers are little-endian; `docs/format.md` specifies every field. The layout is canonical: a file that opens packs to
+the same bytes again. The length of a file bounds the memory that decoding it can take (see ``PIXELS_PER_BYTE``).
 """
 
 from __future__ import annotations
@@ -9,21 +9,22 @@ from __future__ import annotations
 import math
 import struct
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from jdcsuite.types import CorruptFile
+from jdcsuite.coding.tiling import Box, boxes
+from jdcsuite.types import CorruptFile, Request, Side
 
 MAGIC, VERSION = b"JDC", 3
-PLAIN = 2  # version of the files of codecs that serve one rate, which have no request; version 1 was never released
+PLAIN = 2  # version written by codecs of one rate, which have no request; version 1 was never released
 RGB, GREY = 0, 1
-H_UNIT = 256  # the entropy guide is sent in units of 1/256 bpp
-SAME_MACHINE = 1  # the one flag
+H_UNIT = 256  # the entropy guide is stored in 1/256 bpp
+SAME_MACHINE = 1  # the only flag
 METADATA = {"icc": 1, "exif": 2}
 MAX_SIDE, MAX_PIXELS, MAX_SEGMENTS, MAX_METADATA = 1 << 20, 1 << 30, 16, 16 << 20
 TILE_STEP, MAX_TILE = 64, 4096
 
-# A tile holds at least a byte for every 64 x 64 pixels begun (0.002 bpp): zeros fill up the few flat tiles that code
-# to less. Without this a hundred bytes with the right checksums could ask for a gigapixel.
+# A tile holds at least one byte per 4096 pixels (0.002 bpp), padded with zeros where a flat tile codes to less. Without
+# this bound a hundred bytes with valid checksums could claim a gigapixel.
 PIXELS_PER_BYTE = 64 * 64
 
 _FIXED = struct.Struct("<3sBB8sIIBBIHBB")
@@ -31,55 +32,23 @@ _REQUEST = struct.Struct("<HHB")
 _ENTRY, _WORD = struct.Struct("<BI"), struct.Struct("<I")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Tile:
-    """``checksum``: CRC-32 of the tile's symbols as int32, little-endian. ``segments``: the codec's byte strings."""
+    """``checksum``: see `coding.codec.tile_checksum`. ``segments``: the byte strings that the codec wrote."""
 
     checksum: int
     segments: list[bytes]
 
 
-@dataclass(frozen=True)
-class Request:
-    """What a codec of any rate and noise was asked for, in the units of the file.
-
-    ``quality``: 0 to 1000, tenths of 0 (smallest file) to 100. ``noise``: standard deviation of the noise in 1/16 of an
-    8-bit grey level, 0 to 65535. ``strength``: 0 (the noise is kept) to 100 (removed), per cent."""
-
-    quality: int
-    noise: int
-    strength: int
-
-    @classmethod
-    def of(cls, *, quality: float, noise: float, strength: float) -> Request:
-        """``quality`` 0 to 100, ``noise`` in grey levels, ``strength`` 0 to 1; rounded, the noise clipped to what the
-        file holds. ValueError outside the ranges."""
-        if not (0 <= quality <= 100 and 0 <= noise < math.inf and 0 <= strength <= 1):
-            raise ValueError(f"quality {quality}, noise {noise} or strength {strength} is outside the format's limits")
-        return cls(round(10 * quality), min(round(16 * noise), 2**16 - 1), round(100 * strength))
-
-
-@dataclass(frozen=True)
-class Side:
-    """What a decoder knows of the whole picture before its symbols: ``h``, the entropy guide in units of 1/256 bpp (0:
-    none), and ``request``, of codecs that serve any rate (None: of one)."""
-
-    h: int = 0
-    request: Request | None = None
-
-    @property
-    def words(self) -> tuple[int, ...]:
-        """All of it as integers."""
-        it = self.request
-        return (self.h,) if it is None else (self.h, it.quality, it.noise, it.strength)
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Contents:
-    """``model_id``: 8 bytes. ``bit_depth``: 8 or 16, of source and decoded picture. ``colour``: RGB or GREY (coded as
-    RGB, reduced to one channel on output). ``tile``: side in pixels, 0 = one tile. ``metadata``: "icc", "exif" ->
-    bytes. ``same_machine``: what lies between bits and symbols is floating point. ``tiles``: in raster order, all with
-    as many segments."""
+    """All fields of a `.jdc` file.
+
+    ``model_id``: 8 bytes that name the weights. ``bit_depth``: 8 or 16, of the source and of the decoded image.
+    ``colour``: RGB, or GREY (coded as RGB, reduced to one channel on output). ``tile``: side in pixels, 0 = one tile.
+    ``metadata``: "icc", "exif" -> bytes. ``same_machine``: floating-point arithmetic decides the symbols, so another
+    machine may fail to decode them. ``tiles``: in raster order, all with the same number of segments.
+    """
 
     model_id: bytes
     height: int
@@ -87,73 +56,65 @@ class Contents:
     bit_depth: int
     colour: int
     tile: int
-    side: Side = Side()
+    side: Side = field(default_factory=Side)
     metadata: dict[str, bytes] = field(default_factory=dict)
     same_machine: bool = False
     tiles: list[Tile] = field(default_factory=list)
 
+    @property
+    def boxes(self) -> list[Box]:
+        return boxes(self.height, self.width, self.tile)
 
-def boxes(height: int, width: int, tile: int) -> list[tuple[int, int, int, int]]:
-    """(top, left, height, width) of every tile in raster order; those at the right and bottom may be smaller."""
-    if not tile:
-        return [(0, 0, height, width)]
-    return [
-        (top, left, min(tile, height - top), min(tile, width - left))
-        for top in range(0, height, tile)
-        for left in range(0, width, tile)
-    ]
+
+def min_payload(box: Box) -> int:
+    """Bytes that the segments and the filling of a tile take at least."""
+    return math.ceil(box.area / PIXELS_PER_BYTE)
 
 
 def header_bytes(contents: Contents) -> int:
-    """Bytes of the file that are not the codec's segments: metadata and filling among them."""
+    """Bytes of a file that are not segments: fields, metadata and filling."""
     segments = len(contents.tiles[0].segments) if contents.tiles else 0
-    around = zip(boxes(contents.height, contents.width, contents.tile), contents.tiles, strict=True)
-    filling = sum(_filling(box, sum(map(len, tile.segments))) for box, tile in around)
-    request, metadata = contents.side.request, contents.metadata
-    return frame_bytes(tiles=len(contents.tiles), segments=segments, request=request, metadata=metadata) + filling
+    tiles = zip(contents.boxes, contents.tiles, strict=True)
+    return frame_bytes(contents, segments=segments) + sum(_filling(box, tile) for box, tile in tiles)
 
 
-def frame_bytes(*, tiles: int, segments: int, request: Request | None, metadata: dict[str, bytes]) -> int:
-    """Bytes of a file around its segments and filling."""
-    entries = sum(_ENTRY.size + len(value) for value in metadata.values())
-    fixed = _FIXED.size + (0 if request is None else _REQUEST.size)
-    return fixed + entries + tiles * _WORD.size * (1 + segments) + _WORD.size
+def frame_bytes(contents: Contents, *, segments: int) -> int:
+    """`header_bytes` without the filling; ``contents`` needs no tiles yet. ``segments``: of each tile."""
+    entries = sum(_ENTRY.size + len(value) for value in contents.metadata.values())
+    fixed = _FIXED.size + (0 if contents.side.request is None else _REQUEST.size)
+    return fixed + entries + len(contents.boxes) * _WORD.size * (1 + segments) + _WORD.size
 
 
 def pack(contents: Contents) -> bytes:
-    """ValueError for contents outside the format: sizes, numbers of tiles and segments, kinds of metadata."""
+    """ValueError: contents outside the format (sizes, numbers of tiles and segments, kinds of metadata)."""
     it = contents
     counts = {len(tile.segments) for tile in it.tiles}
     if len(it.model_id) != 8 or len(counts) > 1:
-        raise ValueError("a model id has 8 bytes, and every tile as many segments")
+        raise ValueError("a model id has 8 bytes, and all tiles have the same number of segments")
     count = counts.pop() if counts else 0
-    _check(it.height, it.width, it.bit_depth, it.colour, it.tile, count, ValueError)
-    places = boxes(it.height, it.width, it.tile)
-    if len(places) != len(it.tiles):
-        raise ValueError(f"{len(it.tiles)} tiles where the picture has {len(places)}")
+    _check_limits(it, segments=count, error=ValueError)
+    if len(it.boxes) != len(it.tiles):
+        raise ValueError(f"{len(it.tiles)} tiles where the image has {len(it.boxes)}")
     if any(name not in METADATA or not value for name, value in it.metadata.items()):
         raise ValueError(f"metadata is {' or '.join(METADATA)}, and not empty")
     if sum(map(len, it.metadata.values())) > MAX_METADATA:
         raise ValueError(f"metadata of more than {MAX_METADATA} bytes")
-    flags = SAME_MACHINE if it.same_machine else 0
-    size, request = (it.height, it.width, it.bit_depth, it.colour, it.tile), it.side.request
-    version = PLAIN if request is None else VERSION
+    version, flags = PLAIN if it.side.request is None else VERSION, SAME_MACHINE if it.same_machine else 0
+    size = (it.height, it.width, it.bit_depth, it.colour, it.tile)
     parts = [_FIXED.pack(MAGIC, version, flags, it.model_id, *size, it.side.h, count, len(it.metadata))]
-    if request is not None:
-        _check_request(request, ValueError)
-        parts.append(_REQUEST.pack(request.quality, request.noise, request.strength))
+    if it.side.request is not None:
+        parts.append(_REQUEST.pack(*it.side.integers[1:]))
     for name, value in sorted(it.metadata.items(), key=lambda entry: METADATA[entry[0]]):
         parts += [_ENTRY.pack(METADATA[name], len(value)), value]
-    for box, tile in zip(places, it.tiles, strict=True):
-        lengths = [len(segment) for segment in tile.segments]
-        parts += [struct.pack(f"<{1 + count}I", tile.checksum, *lengths), *tile.segments]
-        parts.append(bytes(_filling(box, sum(lengths))))
+    for box, tile in zip(it.boxes, it.tiles, strict=True):
+        parts += [struct.pack(f"<{1 + count}I", tile.checksum, *map(len, tile.segments)), *tile.segments]
+        parts.append(bytes(_filling(box, tile)))
     body = b"".join(parts)
     return body + _WORD.pack(zlib.crc32(body))
 
 
 def unpack(data: bytes) -> Contents:
-    """Raises `CorruptFile`, before anything is allocated, for whatever `pack` did not write."""
+    """Raises `CorruptFile`, before anything large is allocated, for all bytes that `pack` did not write."""
     _check_version(data)
     if len(data) < _FIXED.size + _WORD.size:
         raise CorruptFile("the file is cut off")
@@ -163,25 +124,28 @@ def unpack(data: bytes) -> Contents:
     _, version, flags, model_id, height, width, depth, colour, tile, h, count, entries = _FIXED.unpack_from(body)
     if flags & ~SAME_MACHINE:
         raise CorruptFile("the file uses a part of the format that this jdcsuite does not know: update jdcsuite")
-    _check(height, width, depth, colour, tile, count, CorruptFile)
-    request, place = (None, _FIXED.size) if version == PLAIN else _read_request(body)
-    metadata, place = _read_metadata(body, entries, place)
-    sides = [math.ceil(side / (tile or side)) for side in (height, width)]
-    smallest = _WORD.size * (1 + count) + 1
-    if len(body) - place < sides[0] * sides[1] * smallest or len(body) - place < height * width // PIXELS_PER_BYTE:
-        raise CorruptFile("the file is too short for a picture of its size")
+    request, start = (None, _FIXED.size) if version == PLAIN else _read_request(body)
+    header = Contents(
+        model_id=model_id, height=height, width=width, bit_depth=depth, colour=colour, tile=tile,
+        side=Side(h=h, request=request), same_machine=bool(flags & SAME_MACHINE),
+    )  # fmt: skip
+    _check_limits(header, segments=count, error=CorruptFile)
+    metadata, start = _read_metadata(body, entries, start)
+    down, across = (math.ceil(side / (tile or side)) for side in (height, width))
+    left, smallest = len(body) - start, _WORD.size * (1 + count) + 1
+    if left < down * across * smallest or left < height * width // PIXELS_PER_BYTE:
+        raise CorruptFile("the file is too short for an image of its size")
     tiles = []
-    for box in boxes(height, width, tile):
-        read, place = _read_tile(body, place, box, count)
-        tiles.append(read)
-    if place != len(body):
+    for box in header.boxes:
+        tile_read, start = _read_tile(body, start, box, count)
+        tiles.append(tile_read)
+    if start != len(body):
         raise CorruptFile("the segment lengths do not fit the file")
-    same_machine = bool(flags & SAME_MACHINE)
-    return Contents(model_id, height, width, depth, colour, tile, Side(h, request), metadata, same_machine, tiles)
+    return replace(header, metadata=metadata, tiles=tiles)
 
 
 def _check_version(data: bytes) -> None:
-    """`CorruptFile` where ``data`` does not begin as a file of this version does."""
+    """`CorruptFile` unless ``data`` begins like a file of a version that is read here."""
     if len(data) < 4 or data[:3] != MAGIC or data[3] == 0:
         raise CorruptFile("not a .jdc file")
     if data[3] > VERSION:
@@ -189,75 +153,81 @@ def _check_version(data: bytes) -> None:
     if data[3] < PLAIN:
         raise CorruptFile(
             f"a .jdc file of version {data[3]}, which was never released; this jdcsuite reads versions {PLAIN} and "
-            f"{VERSION}: compress the picture again"
+            f"{VERSION}: compress the image again"
         )
 
 
 def _read_request(body: memoryview) -> tuple[Request, int]:
-    """What stands between the fixed fields and the metadata of a codec of any rate, and where it ends."""
+    """The request that follows the fixed fields, and the offset of its end."""
     if len(body) < _FIXED.size + _REQUEST.size:
         raise CorruptFile("the file is cut off")
-    request = Request(*_REQUEST.unpack_from(body, _FIXED.size))
-    _check_request(request, CorruptFile)
-    return request, _FIXED.size + _REQUEST.size
+    quality, noise, strength = _REQUEST.unpack_from(body, _FIXED.size)
+    return Request(quality=quality, noise=noise, strength=strength), _FIXED.size + _REQUEST.size
 
 
-def _check_request(request: Request, error: type[Exception]) -> None:
-    if not (0 <= request.quality <= 1000 and 0 <= request.noise < 2**16 and 0 <= request.strength <= 100):
-        asked = f"quality {request.quality}, noise {request.noise} or strength {request.strength}"
-        raise error(f"{asked} is outside the format's limits: 0 to 1000, 65535 and 100")
-
-
-def _read_metadata(body: memoryview, entries: int, place: int) -> tuple[dict[str, bytes], int]:
-    """Entries from ``place`` on, and where they end. Kinds ascend, so that there is one way to write them."""
+def _read_metadata(body: memoryview, entries: int, start: int) -> tuple[dict[str, bytes], int]:
+    """Metadata from offset ``start`` on, and the offset of its end. Kinds ascend, so that the layout is canonical."""
     names = {kind: name for name, kind in METADATA.items()}
     metadata: dict[str, bytes] = {}
-    last, total = 0, 0
+    previous, total = 0, 0
     for _ in range(entries):
-        if place + _ENTRY.size > len(body):
+        if start + _ENTRY.size > len(body):
             raise CorruptFile("the metadata do not fit the file")
-        kind, length = _ENTRY.unpack_from(body, place)
-        place, total = place + _ENTRY.size, total + length
-        if kind not in names or kind <= last:
+        kind, length = _ENTRY.unpack_from(body, start)
+        start, total = start + _ENTRY.size, total + length
+        if kind not in names or kind <= previous:
             raise CorruptFile("the metadata are not in order, or of a kind that this jdcsuite does not know")
-        if not length or total > MAX_METADATA or place + length > len(body):
+        if not length or total > MAX_METADATA or start + length > len(body):
             raise CorruptFile("the metadata do not fit the file")
-        metadata[names[kind]] = bytes(body[place : place + length])
-        place, last = place + length, kind
-    return metadata, place
+        metadata[names[kind]] = bytes(body[start : start + length])
+        start, previous = start + length, kind
+    return metadata, start
 
 
-def _read_tile(body: memoryview, place: int, box: tuple[int, int, int, int], count: int) -> tuple[Tile, int]:
-    head = struct.Struct(f"<{1 + count}I")
-    if place + head.size > len(body):
+def _read_tile(body: memoryview, start: int, box: Box, count: int) -> tuple[Tile, int]:
+    """The tile at offset ``start``, and the offset of its end."""
+    fields = struct.Struct(f"<{1 + count}I")
+    if start + fields.size > len(body):
         raise CorruptFile("the segment lengths do not fit the file")
-    checksum, *lengths = head.unpack_from(body, place)
-    place += head.size
-    filling = _filling(box, sum(lengths))
-    if place + sum(lengths) + filling > len(body):
+    checksum, *lengths = fields.unpack_from(body, start)
+    start += fields.size
+    if start + max(sum(lengths), min_payload(box)) > len(body):
         raise CorruptFile("the segment lengths do not fit the file")
     segments = []
     for length in lengths:
-        segments.append(bytes(body[place : place + length]))
-        place += length
-    if any(body[place : place + filling]):
+        segments.append(bytes(body[start : start + length]))
+        start += length
+    tile = Tile(checksum=checksum, segments=segments)
+    end = start + _filling(box, tile)
+    if any(body[start:end]):
         raise CorruptFile("the filling of a tile is not zero")
-    return Tile(checksum, segments), place + filling
+    return tile, end
 
 
-def _filling(box: tuple[int, int, int, int], payload: int) -> int:
-    """Zero bytes after a tile's segments."""
-    return max(0, math.ceil(box[2] * box[3] / PIXELS_PER_BYTE) - payload)
+def _filling(box: Box, tile: Tile) -> int:
+    """Zero bytes after the segments of a tile."""
+    return max(0, min_payload(box) - sum(map(len, tile.segments)))
 
 
-def _check(height: int, width: int, bit_depth: int, colour: int, tile: int, count: int, error: type[Exception]) -> None:
-    if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE and height * width <= MAX_PIXELS):
-        raise error(f"a picture of {height} x {width} pixels is outside the format's limits")
-    if bit_depth not in (8, 16) or colour not in (RGB, GREY):
-        raise error(f"bit depth {bit_depth} or colour {colour} is outside the format's limits")
-    if tile % TILE_STEP or tile > MAX_TILE:
-        raise error(f"tiles of {tile} pixels are outside the format's limits: multiples of {TILE_STEP} to {MAX_TILE}")
-    if not tile and height * width > MAX_TILE**2:
-        raise error(f"one tile of {height} x {width} pixels is outside the format's limits: use tiles of {MAX_TILE}")
-    if not 1 <= count <= MAX_SEGMENTS:
-        raise error(f"{count} segments a tile are outside the format's limits: 1 to {MAX_SEGMENTS}")
+def _check_limits(it: Contents, *, segments: int, error: type[Exception]) -> None:
+    """Raises ``error`` for header fields outside the format. ``segments``: number of each tile's."""
+    if not (1 <= it.height <= MAX_SIDE and 1 <= it.width <= MAX_SIDE and it.height * it.width <= MAX_PIXELS):
+        raise error(f"an image of {it.height} x {it.width} pixels is outside the format's limits")
+    if it.bit_depth not in (8, 16) or it.colour not in (RGB, GREY):
+        raise error(f"bit depth {it.bit_depth} or colour {it.colour} is outside the format's limits")
+    if it.tile % TILE_STEP or it.tile > MAX_TILE:
+        raise error(
+            f"tiles of {it.tile} pixels are outside the format's limits: multiples of {TILE_STEP} to {MAX_TILE}"
+        )
+    if not it.tile and it.height * it.width > MAX_TILE**2:
+        raise error(
+            f"one tile of {it.height} x {it.width} pixels is outside the format's limits: use tiles of {MAX_TILE}"
+        )
+    if not 1 <= segments <= MAX_SEGMENTS:
+        raise error(f"{segments} segments per tile are outside the format's limits: 1 to {MAX_SEGMENTS}")
+    request = it.side.request
+    if request and not (0 <= request.quality <= 1000 and 0 <= request.noise < 2**16 and 0 <= request.strength <= 100):
+        raise error(
+            f"quality {request.quality}, noise {request.noise} or strength {request.strength} is outside the format's "
+            "limits: 0 to 1000, 65535 and 100"
+        )

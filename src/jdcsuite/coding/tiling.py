@@ -1,7 +1,8 @@
-"""Picture -> the windows that its tiles are coded from; latents of neighbouring tiles -> what one tile is made of.
+"""Image size -> tiles -> the pixels that each is coded from; latents of adjacent tiles -> input of a synthesis.
 
-The transforms see ``margin`` pixels of a tile's neighbours, as much as they can look, so tiling changes neither latents
-nor, given them, a pixel; only the entropy model stops at a tile's border, and no pixel is coded twice.
+The transforms of a tile see up to ``margin`` pixels of its neighbours, which is all that they can reach. Tiling
+therefore changes neither the latents nor, given the latents, a pixel. Only the entropy model stops at the border of a
+tile, and no pixel is coded twice.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -18,15 +19,46 @@ from jaxtyping import Float, UInt8, UInt16
 from torch import Tensor
 
 T = TypeVar("T")
-Box = tuple[int, int, int, int]  # top, left, height, width
 Array = UInt8[np.ndarray, "h w 3"] | UInt16[np.ndarray, "h w 3"]
-AT_ONCE = 2  # tiles: while one is in the networks, another is in the coder
+PARALLEL_TILES = 2  # one tile runs through the networks while another is entropy-coded
 
 
-@dataclass(frozen=True)
+class Box(NamedTuple):
+    """Position and size of a tile in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    @property
+    def area(self) -> int:
+        return self.height * self.width
+
+    @property
+    def pixels(self) -> tuple[slice, slice]:
+        """Rows and columns of the tile, to index an image with."""
+        return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
+
+
+def boxes(height: int, width: int, tile: int) -> list[Box]:
+    """All tiles in raster order, smaller at the right and bottom. ``tile``: side in pixels, 0 = one tile."""
+    if not tile:
+        return [Box(0, 0, height, width)]
+    return [
+        Box(top, left, min(tile, height - top), min(tile, width - left))
+        for top in range(0, height, tile)
+        for left in range(0, width, tile)
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tiling:
-    """The geometry of a codec, in pixels: ``stride`` of its padding, ``latent_stride`` of its latents, and ``margin``,
-    a multiple of the latter, that its transforms look beyond a tile."""
+    """Geometry of a transform codec in pixels.
+
+    ``stride``: padded sizes are multiples of it. ``latent_stride``: pixels per latent. ``margin``: how far the
+    transforms reach beyond a tile, a multiple of ``latent_stride``.
+    """
 
     stride: int
     latent_stride: int
@@ -34,46 +66,48 @@ class Tiling:
 
     @property
     def edge(self) -> int:
-        """Latents beyond a tile that the synthesis looks at."""
+        """Latents beyond a tile that the synthesis reaches."""
         return self.margin // self.latent_stride
 
     def padded(self, height: int, width: int) -> tuple[int, int]:
         return -(-height // self.stride) * self.stride, -(-width // self.stride) * self.stride
 
-    def seen(self, start: int, length: int, side: int) -> tuple[int, int]:
-        """First and last pixel that a transform looks at for a tile, in a picture padded to the stride."""
+    def reach(self, start: int, length: int, side: int) -> tuple[int, int]:
+        """First and last pixel, along one axis of ``side`` pixels, that the analysis of a tile depends on."""
         return max(0, start - self.margin), min(self.padded(side, side)[0], start + length + self.margin)
 
-    def latents(self, seen: tuple[int, int], start: int, length: int) -> slice:
-        """The latents of a tile among those of all that was seen for it."""
-        first = (start - seen[0]) // self.latent_stride
+    def latents(self, reach: tuple[int, int], start: int, length: int) -> slice:
+        """Latents of the tile itself among those of its whole `reach`."""
+        first = (start - reach[0]) // self.latent_stride
         return slice(first, first + length // self.latent_stride)
 
-    def around(self, i: int, rows: list[list[Tensor]]) -> tuple[Float[Tensor, "1 c _ _"], int, int]:
-        """Latents of tile ``i`` of a row with those that the synthesis sees around it, and where in its picture the
-        tile's first pixel lies (row, column). ``rows``: latents of the tiles above (or none), here and below."""
-        above, here, below = rows
+    def with_neighbours(
+        self, i: int, *, above: list[Tensor], row: list[Tensor], below: list[Tensor]
+    ) -> tuple[Float[Tensor, "1 c _ _"], int, int]:
+        """Latents of tile ``i`` of a ``row`` with those of its neighbours that the synthesis reaches, and the row and
+        column of the first pixel of the tile in what is synthesised from them. ``above``, ``below``: latents of the
+        adjacent rows of tiles, empty at the edge of the image."""
 
-        def across(row: list[Tensor]) -> Tensor:
-            left = [row[i - 1][..., -self.edge :]] if i else []
-            right = [row[i + 1][..., : self.edge]] if i + 1 < len(row) else []
-            return torch.cat([*left, row[i], *right], 3)
+        def across(latents: list[Tensor]) -> Tensor:
+            left = [latents[i - 1][..., -self.edge :]] if i else []
+            right = [latents[i + 1][..., : self.edge]] if i + 1 < len(latents) else []
+            return torch.cat([*left, latents[i], *right], 3)
 
         stacked = [across(above)[..., -self.edge :, :]] if above else []
-        stacked += [across(here)]
+        stacked += [across(row)]
         stacked += [across(below)[..., : self.edge, :]] if below else []
         top = stacked[0].shape[-2] * self.latent_stride if above else 0
-        left = min(self.edge, here[i - 1].shape[-1]) * self.latent_stride if i else 0
+        left = min(self.edge, row[i - 1].shape[-1]) * self.latent_stride if i else 0
         return torch.cat(stacked, 2), top, left
 
 
 def window(
     x: Tensor | Array, rows: tuple[int, int], columns: tuple[int, int], *, device: torch.device
 ) -> Float[Tensor, "1 3 _ _"]:
-    """A part of the picture as float32 in [0, 1]; what lies beyond its bottom and right repeats the border."""
+    """Part of an image as float32 in [0, 1]; beyond the bottom and right border the border is replicated."""
     if isinstance(x, np.ndarray):
         part = x[rows[0] : rows[1], columns[0] : columns[1]]
-        # through int32: PyTorch knows few operations on 16 unsigned bits
+        # int32, because PyTorch supports few operations on uint16
         part = torch.from_numpy(part.astype(np.int32)).to(device).permute(2, 0, 1)[None].float()
         part = part / np.iinfo(x.dtype).max
     else:
@@ -87,10 +121,10 @@ def size(x: Tensor | Array) -> tuple[int, int]:
     return tuple(x.shape[:2]) if isinstance(x, np.ndarray) else tuple(x.shape[-2:])
 
 
-def side_by_side(work: Callable[[T], object], jobs: list[T]) -> Iterator:
-    """Results in the order of the jobs, `AT_ONCE` of them at work; one job alone stays on this thread."""
+def in_parallel(work: Callable[[T], object], jobs: list[T]) -> Iterator:
+    """Results in the order of the jobs, from `PARALLEL_TILES` threads; a single job runs on the calling thread."""
     if len(jobs) == 1:
         yield work(jobs[0])
         return
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    with ThreadPoolExecutor(PARALLEL_TILES) as pool:
         yield from pool.map(work, jobs)

@@ -99,9 +99,8 @@ class Coding:
     def unasked(self) -> Request:
         """What the codec would choose; the noise is estimated once."""
         asked = self.asked
-        return self.codec.requested(
-            self.pixels, sigma=asked.sigma, quality=None, strength=asked.strength, tile=asked.tile
-        )
+        header = self.codec.header(self.pixels, sigma=asked.sigma, strength=asked.strength, tile=asked.tile)
+        return header.side.request
 
     def file(self, quality: int | None = None) -> File:
         """``quality`` in tenths; None: as asked, or as the codec chooses."""

@@ -100,7 +100,7 @@ def load(weights: str | Path | nn.Module | None = None, *, device: str = "cpu") 
     if isinstance(weights, nn.Module):
         if not isinstance(weights, Codec):
             raise NoCodec(f"a {type(weights).__name__} is no codec: give a codec's run, weights file or model")
-        if weights.training or not weights.tables:
+        if not weights.is_ready:
             raise UserError("this codec is not ready to code: call eval() and update() first")
         return weights
     path = (shipped() if weights is None else path_of(weights)).resolve()
@@ -127,7 +127,7 @@ def _loaded(path: Path, device: str) -> Codec:
     model = load_model(path, device=device)
     if not isinstance(model, Codec):
         raise NoCodec(f"{path} holds no codec but a {type(model).__name__}: give a codec's run")
-    if not model.tables:
+    if not model.is_ready:
         raise UserError(f"{path} holds no coding tables: give the weights of a finished run")
     return model
 

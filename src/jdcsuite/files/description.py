@@ -74,7 +74,7 @@ def of_weights(run_or_file: str | Path) -> dict[str, object]:
         "samples": about.get("samples") or UNKNOWN,
         "model": type(model).__name__,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "model_id": codec.model_id.hex() if codec and codec.tables else None,
+        "model_id": codec.model_id.hex() if codec and codec.is_ready else None,
         "rates": _rates(codec, about),
         "noise": _noise(codec, about),
         "same_machine": None if codec is None else not codec.exact,

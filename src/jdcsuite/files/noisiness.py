@@ -54,7 +54,7 @@ def _reading(path: Path, *, network: Path | None) -> Reading:
         noise, estimator = classical.rms, "classical"
         if network is not None:
             codec = compression.load(network)
-            request = codec.requested(pixels)
+            request = codec.header(pixels).side.request
             noise, estimator = request.noise / 16, "network"
         return Reading(str(path), noise, classical.white, classical.correlated, estimator)
     except UserError as error:

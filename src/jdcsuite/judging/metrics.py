@@ -20,10 +20,11 @@ from torchmetrics.image import MultiScaleStructuralSimilarityIndexMeasure, PeakS
 
 from jdcsuite.coding.codec import Codec
 from jdcsuite.coding.conditions import lmbda_of
-from jdcsuite.coding.container import H_UNIT, Request, header_bytes, unpack
+from jdcsuite.coding.container import H_UNIT, header_bytes, unpack
+from jdcsuite.coding.transform import TransformCodec
 from jdcsuite.data.noise import estimate_sigma, to_bytes
 from jdcsuite.data.quality import SMALLEST, full_float32
-from jdcsuite.types import Compressor, Pair, Row
+from jdcsuite.types import Compressor, Pair, Request, Row
 
 T = TypeVar("T")
 
@@ -101,7 +102,7 @@ def judge(
 
 
 def _bits(codec: Codec, pair: Pair, data: bytes) -> Row:
-    """The parts of a learned codec's file and the estimate of its forward pass, in bits per pixel."""
+    """The parts of a file and, of transform codecs, the estimate of the forward pass, in bits per pixel."""
     contents = unpack(data)
     bpp_per_byte = 8 / (contents.height * contents.width)
     header = header_bytes(contents)
@@ -113,11 +114,14 @@ def _bits(codec: Codec, pair: Pair, data: bytes) -> Row:
     pair, request = _with_guide_inputs(codec, pair), _request_columns(contents.side.request)
     if request:
         pair = replace(pair, sigma=pair.sigma.new_tensor([request["sigma_hat"]]))
-    settings = {name: pair.sigma.new_tensor([request[name]]) for name in ("quality", "strength") if request}
-    output = codec(pair.noisy, sigma=pair.sigma, bpp_noisy=pair.bpp_noisy, **settings)
+    estimate = None
+    if isinstance(codec, TransformCodec):
+        settings = {name: pair.sigma.new_tensor([request[name]]) for name in ("quality", "strength") if request}
+        output = codec(pair.noisy, sigma=pair.sigma, bpp_noisy=pair.bpp_noisy, **settings)
+        estimate = sum(map(float, output.bpp(contents.height * contents.width).values()))
     return Row(
         bpp_payload=bpp_per_byte * (len(data) - header),
-        bpp_est=sum(float(rate) for rate in output.bpp(contents.height * contents.width).values()),
+        bpp_est=estimate,
         bpp_header=bpp_per_byte * header,
         h_hat=contents.side.h / H_UNIT if contents.side.h else None,
         tile=contents.tile,

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from jdcsuite.coding.container import boxes
+from jdcsuite.coding.tiling import boxes
 from jdcsuite.data.quality import full_float32
 from jdcsuite.types import Output
 

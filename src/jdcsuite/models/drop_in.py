@@ -14,11 +14,10 @@ from compressai.models.google import get_scale_table
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from jdcsuite.coding.codec import Codec
-from jdcsuite.coding.container import Side
+from jdcsuite.coding.transform import TransformCodec
 from jdcsuite.entropy.coder import FARTHEST, Decoder, Encoder, Tables
 from jdcsuite.entropy.exact import make_exact
-from jdcsuite.types import Output, UserError
+from jdcsuite.types import Output, Side, UserError
 
 # A weights file names one of these; nothing else of the library is looked up by a file's words. Those with an
 # autoregressive context are not among them: their decoders visit one position at a time.
@@ -26,7 +25,7 @@ ARCHITECTURES = ("ScaleHyperprior", "MeanScaleHyperprior")
 TABLES = ("_quantized_cdf", "_offset", "_cdf_length")
 
 
-class DropIn(Codec):
+class DropIn(TransformCodec):
     """``architecture``: name of a class of `compressai.models` with a hyperprior, as MeanScaleHyperprior.
     ``num_channels``, ``num_latents``: its N and M.
 
@@ -36,7 +35,7 @@ class DropIn(Codec):
 
     stride = 64
     segment_names = ("z", "y")
-    between = ("net.h_s",)
+    prior_networks = ("net.h_s",)
 
     def __init__(self, *, architecture: str, num_channels: int, num_latents: int) -> None:
         super().__init__()
@@ -77,7 +76,7 @@ class DropIn(Codec):
             for name, m in self._priors().items()
         }
 
-    def settings(self) -> dict[str, object]:
+    def constants(self) -> dict[str, object]:
         return {"architecture": self.architecture}
 
     def analyse(

@@ -22,13 +22,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from jdcsuite.coding.codec import Codec
-from jdcsuite.coding.container import Side
+from jdcsuite.coding.transform import TransformCodec
 from jdcsuite.entropy.coder import FARTHEST, Decoder, Encoder, Tables
 from jdcsuite.entropy.priors import Gaussian, MonotoneCDF
 from jdcsuite.entropy.quantize import LowerBound, add_noise, compand, round_ste
 from jdcsuite.models.haar import SMALL, orthogonal_start
 from jdcsuite.models.layers import DepthConv, Float32, conv1x1, conv3x3, exact1x1, subpixel
+from jdcsuite.types import Side
 
 LOWEST_STEP, LOWEST_SCALE, HIGHEST_SCALE = -1.0, -3.25, 14.0  # log2
 
@@ -36,7 +36,7 @@ LOWEST_STEP, LOWEST_SCALE, HIGHEST_SCALE = -1.0, -3.25, 14.0  # log2
 Coding = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-class DualPriorCodec(Codec):
+class DualPriorCodec(TransformCodec):
     """Base of the codecs whose latents y have ``num_latents`` channels at 1/16, coded with prior networks of
     ``prior_width`` channels that see ``planes`` numbers of the header. ``adaptive_steps``: False is FLLIC-u, every step
     1. A codec calls `_build_prior` in its constructor.
@@ -47,7 +47,7 @@ class DualPriorCodec(Codec):
 
     stride = 64
     segment_names = ("z", "y")
-    between = ("h_s", "fusion", "spatial_prior")
+    prior_networks = ("h_s", "fusion", "spatial_prior")
 
     def _build_prior(self, *, num_latents: int, prior_width: int, planes: int, adaptive_steps: bool = True) -> None:
         m, n = num_latents, prior_width

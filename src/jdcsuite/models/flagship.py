@@ -24,13 +24,12 @@ from jaxtyping import Float
 from scipy.fft import dct
 from torch import Tensor, nn
 
-from jdcsuite.coding.conditions import bend, conditions_of, lmbda_of, of_request
-from jdcsuite.coding.container import Request, Side
+from jdcsuite.coding.conditions import bend, conditions_of, lmbda_of, request_conditions
 from jdcsuite.models.dual_prior import DualPriorCodec
 from jdcsuite.models.haar import COLOURS, SMALL, Band
 from jdcsuite.models.layers import Float32, added, conv1x1, conv3x3, subpixel
 from jdcsuite.models.noise_level import NoiseLevel
-from jdcsuite.types import Output, UserError
+from jdcsuite.types import Output, Request, Side, UserError
 
 BLOCK = 16  # pixels: side of the linear transform's blocks, and of a latent
 REFERENCE = 13.0  # log2 of the lmbda at which `latent_gain` is the gain
@@ -189,31 +188,32 @@ class Flagship(DualPriorCodec):
     # -- coding ------------------------------------------------------------------------------------------------
 
     def planes(self, side: Side) -> Float[Tensor, "1 3"]:
-        return of_request(side.request)
+        return request_conditions(side.request)
 
-    def request(
+    def make_side(
         self,
-        parts: Iterable[Float[Tensor, "1 3 h w"]],
+        tiles: Iterable[Float[Tensor, "1 3 h w"]],
         *,
         sigma: float | None,
         quality: float | None,
         strength: float | None,
-    ) -> Request:
+    ) -> Side:
         if quality is not None and not 0 <= quality <= 100:
             raise UserError(f"quality {quality} is not possible: give 0 (smallest file) to 100")
         if strength is not None and not 0 <= strength <= 1:
             raise UserError(f"strength {strength} is not possible: give 0 (keep the noise) to 1 (remove it)")
         if sigma is None:
-            estimates = [(min(float(self.noise_level(part)), STRONGEST), part[0, 0].numel()) for part in parts]
+            estimates = [(min(float(self.noise_level(tile)), STRONGEST), tile[0, 0].numel()) for tile in tiles]
             levels = [(math.log2(1 + sigma), area) for sigma, area in estimates]
             sigma = 2 ** (sum(level * area for level, area in levels) / sum(area for _, area in levels)) - 1
-        return Request.of(
+        request = Request.of(
             quality=bend(sigma) if quality is None else quality,
             noise=sigma,
             strength=1.0 if strength is None else strength,
         )
+        return Side(request=request)
 
-    def settings(self) -> dict[str, object]:
+    def constants(self) -> dict[str, object]:
         return {"latent_gain": float(self.latent_gain)}
 
 

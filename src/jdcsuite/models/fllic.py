@@ -8,15 +8,18 @@ Hu, Li and Lu, "EVC: Towards real-time neural image compression with mask decay"
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from jdcsuite.coding.container import H_UNIT, Side
+from jdcsuite.coding.container import H_UNIT
 from jdcsuite.models.dual_prior import DualPriorCodec
 from jdcsuite.models.haar import haar_start
 from jdcsuite.models.layers import DepthConv, Float32, ResidualDown, ResidualUp, conv1x1, conv3x3, subpixel
-from jdcsuite.types import Output, UserError
+from jdcsuite.types import Output, Side, UserError
 
 H_SCALE = 8.0  # bits per pixel of a guidance plane of 1
 
@@ -115,8 +118,21 @@ class FLLIC(DualPriorCodec):
     def planes(self, side: Side) -> Float[Tensor, "1 1"]:
         return torch.tensor([[side.h / H_UNIT / H_SCALE]], dtype=torch.float64)
 
-    def settings(self) -> dict[str, object]:
+    def constants(self) -> dict[str, object]:
         return {"latent_gain": float(self.latent_gain), "adaptive_steps": self.adaptive_steps}
 
-    def guide_bpp(self, x: Float[Tensor, "1 3 h w"], *, sigma: float | None) -> float:
-        return 0.0 if self.guide is None else float(self.guide.estimate(x, sigma=sigma))
+    def make_side(
+        self,
+        tiles: Iterable[Float[Tensor, "1 3 h w"]],
+        *,
+        sigma: float | None,
+        quality: float | None,
+        strength: float | None,
+    ) -> Side:
+        """The entropy guide is the mean of its estimates for the tiles, weighted by their areas."""
+        side = super().make_side(tiles, sigma=sigma, quality=quality, strength=strength)
+        if self.guide is None:
+            return side
+        estimates = [(float(self.guide.estimate(tile, sigma=sigma)), tile[0, 0].numel()) for tile in tiles]
+        bpp = sum(bpp * area for bpp, area in estimates) / sum(area for _, area in estimates)
+        return replace(side, h=int(min(max(round(bpp * H_UNIT), 0), 2**16 - 1)))

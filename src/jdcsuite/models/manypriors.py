@@ -17,14 +17,13 @@ from compressai.layers import GDN
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from jdcsuite.coding.codec import Codec
-from jdcsuite.coding.container import Side
+from jdcsuite.coding.transform import TransformCodec
 from jdcsuite.entropy.coder import FARTHEST, Decoder, Encoder, Tables
 from jdcsuite.entropy.competition import Competition
 from jdcsuite.entropy.quantize import add_noise, round_ste
 from jdcsuite.models.haar import haar_start_5x5
 from jdcsuite.models.layers import Float32
-from jdcsuite.types import CorruptFile, Output, UserError
+from jdcsuite.types import CorruptFile, Output, Side, UserError
 
 NEARLY_LINEAR = 1e-3  # GDN's gamma of a channel on itself, where .1 would bend the Haar packet
 
@@ -37,7 +36,7 @@ def up(inputs: int, outputs: int) -> nn.ConvTranspose2d:
     return nn.ConvTranspose2d(inputs, outputs, 5, stride=2, padding=2, output_padding=1)
 
 
-class ManyPriors(Codec):
+class ManyPriors(TransformCodec):
     """``num_channels``, ``num_latents``: the papers' N and M. ``index_cost``: what the number of a place's prior
     costs, ``fixed`` (as published, log2 of ``num_priors`` bits) or ``adaptive`` (see `entropy/competition`).
     ``latent_gain``: latents per unit of the analysis, so that a step of 1 is fine enough from the start. ``start``:
@@ -54,7 +53,7 @@ class ManyPriors(Codec):
 
     stride = 16
     segment_names = ("index", "y")
-    between = ()
+    prior_networks = ()
 
     def __init__(
         self,
@@ -164,5 +163,5 @@ class ManyPriors(Codec):
         """Prior of each place -> table of each symbol, place by place."""
         return (index[:, None] * self.num_latents + torch.arange(self.num_latents, dtype=torch.int32)).flatten()
 
-    def settings(self) -> dict[str, object]:
+    def constants(self) -> dict[str, object]:
         return {"latent_gain": float(self.latent_gain)}
