@@ -17,7 +17,8 @@ from test_images import noise
 
 from jdcsuite.data import cache as store
 from jdcsuite.data.cache import ImageCache
-from jdcsuite.imaging.read import files, read
+from jdcsuite.imaging.folders import image_files
+from jdcsuite.imaging.read import read
 from jdcsuite.types import UserError
 
 
@@ -35,7 +36,7 @@ def no_decoding(monkeypatch) -> None:
 
 
 def test_cache_gives_what_read_gives(folder, tmp_path, monkeypatch):
-    paths = files(folder)
+    paths = image_files(folder)
     cache = ImageCache.build(paths, cache_dir=tmp_path / "cache")
     assert cache.names == ["a.png", "b.png", "sub/c.bmp"] and len(cache) == 3
     for i, path in enumerate(paths):
@@ -71,23 +72,23 @@ def test_cache_of_arrays(tmp_path, monkeypatch):
 
 
 def test_cache_follows_changes_and_moves(folder, tmp_path):
-    first = ImageCache.build(files(folder), cache_dir=tmp_path / "cache")
+    first = ImageCache.build(image_files(folder), cache_dir=tmp_path / "cache")
     shutil.copytree(folder, tmp_path / "moved")  # keeps times
-    assert ImageCache.build(files(tmp_path / "moved"), cache_dir=tmp_path / "cache").path == first.path
+    assert ImageCache.build(image_files(tmp_path / "moved"), cache_dir=tmp_path / "cache").path == first.path
     # same name, size and time, other pixels, as from an archive of raw pictures
     before = (folder / "sub/c.bmp").stat()
     Image.fromarray(255 - first[2]).save(folder / "sub/c.bmp")
     os.utime(folder / "sub/c.bmp", ns=(before.st_atime_ns, before.st_mtime_ns))
     assert (folder / "sub/c.bmp").stat().st_size == before.st_size
-    changed = ImageCache.build(files(folder), cache_dir=tmp_path / "cache")
+    changed = ImageCache.build(image_files(folder), cache_dir=tmp_path / "cache")
     np.testing.assert_array_equal(changed[2], 255 - first[2])
     os.utime(folder / "a.png", (1, 1))
-    assert ImageCache.build(files(folder), cache_dir=tmp_path / "cache").path != changed.path
+    assert ImageCache.build(image_files(folder), cache_dir=tmp_path / "cache").path != changed.path
 
 
 @pytest.mark.parametrize("harm", ["cut", "longer", "byte", "zeros", "no index", "bad index", "half index"])
 def test_a_damaged_cache_is_rebuilt(folder, tmp_path, harm):
-    cache = ImageCache.build(files(folder), cache_dir=tmp_path)
+    cache = ImageCache.build(image_files(folder), cache_dir=tmp_path)
     whole, index = bytearray(cache.path.read_bytes()), cache.path.with_suffix(".json")
     match harm:
         case "cut":
@@ -106,14 +107,14 @@ def test_a_damaged_cache_is_rebuilt(folder, tmp_path, harm):
         case "half index":
             index.write_text(index.read_text()[:-9])
     assert ImageCache._open(cache.path) is None
-    again = ImageCache.build(files(folder), cache_dir=tmp_path)
-    for i, path in enumerate(files(folder)):
+    again = ImageCache.build(image_files(folder), cache_dir=tmp_path)
+    for i, path in enumerate(image_files(folder)):
         np.testing.assert_array_equal(again[i], read(path))
     assert json.loads(index.read_text())["names"] == cache.names
 
 
 def test_cache_pickles_without_its_pixels(folder, tmp_path):
-    cache = ImageCache.build(files(folder), cache_dir=tmp_path)
+    cache = ImageCache.build(image_files(folder), cache_dir=tmp_path)
     cache[0]
     data = pickle.dumps(cache)
     assert len(data) < 2000 < cache.path.stat().st_size
@@ -128,7 +129,7 @@ def _build(paths: list[Path], cache_dir: Path, start, results) -> None:
 def test_processes_may_build_at_once(folder, tmp_path):
     context = multiprocessing.get_context("fork")
     start, results = context.Event(), context.Queue()
-    arguments = (files(folder), tmp_path / "cache", start, results)
+    arguments = (image_files(folder), tmp_path / "cache", start, results)
     workers = [context.Process(target=_build, args=arguments) for _ in range(4)]
     for worker in workers:
         worker.start()
@@ -146,20 +147,20 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(folder, tmp_path, monkey
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match=r"No space left.*JDCSUITE_CACHE"):
-        ImageCache.build(files(folder), cache_dir=tmp_path / "cache")
+        ImageCache.build(image_files(folder), cache_dir=tmp_path / "cache")
     assert [p.suffix for p in (tmp_path / "cache" / "images").iterdir()] == [".lock"]
     monkeypatch.undo()
-    assert len(ImageCache.build(files(folder), cache_dir=tmp_path / "cache")) == 3
+    assert len(ImageCache.build(image_files(folder), cache_dir=tmp_path / "cache")) == 3
 
 
 def test_cache_refuses_what_read_refuses(folder, tmp_path):
     with pytest.raises(UserError, match="no pictures"):
         ImageCache.build([], cache_dir=tmp_path)
     with pytest.raises(UserError, match=r"absent\.png"):
-        ImageCache.build([*files(folder), folder / "absent.png"], cache_dir=tmp_path)
+        ImageCache.build([*image_files(folder), folder / "absent.png"], cache_dir=tmp_path)
     (folder / "bad.png").write_bytes((folder / "a.png").read_bytes()[:500])
     with pytest.raises(UserError, match=r"bad\.png is damaged"):
-        ImageCache.build(files(folder), cache_dir=tmp_path)
+        ImageCache.build(image_files(folder), cache_dir=tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="JDCSUITE_CACHE"):
         ImageCache.build([folder / "a.png"], cache_dir=tmp_path / "file")
@@ -167,14 +168,14 @@ def test_cache_refuses_what_read_refuses(folder, tmp_path):
 
 def test_cache_folder_from_the_environment(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("JDCSUITE_CACHE", str(tmp_path / "mine"))
-    assert tmp_path / "mine" in ImageCache.build(files(folder)).path.parents
+    assert tmp_path / "mine" in ImageCache.build(image_files(folder)).path.parents
     monkeypatch.delenv("JDCSUITE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert "jdcsuite" in store._cache_folder(None).parts
 
 
 def test_require_names_the_small_pictures(folder, tmp_path):
-    cache = ImageCache.build(files(folder), cache_dir=tmp_path)
+    cache = ImageCache.build(image_files(folder), cache_dir=tmp_path)
     cache.require(21)
     with pytest.raises(UserError, match=r"^1 of 3 .* the 22 pixels of data.crop: b\.png \(33 x 21\);"):
         cache.require(22)
@@ -184,9 +185,9 @@ def test_require_names_the_small_pictures(folder, tmp_path):
 
 
 def test_progress_appears_only_when_it_takes_long(folder, capsys):
-    list(store._decoded(files(folder)))
+    list(store._decoded(image_files(folder)))
     assert capsys.readouterr().err == ""
-    list(store._decoded(files(folder), patience=0.0))
+    list(store._decoded(image_files(folder), patience=0.0))
     shown = capsys.readouterr().err
     assert "decoding pictures" in shown and "3/3" in shown and "/s" in shown
 

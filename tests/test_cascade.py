@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from jdcsuite.artifacts import weights
 from jdcsuite.baselines.cascade import denoise, denoised
 from jdcsuite.baselines.standards import LADDERS, Standard
-from jdcsuite.data.noise import to_bytes, to_tensor
 from jdcsuite.data.pairs import scene_and_iso
+from jdcsuite.imaging.pixels import to_bytes, to_tensor
 from jdcsuite.judging import evaluation
 from jdcsuite.judging.metrics import judge, timed
 from jdcsuite.models.manypriors import ManyPriors

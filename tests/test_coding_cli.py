@@ -20,7 +20,7 @@ from test_files import ICC, exif
 import jdcsuite
 from jdcsuite.coding.container import unpack
 from jdcsuite.files import batch, compression, paths
-from jdcsuite.imaging import picture as files
+from jdcsuite.imaging.picture import Picture
 from jdcsuite.types import CorruptFile, UserError
 
 
@@ -161,7 +161,7 @@ def test_metadata_is_kept_on_request(jdc, run, tmp_path):
             assert jdc(*words)[0] == 0
             back = tmp_path / f"back.{ending}"
             assert jdc("decompress", tmp_path / "x.jdc", "-o", back, "--weights", run, "--force")[0] == 0
-            picture = files.read(back)
+            picture = Picture.read(back)
             assert set(picture.metadata) == ({"icc", "exif"} if keep else set())
             assert picture.grey or ending == "webp"
             if keep:

@@ -15,8 +15,8 @@ import torch
 import jdcsuite
 from jdcsuite.artifacts import weights
 from jdcsuite.coding.container import Contents, pack, unpack
-from jdcsuite.data.noise import to_bytes
 from jdcsuite.files import compression
+from jdcsuite.imaging.pixels import to_bytes
 from jdcsuite.models.fllic import FLLIC
 from jdcsuite.types import CorruptFile, UserError
 

@@ -16,11 +16,12 @@ from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.datamodule import Crops, Photographs, Pictures, Steps
 from jdcsuite.data.draw import Draw
 from jdcsuite.data.law import NoiseLaw
-from jdcsuite.data.noise import GaussianNoise, to_bytes
+from jdcsuite.data.noise import GaussianNoise
 from jdcsuite.data.resident import fits
 from jdcsuite.data.symmetries import turned
+from jdcsuite.imaging.folders import image_files
 from jdcsuite.imaging.lossless import Lossless
-from jdcsuite.imaging.read import files
+from jdcsuite.imaging.pixels import to_bytes
 from jdcsuite.types import Pair, UserError
 
 # (transpose, upside down, mirror) -> what it makes of rows x columns x colours
@@ -215,7 +216,8 @@ def test_test_noise_is_the_same_on_every_rank_and_in_every_folder(root: Path, tm
         (tmp_path / "other" / f"renamed-{file.name}").write_bytes(file.read_bytes())
     here = [pair.noisy for _, pair in photographs(root).test_dataloader()[0]]
     module = photographs(root)
-    renamed = Pictures(ImageCache.build(files(tmp_path / "other")), noise=module.noise, noise_seed=0, lossless=None)
+    cache = ImageCache.build(image_files(tmp_path / "other"))
+    renamed = Pictures(cache, noise=module.noise, noise_seed=0, lossless=None)
     assert all(torch.equal(a, renamed[i][1].noisy) for i, a in enumerate(here))
 
 

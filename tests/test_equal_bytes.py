@@ -10,7 +10,8 @@ import torch
 from rich.console import Console
 
 from jdcsuite.artifacts import weights
-from jdcsuite.data.noise import GaussianNoise, to_tensor
+from jdcsuite.data.noise import GaussianNoise
+from jdcsuite.imaging.pixels import to_tensor
 from jdcsuite.judging import equal_bytes, evaluation
 from jdcsuite.models.flagship import Flagship
 from jdcsuite.types import Pair, UserError

@@ -23,6 +23,7 @@ from rich.console import Console
 from jdcsuite.data import catalog
 from jdcsuite.data import fetch as fetching
 from jdcsuite.data.pairs import Source, shots
+from jdcsuite.imaging.folders import walk
 from jdcsuite.types import UserError
 
 
@@ -165,7 +166,7 @@ def test_single_files_are_downloaded_once(server, known, tmp_path):
     (tmp_path / "toy").mkdir()  # an empty folder is no obstacle
     path = fetch("toy", tmp_path)
     assert path == tmp_path / "toy" == catalog.folder(tmp_path, "toy")
-    assert {p.name: p.read_bytes() for p in catalog.images(path)} == bodies
+    assert {p.name: p.read_bytes() for p in walk(path)} == bodies
     assert sorted(p.name for p in path.iterdir()) == ["a.png", "b.png"], "nothing but the pictures"
     assert [s.path for s in server.log] == ["/a.png", "/b.png"]
     assert fetch("toy", tmp_path) == path
@@ -184,7 +185,7 @@ def test_archive_gives_the_inner_folder(pack, server, known, tmp_path):
 
 def test_macos_leftovers_are_no_pictures(known, tmp_path):
     known("toy", {"toy.zip": zipped({"a.png": png(1), "__MACOSX/a.png": b"junk", "._a.png": b"junk"})})
-    assert [p.name for p in catalog.images(fetch("toy", tmp_path))] == ["a.png"]
+    assert [p.name for p in walk(fetch("toy", tmp_path))] == ["a.png"]
 
 
 def test_broken_download_is_resumed(server, known, slept, tmp_path):

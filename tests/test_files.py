@@ -13,8 +13,9 @@ from PIL import Image, ImageCms, TiffImagePlugin
 from test_images import DEEP, ORIENTED, RGB, deep_png, png
 
 from jdcsuite.imaging import atomic
-from jdcsuite.imaging import picture as files
-from jdcsuite.imaging.picture import Picture, encode, read, to_grey
+from jdcsuite.imaging.picture import Picture
+from jdcsuite.imaging.pixels import to_grey
+from jdcsuite.imaging.write import _chunk, encode
 from jdcsuite.types import UserError
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -32,7 +33,7 @@ def exif(**tags: object) -> Image.Exif:
 
 def refusal(path: Path, **options: int) -> str:
     with pytest.raises(UserError) as caught:
-        read(path, **options)
+        Picture.read(path, **options)
     text = str(caught.value)
     assert str(path) in text and "\n" not in text
     return text
@@ -61,7 +62,7 @@ def deep_files(folder: Path) -> dict[str, tuple[np.ndarray, bool]]:
 
 def test_sixteen_bits_are_read_whole(tmp_path):
     for name, (expected, grey) in deep_files(tmp_path).items():
-        picture = read(tmp_path / name)
+        picture = Picture.read(tmp_path / name)
         assert picture.pixels.dtype == np.uint16 and picture.bit_depth == 16, name
         np.testing.assert_array_equal(picture.pixels, expected, err_msg=name)
         assert picture.grey == grey, name
@@ -72,10 +73,10 @@ def test_sixteen_bits_are_turned_upright(tmp_path, code):
     turned = Image.Exif()
     turned[274] = code
     plain = imagecodecs.png_encode(DEEP)
-    (tmp_path / "x.png").write_bytes(plain[:33] + files._chunk(b"eXIf", turned.tobytes()[6:]) + plain[33:])
+    (tmp_path / "x.png").write_bytes(plain[:33] + _chunk(b"eXIf", turned.tobytes()[6:]) + plain[33:])
     tifffile.imwrite(tmp_path / "x.tif", DEEP, photometric="rgb", extratags=[(274, "H", 1, code, True)])
     for name in ("x.png", "x.tif"):
-        np.testing.assert_array_equal(read(tmp_path / name).pixels, ORIENTED[code](DEEP), err_msg=name)
+        np.testing.assert_array_equal(Picture.read(tmp_path / name).pixels, ORIENTED[code](DEEP), err_msg=name)
 
 
 @pytest.mark.parametrize("ending", ["png", "tif", "TIFF", "webp", "jpg"])
@@ -91,7 +92,7 @@ def test_what_is_written_reads_back_with_its_metadata(tmp_path, ending, grey, bi
             encode(picture, path)
         return
     atomic.write(path, encode(picture, path))
-    back = read(path)
+    back = Picture.read(path)
     assert back.pixels.dtype == pixels.dtype
     if ending == "jpg":
         assert np.abs(back.pixels.astype(int) - pixels).mean() < 8
@@ -111,15 +112,15 @@ def test_what_is_written_reads_back_with_its_metadata(tmp_path, ending, grey, bi
 def test_pictures_without_metadata_have_none(tmp_path):
     for ending in ("png", "tif", "webp", "jpg"):
         atomic.write(tmp_path / f"x.{ending}", encode(Picture(RGB), tmp_path / f"x.{ending}"))
-        assert read(tmp_path / f"x.{ending}").metadata == {}
+        assert Picture.read(tmp_path / f"x.{ending}").metadata == {}
 
 
 def test_orientation_is_applied_once(tmp_path):
     Image.fromarray(RGB).save(tmp_path / "turned.png", exif=exif(t274=6), icc_profile=ICC)
-    picture = read(tmp_path / "turned.png")
+    picture = Picture.read(tmp_path / "turned.png")
     np.testing.assert_array_equal(picture.pixels, np.rot90(RGB, -1))
     atomic.write(tmp_path / "back.png", encode(picture, tmp_path / "back.png"))
-    again = read(tmp_path / "back.png")
+    again = Picture.read(tmp_path / "back.png")
     np.testing.assert_array_equal(again.pixels, picture.pixels)
     assert Image.open(tmp_path / "back.png").getexif().get(274, 1) == 1
     assert Image.open(tmp_path / "back.png").getexif()[271] == "Maker"
@@ -128,7 +129,7 @@ def test_orientation_is_applied_once(tmp_path):
 def test_the_exif_of_a_camera_keeps_its_bytes(tmp_path):
     raw = exif().tobytes()
     Image.fromarray(RGB).save(tmp_path / "x.jpg", exif=raw)
-    assert read(tmp_path / "x.jpg").metadata["exif"] == raw[6:]
+    assert Picture.read(tmp_path / "x.jpg").metadata["exif"] == raw[6:]
 
 
 def test_grey_is_the_mean_of_three_channels_rounded():

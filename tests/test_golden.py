@@ -15,7 +15,8 @@ import pytest
 
 from jdcsuite.coding.container import unpack
 from jdcsuite.files import compression
-from jdcsuite.imaging.picture import read, to_grey
+from jdcsuite.imaging.picture import Picture
+from jdcsuite.imaging.pixels import to_grey
 
 GOLDEN = Path(__file__).parent / "golden"
 sys.path.insert(0, str(GOLDEN))
@@ -41,7 +42,7 @@ def test_a_file_opens_as_it_did(codec: str, name: str) -> None:
     assert len(data) == said["bytes"] and [tile.checksum for tile in contents.tiles] == said["checksums"]
     assert not contents.same_machine
     decoded = compression.decompress(data, GOLDEN / codec / "weights.safetensors")
-    expected = read(GOLDEN / codec / f"{name}.png")
+    expected = Picture.read(GOLDEN / codec / f"{name}.png")
     assert decoded.dtype == expected.pixels.dtype and expected.grey == bool(contents.colour)
     decoded = np.stack([to_grey(decoded)] * 3, -1) if contents.colour else decoded
     # one level of 8 bits is 257 of 16

@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import ExifTags, Image, ImageFile
 
-from jdcsuite.imaging.picture import Picture, encode
-from jdcsuite.imaging.read import EMBEDDED, embedded, exif_iso, files, read
+from jdcsuite.imaging.folders import image_files
+from jdcsuite.imaging.picture import Picture
+from jdcsuite.imaging.read import EMBEDDED, embedded, exif_iso, read
+from jdcsuite.imaging.write import encode
 from jdcsuite.types import UserError
 
 LOSSLESS = {"png": {}, "bmp": {}, "tiff": {"compression": "tiff_lzw"}, "webp": {"lossless": True}}
@@ -144,7 +146,7 @@ def test_the_iso_is_read_without_the_pixels(tmp_path, monkeypatch):
     for kind in ("jpg", "png", "webp"):
         Image.new("RGB", (40, 40)).save(tmp_path / f"a.{kind}")
     monkeypatch.setattr(ImageFile.ImageFile, "load", None)
-    assert [exif_iso(path) for path in files(tmp_path)] == [None] * 3
+    assert [exif_iso(path) for path in image_files(tmp_path)] == [None] * 3
 
 
 def test_more_than_eight_bits_is_refused(tmp_path):
@@ -243,16 +245,16 @@ def test_files_are_sorted_filtered_and_recursive(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()
-    assert [p.relative_to(tmp_path).as_posix() for p in files(tmp_path)] == wanted
+    assert [p.relative_to(tmp_path).as_posix() for p in image_files(tmp_path)] == wanted
     hidden = tmp_path / ".cache"  # a hidden folder that the user names is not hidden from them
-    assert [p.name for p in files(hidden)] == ["x.png"]
+    assert [p.name for p in image_files(hidden)] == ["x.png"]
 
 
 def test_missing_and_empty_folders_are_refused(tmp_path):
     (tmp_path / "SOURCE.txt").touch()
-    for folder, words in [(tmp_path / "absent", "does not exist"), (tmp_path, "holds no picture")]:
+    for folder, words in [(tmp_path / "absent", "does not exist"), (tmp_path, "holds no image")]:
         with pytest.raises(UserError, match=words) as caught:
-            files(folder)
+            image_files(folder)
         assert str(folder) in str(caught.value)
 
 

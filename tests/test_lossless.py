@@ -131,7 +131,7 @@ def test_wrong_choices_are_one_sentence():
 
 
 def test_a_size_that_the_format_cannot_hold_is_one_sentence():
-    with pytest.raises(UserError, match="webp cannot code a picture of 2 x 17000 pixels"):
+    with pytest.raises(UserError, match="webp cannot code an image of 2 x 17000 pixels"):
         Lossless(coder="webp").encode(np.zeros((17000, 2, 3), np.uint8))
 
 
@@ -139,7 +139,7 @@ def test_a_size_that_the_format_cannot_hold_is_one_sentence():
 def test_bytes_of_another_kind_are_one_sentence(coder, photo):
     grey = {"jpegxl": imagecodecs.jpegxl_encode, "png": imagecodecs.png_encode}
     for data in [b"", b"no picture", *([grey[coder](photo[..., 0].copy())] if coder in grey else [])]:
-        with pytest.raises(UserError, match="These bytes are no"):
+        with pytest.raises(UserError, match="These bytes are not an"):
             Lossless(coder=coder).decode(data)
 
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from jdcsuite.artifacts import weights
 from jdcsuite.coding.container import header_bytes, pack, unpack
-from jdcsuite.data.noise import to_tensor
 from jdcsuite.entropy import competition, naive
 from jdcsuite.entropy.coder import LARGEST, Encoder
 from jdcsuite.entropy.competition import Competition
+from jdcsuite.imaging.pixels import to_tensor
 from jdcsuite.imaging.read import embedded
 from jdcsuite.models import haar
 from jdcsuite.models.fllic import FLLIC

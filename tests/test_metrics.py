@@ -13,8 +13,9 @@ from skimage.data import coffee
 from skimage.metrics import peak_signal_noise_ratio
 
 from jdcsuite.baselines.standards import Standard
-from jdcsuite.data.noise import GaussianNoise, to_tensor
+from jdcsuite.data.noise import GaussianNoise
 from jdcsuite.imaging.lossless import Lossless
+from jdcsuite.imaging.pixels import to_tensor
 from jdcsuite.judging.metrics import Quality, eight_bit, judge, quality
 from jdcsuite.models.clean_entropy import CleanEntropy
 from jdcsuite.models.fllic import FLLIC

@@ -13,9 +13,11 @@ from torch import Tensor
 
 from jdcsuite.coding.container import header_bytes, pack, unpack
 from jdcsuite.data.draw import Draw
-from jdcsuite.data.noise import GaussianNoise, estimate_sigma, to_bytes, to_tensor
+from jdcsuite.data.estimate import estimate_sigma
+from jdcsuite.data.noise import GaussianNoise
 from jdcsuite.entropy.quantize import compand
 from jdcsuite.imaging.lossless import Lossless
+from jdcsuite.imaging.pixels import to_bytes, to_tensor
 from jdcsuite.imaging.read import embedded
 from jdcsuite.models import haar
 from jdcsuite.models.clean_entropy import CleanEntropy, analytic_entropy

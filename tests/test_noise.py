@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from jdcsuite.data.draw import Draw
-from jdcsuite.data.noise import GaussianNoise, PoissonGaussian, estimate_sigma, to_bytes, to_tensor
+from jdcsuite.data.estimate import estimate_sigma
+from jdcsuite.data.noise import GaussianNoise, PoissonGaussian
+from jdcsuite.imaging.pixels import to_bytes, to_tensor
 from jdcsuite.types import UserError
 
 

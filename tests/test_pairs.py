@@ -26,7 +26,8 @@ from jdcsuite.data.pairmodule import PairFolders
 from jdcsuite.data.pairs import Source, patterns, refuse_shared_scenes, scene_and_iso, several, shots
 from jdcsuite.data.pairsamples import PairCrops
 from jdcsuite.data.quality import PairCache
-from jdcsuite.imaging import picture as files
+from jdcsuite.imaging.picture import Picture
+from jdcsuite.imaging.write import encode
 from jdcsuite.types import Pair, UserError
 
 SIDE = 180
@@ -212,7 +213,7 @@ def test_pairs_of_16_bits_are_rounded_to_8(tmp_path: Path) -> None:
     deep = np.random.default_rng(0).integers(0, 2**16, (64, 64, 3), dtype=np.uint16)
     for kind, pixels in (("noisy", deep), ("clean", np.flipud(deep))):
         (tmp_path / kind).mkdir()
-        (tmp_path / kind / "a.png").write_bytes(files.encode(files.Picture(pixels), Path("a.png")))
+        (tmp_path / kind / "a.png").write_bytes(encode(Picture(pixels), Path("a.png")))
     found = PairCache.of_shots(shots(tmp_path, Source(folder="pairs")), cache_dir=str(tmp_path))
     expected = np.rint(deep / 65535 * 255).astype(np.uint8)
     noisy, clean = found.crop(0, 0, 0, 64)

@@ -18,8 +18,8 @@ from test_pairs import module, noised, photo, save
 from jdcsuite.artifacts import weights
 from jdcsuite.data import provenance
 from jdcsuite.data.pairs import Source, shots
-from jdcsuite.data.quality import ms_ssim
 from jdcsuite.files import predenoising
+from jdcsuite.imaging.similarity import ms_ssim
 from jdcsuite.models.fllic import FLLIC
 from jdcsuite.models.unet import UNet
 from jdcsuite.types import UserError

@@ -18,8 +18,9 @@ from rich.console import Console
 from rich.table import Table
 
 from jdcsuite.artifacts import weights
-from jdcsuite.data.noise import to_tensor
-from jdcsuite.imaging.read import files, read
+from jdcsuite.imaging.folders import image_files
+from jdcsuite.imaging.pixels import to_tensor
+from jdcsuite.imaging.read import read
 from jdcsuite.judging.metrics import eight_bit
 from jdcsuite.models import haar
 from jdcsuite.models.fllic import FLLIC
@@ -81,8 +82,8 @@ def codec_channels(width: float) -> tuple[list[int], int]:
 
 
 def bounds(root: Path) -> pd.DataFrame:
-    train = [moment(path) for path in files(root / TRAIN)]
-    test = {path.name: moment(path) for path in files(root / TEST)}
+    train = [moment(path) for path in image_files(root / TRAIN)]
+    test = {path.name: moment(path) for path in image_files(root / TEST)}
     found = {f"klt of {TRAIN}": errors(test, klt(sum(train))), QUARTER: errors(test, klt(sum(train[::4])))}
     found[f"klt of {TEST}"] = errors(test, klt(sum(test.values())))
     found["klt of each picture"] = [e for name, m in test.items() for e in errors({name: m}, klt(m))]

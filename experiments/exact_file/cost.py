@@ -19,7 +19,7 @@ from jdcsuite.coding.codec import Codec
 from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.datamodule import Pictures
 from jdcsuite.data.noise import GaussianNoise
-from jdcsuite.imaging.read import files
+from jdcsuite.imaging.folders import image_files
 from jdcsuite.judging.metrics import quality
 
 
@@ -35,7 +35,7 @@ def main(weights_file: str, folder: str, sigma: float) -> None:
         part = plain.get_submodule(name)
         part.forward = in_float32(part)
     pictures = Pictures(
-        ImageCache.build(files(Path(folder))), noise=GaussianNoise(sigma=sigma), noise_seed=0, lossless=None
+        ImageCache.build(image_files(Path(folder))), noise=GaussianNoise(sigma=sigma), noise_seed=0, lossless=None
     )
     ratios, differences = [], []
     for i in range(len(pictures)):

@@ -17,7 +17,7 @@ from jdcsuite.artifacts import weights
 from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.datamodule import Pictures
 from jdcsuite.data.noise import GaussianNoise
-from jdcsuite.imaging.read import files
+from jdcsuite.imaging.folders import image_files
 
 STRIP = 16
 
@@ -39,7 +39,7 @@ def near_seams(height: int, width: int, tile: int) -> Tensor:
 def main(weights_file: str, folder: str, sigma: float, tile: int) -> None:
     codec = weights.load(weights_file)
     pictures = Pictures(
-        ImageCache.build(files(Path(folder))), noise=GaussianNoise(sigma=sigma), noise_seed=0, lossless=None
+        ImageCache.build(image_files(Path(folder))), noise=GaussianNoise(sigma=sigma), noise_seed=0, lossless=None
     )
     rows = []
     for i in range(len(pictures)):

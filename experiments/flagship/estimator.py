@@ -20,8 +20,10 @@ from jdcsuite.artifacts import weights
 from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.draw import Draw
 from jdcsuite.data.law import NoiseLaw
-from jdcsuite.data.noise import GaussianNoise, to_tensor
-from jdcsuite.imaging.read import files, read
+from jdcsuite.data.noise import GaussianNoise
+from jdcsuite.imaging.folders import image_files
+from jdcsuite.imaging.pixels import to_tensor
+from jdcsuite.imaging.read import read
 from jdcsuite.models.noise_level import NoiseLevel
 
 BATCH, CROP, RATE = 16, 96, 2e-3
@@ -29,7 +31,7 @@ BATCH, CROP, RATE = 16, 96, 2e-3
 
 def train(net: NoiseLevel, folder: Path, *, seconds: float) -> int:
     """Steps taken."""
-    law, cache, random = NoiseLaw(), ImageCache.build(files(folder)), np.random.default_rng(5)
+    law, cache, random = NoiseLaw(), ImageCache.build(image_files(folder)), np.random.default_rng(5)
     optimizer, start, step = torch.optim.Adam(net.parameters(), RATE), time.monotonic(), 0
     while (gone := (time.monotonic() - start) / seconds) < 1:
         optimizer.param_groups[0]["lr"] = RATE * min(1.0, 2 * (1 - gone))
@@ -52,11 +54,11 @@ def train(net: NoiseLevel, folder: Path, *, seconds: float) -> int:
 
 @torch.no_grad()
 def show(net: NoiseLevel, data: Path) -> None:
-    pictures = [read(path)[:400, :400] for path in files(data / "kodak24")[::3]]
+    pictures = [read(path)[:400, :400] for path in image_files(data / "kodak24")[::3]]
     for sigma in (0, 5, 10, 15, 25, 50):
         noise = GaussianNoise(sigma=sigma)
         print(f"Kodak24, sigma {sigma}:", np.round([float(net(noise.fixed(p, seed=0)[None])) for p in pictures], 1))
-    for path in files(data / "cc15" / "noisy")[::3]:
+    for path in image_files(data / "cc15" / "noisy")[::3]:
         noisy, clean = (to_tensor(read(data / "cc15" / kind / path.name)) for kind in ("noisy", "clean"))
         level = 255 * (noisy - clean).square().mean().sqrt()
         print(f"{path.name}: {float(net(noisy[None])):.1f} where the root mean square is {float(level):.1f}")

@@ -27,7 +27,7 @@ from jdcsuite.data.noise import GaussianNoise
 from jdcsuite.data.pairs import Source, shots
 from jdcsuite.data.pairsamples import PairPictures
 from jdcsuite.data.quality import PairCache
-from jdcsuite.imaging.read import files
+from jdcsuite.imaging.folders import image_files
 from jdcsuite.judging.metrics import eight_bit, quality
 from jdcsuite.models.flagship import Flagship
 from jdcsuite.types import Pair
@@ -67,7 +67,7 @@ def _sets(folders: list[Path], sigmas: list[float]) -> list[tuple[str, float, Da
         if found := shots(folder, Source.read(folder.name)):
             made.append((folder.name, math.nan, PairPictures(PairCache.of_shots(found, cache_dir=None), lossless=None)))
             continue
-        cache = ImageCache.build(files(folder))
+        cache = ImageCache.build(image_files(folder))
         for sigma in sigmas:
             noise = GaussianNoise(sigma=sigma)
             made.append((folder.name, float(sigma), Pictures(cache, noise=noise, noise_seed=0, lossless=None)))

@@ -14,8 +14,9 @@ import torch
 
 from jdcsuite.artifacts import weights
 from jdcsuite.coding.container import unpack
-from jdcsuite.data.noise import to_tensor
-from jdcsuite.imaging.read import files, read
+from jdcsuite.imaging.folders import image_files
+from jdcsuite.imaging.pixels import to_tensor
+from jdcsuite.imaging.read import read
 
 KINDS = ("fixed", "adaptive")
 
@@ -28,7 +29,7 @@ def main(weights_file: str, folder: str) -> None:
         codecs[kind].update()
     spent = {kind: {"index": 0, "y": 0} for kind in KINDS}
     used, pixels, places, pictures = set(), 0, 0, 0
-    for path in files(Path(folder)):
+    for path in image_files(Path(folder)):
         x = to_tensor(read(path))[None]
         decoded = []
         for kind, codec in codecs.items():

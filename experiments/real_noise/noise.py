@@ -12,13 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from jdcsuite.data.estimate import noise_of
-from jdcsuite.data.noise import estimate_sigma, to_tensor
-from jdcsuite.imaging.read import files, read
+from jdcsuite.data.estimate import estimate_sigma, noise_of
+from jdcsuite.imaging.folders import image_files
+from jdcsuite.imaging.pixels import to_tensor
+from jdcsuite.imaging.read import read
 
 for folder in map(Path, sys.argv[1:]):
     rows = []
-    for path in files(folder / "noisy"):
+    for path in image_files(folder / "noisy"):
         noisy, clean = read(path), read(folder / "clean" / path.name)
         noise = noisy.astype(float) - clean
         neighbours = (noise[:, 1:] * noise[:, :-1]).mean() / (noise**2).mean()

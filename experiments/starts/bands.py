@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from jdcsuite.imaging.read import files, read
+from jdcsuite.imaging.folders import image_files
+from jdcsuite.imaging.read import read
 from jdcsuite.models import haar
 
 SIDE, SIZE = 16, 16 * 16 * 3
@@ -58,7 +59,7 @@ def main() -> None:
     bands, filters = packet()
     colour = np.array([band.colour for band in bands])
     flat = np.array([abs(band.rows.sum() * band.columns.sum()) > 1 for band in bands])
-    measured = energies(filters, [blocks(read(path)) for path in files(root / "photos_train")])
+    measured = energies(filters, [blocks(read(path)) for path in image_files(root / "photos_train")])
 
     fits = []
     for correlation in CORRELATIONS:

@@ -25,8 +25,9 @@ from rich.console import Console
 from jdcsuite.bench.common import configuration
 from jdcsuite.bench.loops import BareLoop
 from jdcsuite.data import datamodule
-from jdcsuite.data.noise import GaussianNoise, to_tensor
+from jdcsuite.data.noise import GaussianNoise
 from jdcsuite.entropy.competition import Competition
+from jdcsuite.imaging.pixels import to_tensor
 from jdcsuite.imaging.read import read
 from jdcsuite.judging.metrics import eight_bit
 from jdcsuite.models import haar

@@ -21,7 +21,8 @@ from jdcsuite.artifacts import weights
 from jdcsuite.coding.container import unpack
 from jdcsuite.files import compression
 from jdcsuite.imaging import atomic
-from jdcsuite.imaging.picture import Picture, encode
+from jdcsuite.imaging.picture import Picture
+from jdcsuite.imaging.write import encode
 
 # folder -> class and what builds it
 CODECS = {

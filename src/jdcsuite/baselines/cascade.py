@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from jdcsuite.data.noise import to_bytes, to_tensor
+from jdcsuite.imaging.pixels import to_bytes, to_tensor
 from jdcsuite.types import Pair, UserError
 
 

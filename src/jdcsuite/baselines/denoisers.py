@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from jdcsuite.data.noise import estimate_sigma
+from jdcsuite.data.estimate import estimate_sigma
 from jdcsuite.models.denoiser import TILE, tiled
 from jdcsuite.types import UserError
 

@@ -14,8 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from jdcsuite.bench.common import configuration
 from jdcsuite.coding.codec import Codec
 from jdcsuite.data.draw import Draw
-from jdcsuite.data.noise import GaussianNoise, to_tensor
+from jdcsuite.data.noise import GaussianNoise
 from jdcsuite.entropy.coder import Decoder, Encoder, Tables
+from jdcsuite.imaging.pixels import to_tensor
 from jdcsuite.imaging.read import embedded
 from jdcsuite.judging.metrics import timed
 from jdcsuite.training import job as training

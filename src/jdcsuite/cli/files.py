@@ -132,10 +132,11 @@ def compress(
     """Noisy pictures (PNG, JPEG, WebP, TIFF, BMP; 8 or 16 bits) -> .jdc files, denoised as they are compressed."""
     from jdcsuite.files import batch, paths
     from jdcsuite.files.choosing import Asked
+    from jdcsuite.imaging.write import FORMATS
 
     inputs, weights = paths.divide(inputs, weights or [])
     tasks = paths.plan(inputs, out, ending=".jdc", coded=False)
-    if Path(out).suffix.lower() in paths.IMAGE_ENDINGS and tasks[0].target == Path(out):
+    if Path(out).suffix.lower() in FORMATS and tasks[0].target == Path(out):
         raise UserError(f"{out} is named like a picture: give a name that ends in .jdc")
     rungs = _ladder(weights)
     asked = Asked(
@@ -164,13 +165,14 @@ def decompress(
 ) -> None:
     """.jdc files -> pictures; of several WEIGHTS, those that wrote a file open it."""
     from jdcsuite.files import batch, paths
+    from jdcsuite.imaging.write import FORMATS
 
     inputs, weights = paths.divide(inputs, weights or [])
     ending = f".{format_.lower().removeprefix('.')}"
     tasks = paths.plan(inputs, out, ending=ending, coded=True)
     for task in tasks:
-        if task.target.suffix.lower() not in paths.IMAGE_ENDINGS:
-            raise UserError(f"{task.target} ends in no known image format: use {', '.join(paths.IMAGE_ENDINGS)}")
+        if task.target.suffix.lower() not in FORMATS:
+            raise UserError(f"{task.target} ends in no known image format: use {', '.join(FORMATS)}")
     _work(tasks, batch.Options(weights=_ladder(weights), device=device, force=force), decode=True, jobs=jobs)
 
 

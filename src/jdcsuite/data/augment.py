@@ -8,6 +8,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from jdcsuite.data.draw import Draw
+from jdcsuite.imaging.pixels import quantized
 from jdcsuite.types import UserError
 
 
@@ -41,7 +42,7 @@ class Augmentation:
         shuffled, as_is = chance[:, 3:].argsort(1), torch.arange(3, device=clean.device).expand(len(clean), 3)
         order = torch.where(chance[:, 2:3] < self.colours, shuffled, as_is)
         clean = clean.gather(1, order[:, :, None, None].expand_as(clean)) * factor[:, None, None, None]
-        return (clean * 255).round().clamp(0, 255) / 255
+        return quantized(clean)
 
 
 def half(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h2 w2 3"]:

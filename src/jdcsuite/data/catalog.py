@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from jdcsuite.imaging.folders import SUFFIXES, has_images, walk
 from jdcsuite.types import UserError
-
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".ppm"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +73,7 @@ def _iso(path: Path) -> float:
 
 def _nind(path: Path) -> Path | None:
     """Clean is the scene's lowest ISO, as in the JDC paper; its repeats ("200-2") are no noisy pictures."""
-    scene = [p for p in images(path.parent) if p.name.split("_ISO")[0] == path.name.split("_ISO")[0]]
+    scene = [p for p in walk(path.parent) if p.name.split("_ISO")[0] == path.name.split("_ISO")[0]]
     base = min(scene, key=lambda p: (_iso(p), len(p.name)))
     return base if _iso(path) > _iso(base) else None
 
@@ -326,20 +325,6 @@ def entry(name: str) -> Dataset:
         raise UserError(f"{name!r} is no known dataset: choose one of {known}.") from None
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    # names with a leading dot are macOS's and our own leftovers, never pictures
-    return (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
-
-
-def images(folder: Path) -> list[Path]:
-    """All pictures at or below a folder, sorted."""
-    return sorted(_walk(folder))
-
-
-def has_images(folder: Path) -> bool:
-    return folder.is_dir() and next(_walk(folder), None) is not None
-
-
 def folder(root: Path | str, name: str) -> Path:
     """The folder of a dataset, or of the user's own pictures, below a data root.
 
@@ -355,7 +340,7 @@ def folder(root: Path | str, name: str) -> Path:
         command = f"jdc fetch {name} --root {shlex.quote(str(root))}"
         raise UserError(f"no pictures in {path}: get them with `{command}`.")
     if path.is_dir():
-        raise UserError(f"{path} holds no pictures ({', '.join(sorted(SUFFIXES))}): put some there.")
+        raise UserError(f"{path} holds no pictures ({', '.join(SUFFIXES)}): put some there.")
     names = sorted(p.name for p in root.iterdir() if p.is_dir() and p.name[0] != ".") if root.is_dir() else []
     there = f"has {', '.join(names)}" if names else "has no folders" if root.is_dir() else "does not exist"
     raise UserError(f"there is no folder {path}: {root} {there}; `jdc fetch --list` names what can be had.")

@@ -26,12 +26,14 @@ from jdcsuite.data.augment import Augmentation, half
 from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.catalog import folder
 from jdcsuite.data.draw import Draw
-from jdcsuite.data.noise import Noise, Recorded, to_bytes, to_tensor
+from jdcsuite.data.noise import Noise, Recorded
 from jdcsuite.data.resident import Resident, fits
 from jdcsuite.data.symmetries import turned
 from jdcsuite.device import layout
+from jdcsuite.imaging.folders import image_files
 from jdcsuite.imaging.lossless import Lossless
-from jdcsuite.imaging.read import embedded, files
+from jdcsuite.imaging.pixels import to_bytes, to_tensor
+from jdcsuite.imaging.read import embedded
 from jdcsuite.types import Pair, UserError
 
 EMBEDDED = "embedded"
@@ -296,10 +298,10 @@ class Photographs(L.LightningDataModule):
             pool, test = embedded("train"), {self.test_sets[0]: embedded("test")}
         elif self.test_names:
             root = Path(self.root)
-            pool = files(folder(root, self.train_name))
-            test = {name: files(folder(root, name)) for name in self.test_names}
+            pool = image_files(folder(root, self.train_name))
+            test = {name: image_files(folder(root, name)) for name in self.test_names}
         else:
-            pool = files(folder(Path(self.root), self.train_name) if self.train_name else Path(self.root))
+            pool = image_files(folder(Path(self.root), self.train_name) if self.train_name else Path(self.root))
             pool, held = _hold_out(pool, salt="test")
             test = {self.test_sets[0]: held}
         train, val = _hold_out(pool, salt="val")

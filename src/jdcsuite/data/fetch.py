@@ -31,6 +31,7 @@ from urllib3.exceptions import HTTPError
 
 from jdcsuite.data import catalog
 from jdcsuite.imaging import atomic
+from jdcsuite.imaging.folders import has_images, walk
 from jdcsuite.types import UserError
 
 CHUNK = 1 << 16  # bytes; what a broken connection can cost at most
@@ -210,7 +211,7 @@ def _assemble(entry: catalog.Dataset, stage: Path) -> Path:
             ) from None
         except RuntimeError as error:  # zipfile: an unknown compression, or a password
             raise UserError(f"{path} cannot be unpacked here ({error}): unpack it by hand.") from None
-    if not catalog.has_images(ready):
+    if not has_images(ready):
         raise UserError(f"{entry.name} came without pictures: look at {stage}.")
     return ready
 
@@ -264,8 +265,8 @@ def fetch(name: str, root: Path | str, console: Console | None = None, *, base_u
     root = Path(root).expanduser()
     target, record = root / entry.name, root / f"{entry.name}.checksums.json"
     console = console or Console(stderr=True)
-    if catalog.has_images(target):
-        console.out(f"{entry.name} is already there: {len(catalog.images(target))} pictures in {target}")
+    if has_images(target):
+        console.out(f"{entry.name} is already there: {len(list(walk(target)))} pictures in {target}")
         return target
     if entry.by_hand:
         raise UserError(entry.by_hand.format(folder=target) + ".")
@@ -287,7 +288,7 @@ def fetch(name: str, root: Path | str, console: Console | None = None, *, base_u
             shutil.rmtree(stage)
     except OSError as error:
         raise UserError(f"cannot write below {root} ({error.strerror or error}): choose another --root.") from None
-    console.out(f"{entry.name}: {len(catalog.images(target))} pictures in {target} ({entry.licence})")
+    console.out(f"{entry.name}: {len(list(walk(target)))} pictures in {target} ({entry.licence})")
     return target
 
 

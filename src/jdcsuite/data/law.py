@@ -12,6 +12,7 @@ from torch import Tensor
 from jdcsuite.data.camera import PARAMETERS, camera_noise
 from jdcsuite.data.draw import Draw
 from jdcsuite.data.noise import GaussianNoise
+from jdcsuite.imaging.pixels import quantized
 from jdcsuite.types import UserError
 
 
@@ -77,7 +78,7 @@ class NoiseLaw:
             chosen = torch.where(_wide(is_camera[first:]), developed, noise[first:])
             noise = torch.cat([noise[:first], chosen])
         noisy = clean + noise
-        return (noisy * 255).round().clamp(0, 255) / 255 if self.kind == "clip8" else noisy
+        return quantized(noisy) if self.kind == "clip8" else noisy
 
     def levels(self, kind: Float[Tensor, "b"], u: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
         """Two uniform numbers an image -> the root mean square of its noise, 1 being white."""

@@ -9,8 +9,9 @@ import numpy as np
 
 from jdcsuite.data import splits
 from jdcsuite.data.cache import ImageCache
-from jdcsuite.data.noise import PoissonGaussian, to_bytes
+from jdcsuite.data.noise import PoissonGaussian
 from jdcsuite.data.quality import PairCache
+from jdcsuite.imaging.pixels import to_bytes
 from jdcsuite.imaging.read import embedded
 
 MADE, MADE_CLEAN = "embedded-poisson-gaussian", "embedded-clean"

@@ -1,7 +1,7 @@
-"""Clean pictures -> noisy pictures: drawn from a seed, the same on every rank, worker and machine.
+"""Clean images -> noisy images, reproducible on every rank, worker and machine.
 
-Test noise is a function of the clean pixels, sigma and a noise seed. Training noise is a function of the run's seed
-and the sample's number (`data/draw`), so it does not depend on how samples are dealt to ranks and workers.
+Test noise depends on the clean pixels, the noise level and a noise seed only. Training noise depends on the run's seed
+and the sample's number (`data.draw`), not on how samples are distributed over ranks and workers.
 """
 
 from __future__ import annotations
@@ -12,33 +12,38 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-import pywt
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from jdcsuite import checks
 from jdcsuite.data.draw import Draw
+from jdcsuite.imaging.pixels import quantized, to_tensor
 from jdcsuite.types import UserError
+
+PROTOCOLS = ("clip8", "float")  # noisy images rounded and clipped to 8 bits, or as drawn
 
 
 @runtime_checkable
 class Noise(Protocol):
-    """What a datamodule asks of a noise."""
+    """Noise that is added to clean images."""
 
-    sigma: float  # grey levels, nan where there is no one number
+    sigma: float  # standard deviation in 8-bit grey levels, nan if there is no single one
 
     @property
-    def protocol(self) -> str: ...
+    def protocol(self) -> str:
+        """The noise's name in results."""
 
-    def __call__(self, clean: Float[Tensor, "b 3 h w"], draw: Draw) -> Float[Tensor, "b 3 h w"]: ...
+    def __call__(self, clean: Float[Tensor, "b 3 h w"], draw: Draw) -> Float[Tensor, "b 3 h w"]:
+        """Training noise, computed on the device of ``clean``."""
 
-    def fixed(self, clean: UInt8[np.ndarray, "h w 3"], *, seed: int) -> Float[Tensor, "3 h w"]: ...
+    def fixed(self, clean: UInt8[np.ndarray, "h w 3"], *, seed: int) -> Float[Tensor, "3 h w"]:
+        """Test noise: the same for the same pixels and seed."""
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """Noise that came with the pictures, or was put into them once: nothing is drawn. ``protocol``: what the rows
-    say of it."""
+    """Noise that the images already have. ``protocol``: its name in results."""
 
     protocol: str
     sigma: float = math.nan
@@ -47,40 +52,33 @@ class Recorded:
 class GaussianNoise:
     """Additive white Gaussian noise of standard deviation ``sigma`` (8-bit grey levels, 0 and above).
 
-    ``protocol``: ``clip8`` rounds and clips the noisy picture to 8 bits, as a camera file is (default); ``float``
-    leaves it as drawn, as denoising papers do. Clipping lowers the measured deviation (19.5 at sigma 20).
+    ``protocol``: ``clip8`` rounds and clips the noisy image to 8 bits, as in a file (default); ``float`` leaves it as
+    drawn, as denoising papers do. Clipping lowers the measured deviation (19.5 at sigma 20).
     """
 
     def __init__(self, *, sigma: float, protocol: str = "clip8") -> None:
         if not 0 <= sigma < math.inf:
             raise UserError(f"sigma={sigma} is not a noise level: give grey levels of 0 or more, as in sigma=10")
-        if protocol not in ("clip8", "float"):
-            raise UserError(f"data.noise.protocol={protocol} is unknown: choose clip8 or float")
-        self.sigma, self.protocol = float(sigma), protocol
+        self.sigma = float(sigma)
+        self.protocol = checks.choice("data.noise.protocol", protocol, PROTOCOLS)
 
     def __call__(self, clean: Float[Tensor, "b 3 h w"], draw: Draw) -> Float[Tensor, "b 3 h w"]:
-        """Training noise, on the device of ``clean``."""
-        return self.protocolled(clean + draw.normal(*clean.shape[1:]) * (self.sigma / 255))
+        return self._finish(clean + draw.normal(*clean.shape[1:]) * (self.sigma / 255))
 
     def fixed(self, clean: UInt8[np.ndarray, "h w 3"], *, seed: int) -> Float[Tensor, "3 h w"]:
-        """Test noise = f(SHA-256 of the clean pixels and their shape, sigma, seed), through numpy's RandomState."""
-        digest = hashlib.sha256(np.ascontiguousarray(clean).tobytes())
-        digest.update(f"{clean.shape} {self.sigma:g} {seed}".encode())
-        random = np.random.RandomState(np.frombuffer(digest.digest(), dtype="<u4"))
-        noisy = clean + self.sigma * random.standard_normal(clean.shape)
-        return self.protocolled(to_tensor(noisy))
+        random = _random_of(clean, f"{self.sigma:g} {seed}")
+        return self._finish(to_tensor(clean + self.sigma * random.standard_normal(clean.shape)))
 
-    def protocolled(self, noisy: Tensor) -> Tensor:
-        return (noisy * 255).round().clamp(0, 255) / 255 if self.protocol == "clip8" else noisy
+    def _finish(self, noisy: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        return quantized(noisy) if self.protocol == "clip8" else noisy
 
 
 class PoissonGaussian:
-    """Signal-dependent noise of a sensor: clip(a Poisson(x / a) + N(0, b^2)) to [0, 1].
+    """Signal-dependent noise of a sensor: clip(a Poisson(x / a) + N(0, b^2)) to [0, 1], for x in [0, 1].
 
-    ``a``: variance for each unit of signal, ``b``: standard deviation of the read-out, pictures being in [0, 1]
-    (Testolina et al., SPIE 2021, as JDC describes it: a = b = .04). A range, as [.001, .1], is drawn from
-    log-uniformly, an image at a time. ``protocol``: as `GaussianNoise`'s.
-    ``sigma`` is nan: this noise has no one standard deviation.
+    ``a``: variance per unit of signal, ``b``: standard deviation of the read-out noise (Testolina et al., SPIE 2021, as
+    described by JDC: a = b = .04). A range such as [.001, .1] is sampled log-uniformly for each image. ``protocol``:
+    as `GaussianNoise`'s. ``sigma`` is nan, because this noise has no single standard deviation.
     """
 
     sigma = math.nan
@@ -88,70 +86,46 @@ class PoissonGaussian:
     def __init__(
         self, *, a: float | list[float] = 0.04, b: float | list[float] = 0.04, protocol: str = "clip8"
     ) -> None:
-        if protocol not in ("clip8", "float"):
-            raise UserError(f"data.noise.protocol={protocol} is unknown: choose clip8 or float")
-        self.a, self.b = (_range(value, name) for name, value in {"a": a, "b": b}.items())
-        self.kind, self.rounds = protocol, protocol == "clip8"
+        self.a, self.b = (_range(f"data.noise.{name}", value) for name, value in {"a": a, "b": b}.items())
+        self.kind = checks.choice("data.noise.protocol", protocol, PROTOCOLS)
 
     @property
     def protocol(self) -> str:
         return f"poisson-gaussian {self.kind}"
 
     def __call__(self, clean: Float[Tensor, "b 3 h w"], draw: Draw) -> Float[Tensor, "b 3 h w"]:
-        """Training noise, on the device of ``clean``: image by image, because Poisson noise depends on its pixels."""
-        return torch.stack([self._one(x, seed) for x, seed in zip(clean, draw.seeds, strict=True)])
+        # image by image, because how many random numbers Poisson noise takes depends on the pixels
+        return torch.stack([self._noisy(x, seed) for x, seed in zip(clean, draw.seeds, strict=True)])
 
-    def _one(self, clean: Tensor, seed: int) -> Tensor:
+    def _noisy(self, clean: Float[Tensor, "3 h w"], seed: int) -> Float[Tensor, "3 h w"]:
         a, b = self._level(np.random.RandomState(seed % 2**32))
         generator = torch.Generator(clean.device).manual_seed(seed)
         signal = torch.poisson(clean / a, generator=generator) * a
-        return self._clipped(signal + b * torch.randn(clean.shape, generator=generator, device=clean.device))
+        return self._finish(signal + b * torch.randn(clean.shape, generator=generator, device=clean.device))
 
     def fixed(self, clean: UInt8[np.ndarray, "h w 3"], *, seed: int) -> Float[Tensor, "3 h w"]:
-        """Test noise = f(SHA-256 of the clean pixels and their shape, a, b, seed), through numpy's RandomState."""
-        digest = hashlib.sha256(np.ascontiguousarray(clean).tobytes())
-        digest.update(f"{clean.shape} {self.a} {self.b} {seed}".encode())
-        random = np.random.RandomState(np.frombuffer(digest.digest(), dtype="<u4"))
+        random = _random_of(clean, f"{self.a} {self.b} {seed}")
         a, b = self._level(random)
         noisy = a * random.poisson(clean / 255 / a) + b * random.standard_normal(clean.shape)
-        return self._clipped(to_tensor(noisy * 255))
+        return self._finish(to_tensor(noisy * 255))
 
     def _level(self, random: np.random.RandomState) -> tuple[float, float]:
         return tuple(low * (high / low) ** random.random_sample() for low, high in (self.a, self.b))
 
-    def _clipped(self, noisy: Tensor) -> Tensor:
-        noisy = noisy.clamp(0, 1)
-        return (noisy * 255).round() / 255 if self.rounds else noisy
+    def _finish(self, noisy: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        return quantized(noisy) if self.kind == "clip8" else noisy.clamp(0, 1)
 
 
-def _range(value: float | list[float], name: str) -> tuple[float, float]:
+def _random_of(clean: UInt8[np.ndarray, "h w 3"], settings: str) -> np.random.RandomState:
+    """A generator seeded by the SHA-256 of the pixels, their shape and ``settings``; RandomState, because its numbers
+    are guaranteed not to change between versions of numpy."""
+    digest = hashlib.sha256(np.ascontiguousarray(clean).tobytes())
+    digest.update(f"{clean.shape} {settings}".encode())
+    return np.random.RandomState(np.frombuffer(digest.digest(), dtype="<u4"))
+
+
+def _range(name: str, value: float | list[float]) -> tuple[float, float]:
     low, high = value if isinstance(value, list) else (value, value)
     if not 0 < low <= high < math.inf:
-        raise UserError(f"data.noise.{name}={value} is no noise level: give a number above 0, or [low, high]")
+        raise UserError(f"{name}={value} is no noise level: give a number above 0, or [low, high]")
     return float(low), float(high)
-
-
-def to_tensor(image: np.ndarray) -> Float[Tensor, "3 h w"]:
-    """(h, w, 3) in [0, 255] -> (3, h, w) float32 in [0, 1], contiguous."""
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float() / 255
-
-
-def to_bytes(image: Float[Tensor, "3 h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    """[0, 1] -> the nearest 8-bit picture."""
-    return (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().cpu().numpy()
-
-
-def estimate_sigma(noisy: Float[Tensor, "3 h w"]) -> float:
-    """Blind estimate of white noise in grey levels: the median absolute deviation of the finest diagonal wavelet
-    band over .6745 (Donoho and Johnstone, 1994), mean of the three channels. 0 for pictures under 4 pixels."""
-    return float(np.mean([white_deviation(plane) for plane in noisy.cpu().numpy() * 255]))
-
-
-def white_deviation(plane: Float[np.ndarray, "h w"]) -> float:
-    """`estimate_sigma` of one channel, in its own unit. Details of exactly 0 are taken for masked or clipped parts, as
-    scikit-image takes them; 0 where there are no others."""
-    if min(plane.shape) < 4:
-        return 0.0
-    details = pywt.dwt2(plane, "db2")[1][2]
-    details = np.abs(details[details != 0])
-    return float(np.median(details)) / 0.6744897501960817 if details.size else 0.0

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from jdcsuite.data import provenance, quality, splits
 from jdcsuite.data.cache import ImageCache
-from jdcsuite.data.catalog import folder, images
+from jdcsuite.data.catalog import folder
 from jdcsuite.data.datamodule import Photographs, Sample, Steps, at_least
 from jdcsuite.data.madepairs import MADE, MADE_CLEAN, made
 from jdcsuite.data.noise import Noise, PoissonGaussian, Recorded
@@ -39,6 +39,7 @@ from jdcsuite.data.pairs import (
 from jdcsuite.data.pairsamples import PairCrops, PairPictures
 from jdcsuite.data.quality import PairCache
 from jdcsuite.device import layout
+from jdcsuite.imaging.folders import walk
 from jdcsuite.imaging.lossless import Lossless
 from jdcsuite.imaging.read import exif_iso
 from jdcsuite.types import Pair, UserError
@@ -260,7 +261,7 @@ class PairFolders(Photographs):
                 f"{self.clean_name} of data.clean holds pairs, half of them noisy: give a folder of clean pictures, as "
                 f"{self.clean_name}/clean, or null for the clean halves of the training pairs"
             )
-        plain = [picture for picture in images(path) if scene_and_iso(picture)[0] not in without]
+        plain = [picture for picture in sorted(walk(path)) if scene_and_iso(picture)[0] not in without]
         if not plain:
             raise UserError(f"all pictures of {path} show scenes that validate: give another folder as data.clean")
         if self.clean_name in self.test_sets:
@@ -298,7 +299,7 @@ class PairFolders(Photographs):
         path = folder(root, source.folder)
         found = shots(path, source, allow_unpaired=self.allow_unpaired)
         if not found and plain:
-            pictures = [p for p in images(path) if source.takes(p)]
+            pictures = [p for p in sorted(walk(path)) if source.takes(p)]
             found = [Shot(noisy=p, clean=p, scene=scene_and_iso(p)[0]) for p in pictures]
         if not found:
             patterns = f" that match only={list(source.only)} without={list(source.without)}"

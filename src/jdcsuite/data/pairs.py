@@ -14,6 +14,7 @@ from math import inf
 from pathlib import Path
 
 from jdcsuite.data import catalog, provenance
+from jdcsuite.imaging.folders import walk
 from jdcsuite.types import UserError
 
 SHOWN = 5  # names that a message lists
@@ -165,7 +166,7 @@ def _rule(folder: Path, name: str) -> Callable[[Path], Path | None]:
         return known.clean_of
     own = [catalog.CATALOG[layout].clean_of for layout in ("sidd", "nind")]
     rules = [rule for rule in (own[0], _real_and_mean, own[1]) if rule is not None]
-    pictures = catalog.images(folder)
+    pictures = sorted(walk(folder))
     return next((rule for rule in rules if any(rule(path) for path in pictures)), _noisy_and_clean)
 
 
@@ -175,11 +176,11 @@ def shots(folder: Path, source: Source, *, allow_unpaired: bool = False) -> list
     UserError lists pictures without a partner; with ``allow_unpaired`` they are left out.
     """
     clean_of = _rule(folder, source.folder)
-    found = [(path, clean) for path in catalog.images(folder) if (clean := clean_of(path)) and source.takes(path)]
+    found = [(path, clean) for path in sorted(walk(folder)) if (clean := clean_of(path)) and source.takes(path)]
     alone = [path for path, clean in found if not clean.is_file()]
     partners = {clean for _, clean in found}
     if found:
-        cleans = [path for path in catalog.images(folder) if _is_clean(path, clean_of) and source.takes(path)]
+        cleans = [path for path in sorted(walk(folder)) if _is_clean(path, clean_of) and source.takes(path)]
         alone += [path for path in cleans if path not in partners]
     if alone and not allow_unpaired:
         raise UserError(

@@ -12,9 +12,9 @@ from torch.utils.data import Dataset
 
 from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.datamodule import Named, Sample
-from jdcsuite.data.noise import to_tensor
 from jdcsuite.data.quality import PairCache
 from jdcsuite.imaging.lossless import Lossless
+from jdcsuite.imaging.pixels import to_tensor
 from jdcsuite.types import Pair
 
 

@@ -7,45 +7,25 @@ pictures and kept beside their decoded pixels.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from rich.console import Console
 from rich.progress import track
-from torch import Tensor
-from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
 from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.pairs import Shot, listed
 from jdcsuite.imaging import atomic
-from jdcsuite.imaging.picture import rounded
+from jdcsuite.imaging.picture import Picture
+from jdcsuite.imaging.pixels import to_eight_bit
+from jdcsuite.imaging.similarity import SMALLEST, ms_ssim
 from jdcsuite.types import UserError
 
-SMALLEST = 176  # the smallest side that five scales of an 11-tap window allow
 BATCH = 16
-
-
-@contextmanager
-def full_float32() -> Iterator[None]:
-    """Without autocast and TF32, whose 11 bits lose the variances that SSIM divides by: the MS-SSIM of a flat picture
-    with itself came out as 0 on a GPU."""
-    in_float32 = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-    with torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False), in_float32:
-        yield
-
-
-def ms_ssim(x_hat: Float[Tensor, "b 3 h w"], clean: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b"]:
-    """MS-SSIM (Wang et al., 2003) of each picture in [0, 1], sides of 176 pixels or more."""
-    with full_float32():
-        values = multiscale_structural_similarity_index_measure(
-            x_hat.float(), clean.float(), data_range=1.0, reduction="none"
-        )
-    return values.reshape(-1)
 
 
 class PairCache:
@@ -70,7 +50,7 @@ class PairCache:
         differ; with ``allow_unpaired`` they are left out."""
         cleans = sorted({shot.clean for shot in shots})
         noisy, clean = (
-            ImageCache.build(paths, cache_dir=cache_dir, reader=rounded)
+            ImageCache.build(paths, cache_dir=cache_dir, reader=_read_any_depth)
             for paths in ([shot.noisy for shot in shots], cleans)
         )
         partner = [cleans.index(shot.clean) for shot in shots]
@@ -103,6 +83,10 @@ class PairCache:
     def crop(self, i: int, top: int, left: int, size: int) -> tuple[np.ndarray, np.ndarray]:
         """(noisy, clean) squares of ``size`` pixels, 8-bit RGB."""
         return self.noisy.crop(i, top, left, size), self.clean.crop(self.partner[i], top, left, size)
+
+
+def _read_any_depth(path: Path) -> UInt8[np.ndarray, "h w 3"]:
+    return to_eight_bit(Picture.read(path).pixels)
 
 
 def cells(cache: ImageCache, *, side: int) -> Int[np.ndarray, "k 3"]:

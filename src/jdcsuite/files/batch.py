@@ -126,9 +126,9 @@ def _compress(task: Task, options: Options) -> Done:
     from jdcsuite.artifacts.weights import read_about
     from jdcsuite.files import compression, noisiness
     from jdcsuite.imaging import atomic
-    from jdcsuite.imaging import picture as files
+    from jdcsuite.imaging.picture import Picture
 
-    picture, asked = files.read(task.source), options.asked
+    picture, asked = Picture.read(task.source), options.asked
     pixels = picture.pixels.shape[0] * picture.pixels.shape[1]
     metadata = picture.metadata if options.keep_metadata else {}
     codings = []
@@ -172,14 +172,15 @@ def _verified(data: bytes, *, codec: Codec, pixels: np.ndarray) -> float:
 def _decompress(task: Task, options: Options) -> Done:
     from jdcsuite.files import compression
     from jdcsuite.imaging import atomic
-    from jdcsuite.imaging import picture as files
+    from jdcsuite.imaging.picture import Picture
+    from jdcsuite.imaging.write import encode
 
     data = task.source.read_bytes()
     contents = unpack(data)
     weights = _with_id(contents.model_id, options)
     pixels = compression.decompress(data, weights, device=options.device)
-    picture = files.Picture(pixels, bool(contents.colour), contents.metadata)
-    image = files.encode(picture, task.target)
+    picture = Picture(pixels, bool(contents.colour), contents.metadata)
+    image = encode(picture, task.target)
     atomic.write(task.target, image)
     return Done(task, len(data), len(image), contents.height * contents.width)
 

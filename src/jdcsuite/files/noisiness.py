@@ -46,10 +46,10 @@ def _died(path: Path) -> Reading:
 def _reading(path: Path, *, network: Path | None) -> Reading:
     from jdcsuite.data.estimate import noise_of
     from jdcsuite.files import compression
-    from jdcsuite.imaging import picture as files
+    from jdcsuite.imaging.picture import Picture
 
     try:
-        pixels = files.read(path).pixels
+        pixels = Picture.read(path).pixels
         classical = noise_of(pixels)
         noise, estimator = classical.rms, "classical"
         if network is not None:

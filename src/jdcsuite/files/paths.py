@@ -10,8 +10,6 @@ from pathlib import Path
 
 from jdcsuite.types import UserError
 
-IMAGE_ENDINGS = (".png", ".tif", ".tiff", ".webp", ".jpg", ".jpeg")
-
 
 @dataclass(frozen=True)
 class Task:
@@ -67,9 +65,9 @@ def _expand(word: str, coded: bool) -> list[tuple[Path, Path]]:
             if not files:
                 raise UserError(f"the folder {path} holds no .jdc file: name another one")
         else:
-            from jdcsuite.imaging.read import files as pictures
+            from jdcsuite.imaging.folders import image_files
 
-            files = pictures(path)
+            files = image_files(path)
         return [(file, file.relative_to(path)) for file in files]
     if not path.exists() and glob.has_magic(word):
         matches = _matches(word)

@@ -21,12 +21,13 @@ from torch import Tensor
 from jdcsuite.artifacts import runs, weights
 from jdcsuite.baselines.denoisers import UNTAUGHT
 from jdcsuite.data import provenance, quality
-from jdcsuite.data.noise import to_bytes, to_tensor
 from jdcsuite.data.pairs import scene_and_iso
 from jdcsuite.data.provenance import Predenoised
 from jdcsuite.files import paths, pool
 from jdcsuite.imaging import atomic
-from jdcsuite.imaging import picture as files
+from jdcsuite.imaging.picture import Picture
+from jdcsuite.imaging.pixels import to_bytes, to_tensor
+from jdcsuite.imaging.write import encode
 from jdcsuite.models.denoiser import TILE, Denoiser
 from jdcsuite.types import UserError
 
@@ -190,7 +191,7 @@ def _remove(out: Path, name: str) -> None:
 
 def _ended(job: Job, out: Path) -> Done:
     """What another process made of a picture when nobody listened any more."""
-    clean, noisy = (files.read(place).pixels for place in _places(out, job.name))
+    clean, noisy = (Picture.read(place).pixels for place in _places(out, job.name))
     return Done(job, *noisy.shape[:2], score=score(clean, noisy))
 
 
@@ -214,7 +215,7 @@ def _guarded(job: Job, *, taught_by: Teacher, out: Path) -> Done:
 
 
 def _one(job: Job, taught_by: Teacher, places: list[Path]) -> Done:
-    pixels = files.read(job.source).pixels
+    pixels = Picture.read(job.source).pixels
     # through int32: PyTorch knows few operations on 16 unsigned bits
     x = torch.from_numpy(pixels.astype(np.int32)).permute(2, 0, 1)[None].float() / np.iinfo(pixels.dtype).max
     denoised = taught_by.denoise(x)
@@ -222,7 +223,7 @@ def _one(job: Job, taught_by: Teacher, places: list[Path]) -> Done:
         raise UserError(f"{taught_by.about.name} makes no picture of {job.source} but NaN: give other weights")
     noisy, clean = to_bytes(x[0]), to_bytes(denoised[0])
     for place, image in zip(places, (clean, noisy), strict=True):
-        atomic.write(place, files.encode(files.Picture(image), place))
+        atomic.write(place, encode(Picture(image), place))
     return Done(job, *noisy.shape[:2], score=score(clean, noisy))
 
 

@@ -1,6 +1,6 @@
-"""8-bit RGB picture -> its lossless code and that code's length in bits per pixel.
+"""8-bit RGB image -> its lossless code, and the length of that code in bits per pixel.
 
-The code length of the noisy picture, H(noisy), guides FLLIC-w; the same coders are lossless baselines.
+FLLIC-w is guided by the code length of the noisy image, H(noisy); the same coders are the lossless baselines.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from jdcsuite.types import UserError
 
 class _Coder(NamedTuple):
     module: str  # prefix of its functions in imagecodecs
-    efforts: range  # empty where the coder has no such choice
+    efforts: range  # empty if it has no such setting
     effort: int | None  # default
 
 
-# Efforts grow with time: libjxl's effort, libwebp's method, zlib's level, 10 - libavif's speed.
+# Higher efforts take longer: libjxl's effort, libwebp's method, zlib's level, 10 - libavif's speed.
 CODERS = {
     "jpegls": _Coder("jpegls", range(0), None),
     "jpegxl": _Coder("jpegxl", range(1, 10), 7),
@@ -32,13 +32,13 @@ CODERS = {
 
 
 class Lossless:
-    """A lossless coder of imagecodecs, single-threaded: its bytes decode to the very same picture.
+    """A lossless coder of imagecodecs, single-threaded.
 
-    ``effort``: see ``CODERS``; None takes the coder's default. UserError: unknown coder or effort,
-    imagecodecs missing or built without the coder.
+    ``effort``: see ``CODERS``; None is the coder's default. UserError: unknown coder or effort, imagecodecs missing or
+    built without the coder.
 
-    JPEG-LS codes the colours apart, so they are decorrelated first (``to_planes``). Measured in bpp on Kodak
-    24, Gaussian noise rounded and clipped to 8 bit:
+    JPEG-LS codes the channels separately, so they are decorrelated first (``to_planes``). Measured in bpp on Kodak 24,
+    Gaussian noise rounded and clipped to 8 bits:
 
     ============================================  =====  =======  ========  ========
     coder                                         clean  sigma 5  sigma 10  sigma 20
@@ -71,18 +71,18 @@ class Lossless:
         return f"{self.name} {library_version(CODERS[self.coder].module)}{transform}"
 
     def bpp(self, image: UInt8[np.ndarray, "h w 3"]) -> float:
-        """Bits per pixel of the whole code, its header included (which matters under about 32 x 32)."""
+        """Bits per pixel of the code with its header, which matters below about 32 x 32 pixels."""
         height, width, _ = image.shape
         return 8 * len(self.encode(image)) / (height * width)
 
     def encode(self, image: UInt8[np.ndarray, "h w 3"]) -> bytes:
-        """One self-contained byte string. UserError where the format cannot hold the size (WebP: 16383)."""
+        """UserError: an image too large for the format (WebP: 16383 pixels a side)."""
         try:
-            # A copy: numpy calls an array of one pixel contiguous whatever its strides, imagecodecs does not.
+            # A copy, because numpy calls an array of one pixel contiguous whatever its strides; imagecodecs does not.
             return bytes(self._encode(image.copy()))
         except Exception as error:
             size = f"{image.shape[1]} x {image.shape[0]}"
-            raise UserError(f"{self.coder} cannot code a picture of {size} pixels: {error}.") from error
+            raise UserError(f"{self.coder} cannot code an image of {size} pixels: {error}.") from error
 
     def _encode(self, image: UInt8[np.ndarray, "h w 3"]) -> bytes | bytearray:
         codecs, effort = load_imagecodecs(), self.effort
@@ -93,7 +93,7 @@ class Lossless:
                 return codecs.jpegxl_encode(image, lossless=True, effort=effort, numthreads=1)
             case "webp":
                 return codecs.webp_encode(image, level=75, lossless=True, method=effort, numthreads=1)
-            case "png":  # measured on two noisy Kodak images: 0.1 and 0.3 bpp less than by zlib's own strategy
+            case "png":  # measured on two noisy Kodak images: 0.1 and 0.3 bpp less than with zlib's default strategy
                 flags = {"filter": codecs.PNG.FILTER.ALL, "strategy": codecs.PNG.STRATEGY.FILTERED}
                 return codecs.png_encode(image, level=effort, **flags)
             case "jpeg2000":
@@ -104,20 +104,20 @@ class Lossless:
         raise AssertionError(self.coder)
 
     def decode(self, data: bytes) -> UInt8[np.ndarray, "h w 3"]:
-        """``encode`` undone. UserError where the bytes are damaged or of another coder."""
+        """The image that was given to `encode`. UserError: bytes damaged or of another coder."""
         try:
             decoded = getattr(load_imagecodecs(), f"{CODERS[self.coder].module}_decode")(data)
             image = from_planes(decoded) if self.coder == "jpegls" else decoded
         except Exception as error:
-            raise UserError(f"These bytes are no {self.coder} picture, or damaged: {error}.") from error
+            raise UserError(f"These bytes are not an image of {self.coder}, or damaged: {error}.") from error
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise UserError(f"These bytes are no 8-bit RGB {self.coder} picture.")
+            raise UserError(f"These bytes are not an 8-bit RGB image of {self.coder}.")
         return image
 
 
 def to_planes(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h3 w"]:
-    """Planes (R + 2G + B) / 4, B - G, R - G, one above the other: JPEG 2000's reversible colour transform
-    (ISO 15444-1, annex G), with every step modulo 256 to stay within 8 bits."""
+    """JPEG 2000's reversible colour transform (ISO 15444-1, annex G): the planes (R + 2G + B) / 4, B - G and R - G,
+    stacked vertically, with every step modulo 256 to stay within 8 bits."""
     red, green, blue = image.astype(np.int16).transpose(2, 0, 1)
     u, v = _signed(blue - green), _signed(red - green)
     return np.concatenate([green + ((u + v) >> 2), u + 128, v + 128]).astype(np.uint8)
@@ -131,12 +131,13 @@ def from_planes(planes: UInt8[np.ndarray, "h3 w"]) -> UInt8[np.ndarray, "h w 3"]
 
 
 def _signed(plane: np.ndarray) -> np.ndarray:
-    """Into -128 .. 127 modulo 256, so that halving a difference keeps its sign."""
+    """Modulo 256 into -128..127, so that halving a difference keeps its sign."""
     return plane.astype(np.int8).astype(np.int16)
 
 
 def load_imagecodecs(module: str | None = None) -> ModuleType:
-    """The imagecodecs package, imported only when a codec is asked for: training alone does not need it."""
+    """The imagecodecs package, imported on first use: training alone does not need it. ``module``: check that the
+    build has it."""
     try:
         import imagecodecs as package
     except ImportError as error:
@@ -153,6 +154,7 @@ def library_version(module: str) -> str:
 
 
 def check_effort(codec: str, effort: int | None, *, efforts: range, default: int | None) -> int | None:
+    """``effort``, or ``default`` if it is None. UserError: not one of ``efforts``."""
     if effort is None:
         return default
     if effort not in efforts:

@@ -1,7 +1,7 @@
-"""Image files -> 8-bit RGB arrays.
+"""Image file -> 8-bit RGB array.
 
-A picture is read as an ordinary viewer shows it, or refused in one sentence: nothing is dropped silently (low
-bytes of 16-bit samples, transparency, further pages). Colour profiles are not applied.
+An image is read as an ordinary viewer shows it, or refused with one sentence. Nothing is dropped silently: neither the
+low bytes of 16-bit samples, nor transparency, nor further pages. Colour profiles are not applied.
 """
 
 from __future__ import annotations
@@ -18,53 +18,53 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from jdcsuite.types import UserError
 
-EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"})
 MAX_PIXELS = 300_000_000
 
-# The colour photographs inside scikit-image's wheel. Left out: motorcycle_right (the left one again, a step
-# aside), hubble_deep_field (nearly all of it black), color and logo (drawings).
+# The colour photographs inside scikit-image's wheel. Left out: motorcycle_right (nearly the same view as
+# motorcycle_left), hubble_deep_field (mostly black), color and logo (drawings).
 EMBEDDED = {
     "train": ("astronaut.png", "ihc.png", "motorcycle_left.png", "retina.jpg", "rocket.jpg"),
     "test": ("chelsea.png", "coffee.png"),
 }
 
-# Other decoders of Pillow (AVIF, JPEG 2000 ...) cut deep samples to 8 bits without a trace.
+# Pillow's other decoders (AVIF, JPEG 2000, PPM, ...) reduce deep samples to 8 bits without notice.
 _FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
 _MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa"})
+_BITS_PER_SAMPLE, _SAMPLE_FORMAT = 258, 339  # TIFF tags
 
-# Pillow warns at 89 and refuses at 179 megapixels, less than real scans have. `read` holds its own limit.
+# Pillow warns at 89 and refuses at 179 megapixels, less than real scans have; `open_image` has its own limit.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def read(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "h w 3"]:
-    """An image file as 8-bit RGB, upright: grey replicated, palettes looked up, opaque alpha dropped.
+    """An image file as upright 8-bit RGB: grey is replicated, palettes are looked up, opaque alpha is dropped.
 
-    UserError, naming the file and the cure: no such file, not an image, damaged or cut off, more than
-    ``max_pixels`` (refused before a pixel is decoded), more than 8 bits a sample, CMYK or another colour
-    space, real transparency, several frames.
+    UserError, naming the file and what to do: no such file, not an image, damaged or truncated, more than
+    ``max_pixels`` (refused before decoding), more than 8 bits per sample, CMYK or another colour space, transparent
+    pixels, several frames.
     """
-    with opened(path, max_pixels=max_pixels) as image:
-        return eight_bit_rgb(image, Path(path))
+    with open_image(path, max_pixels=max_pixels) as image:
+        return to_rgb(image, Path(path))
 
 
 @contextmanager
-def opened(path: str | Path, *, max_pixels: int = MAX_PIXELS, deepest: int = 8) -> Iterator[Image.Image]:
-    """An image file, its header read and judged, its pixels not yet decoded; ``deepest``: bits a sample at most.
+def open_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, max_bits: int = 8) -> Iterator[Image.Image]:
+    """Open an image file and check its header, without decoding pixels; ``max_bits``: per sample, 8 or 16.
 
-    Whatever goes wrong here or in the body comes out as a UserError that names the file and the cure.
+    Every error here or in the body, except MemoryError, becomes a UserError that names the file and what to do.
     """
     path = Path(path)
     try:
-        # An open file, not a path: Pillow (13.0 too) scrambles turned TIFFs where it maps a path into memory.
+        # An open file, not a path: Pillow (13.0 too) scrambles rotated TIFFs when it memory-maps a path.
         with path.open("rb") as file:
             if path.stat().st_size == 0:
                 raise UserError(f"{path} is empty (0 bytes): copy or download it again, or remove it.")
             with Image.open(file, formats=_FORMATS) as image:
                 if image.width * image.height > max_pixels:
                     raise Image.DecompressionBombError
-                if complaint := _complaint(image, path, deepest):
-                    raise UserError(f"{path} {complaint}")
+                if problem := _unsupported(image, path, max_bits):
+                    raise UserError(f"{path} {problem}")
                 yield image
     except (UserError, MemoryError):
         raise
@@ -77,88 +77,72 @@ def opened(path: str | Path, *, max_pixels: int = MAX_PIXELS, deepest: int = 8) 
             f"{path} has more than {max_pixels / 1e6:g} megapixels: cut it into parts or scale it down first."
         ) from error
     except UnidentifiedImageError as error:
-        kinds = "an 8-bit" if deepest == 8 else f"an 8- or {deepest}-bit"
+        depth = "an 8-bit" if max_bits == 8 else f"an 8- or {max_bits}-bit"
         raise UserError(
-            f"{path} is not {kinds} PNG, JPEG, WebP, TIFF or BMP picture: convert it to PNG, or remove it."
+            f"{path} is not {depth} PNG, JPEG, WebP, TIFF or BMP image: convert it to PNG, or remove it."
         ) from error
-    except Exception as error:  # a damaged file makes Pillow raise nearly any type
-        raise UserError(f"{path} is damaged or cut off ({error}): copy or download it again.") from error
+    except Exception as error:  # on damaged files, Pillow raises nearly any type
+        raise UserError(f"{path} is damaged or truncated ({error}): copy or download it again.") from error
 
 
-def eight_bit_rgb(image: Image.Image, path: Path) -> UInt8[np.ndarray, "h w 3"]:
-    """The pixels of an opened file of 8 bits a sample, upright."""
+def to_rgb(image: Image.Image, path: Path) -> UInt8[np.ndarray, "h w 3"]:
+    """Upright RGB pixels of an opened file of 8 bits per sample. UserError: transparent pixels."""
     image = ImageOps.exif_transpose(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         if image.getchannel("A").getextrema()[0] < 255:
-            raise UserError(transparent(path))
+            raise UserError(transparency(path))
     return np.array(image.convert("RGB"))
 
 
-def transparent(path: Path) -> str:
+def transparency(path: Path) -> str:
+    """Why an image with transparent pixels is refused."""
     return (
-        f"{path} has transparent pixels: lay it on a background first, "
+        f"{path} has transparent pixels: put it on a background first, "
         f"e.g. `magick {path.name} -background white -flatten flat.png`."
     )
 
 
-def _complaint(image: Image.Image, path: Path, deepest: int) -> str | None:
-    """Why an opened, not yet decoded file is refused, and the cure."""
+def _unsupported(image: Image.Image, path: Path, max_bits: int) -> str | None:
+    """Why an opened image is refused and what to do; None if it is supported."""
     bits, signed = sample_bits(image, path), False
     if image.format == "TIFF":
-        signed = any(kind != 1 for kind in image.tag_v2.get(339, (1,)))
-    deep = deepest > 8 and bits == deepest
+        signed = any(kind != 1 for kind in image.tag_v2.get(_SAMPLE_FORMAT, (1,)))
+    deep = max_bits > 8 and bits == max_bits
     if (bits > 8 and not deep) or signed or (image.mode.startswith(("I", "F")) and not deep):
         kind = " signed or floating-point" if signed or bits <= 8 else ""
-        what = f"{bits}-bit{kind}"
-        known = "8-bit" if deepest == 8 else f"8- and {deepest}-bit"
-        cure = f"convert it first, e.g. `magick {path.name} -depth {deepest} {'eight' if deepest == 8 else 'deep'}.png`"
-        return f"has {what} samples and only {known} pictures are handled: {cure}."
+        supported, target = ("8-bit", "eight") if max_bits == 8 else (f"8- and {max_bits}-bit", "deep")
+        return (
+            f"has {bits}-bit{kind} samples and only {supported} images are supported: convert it first, "
+            f"e.g. `magick {path.name} -depth {max_bits} {target}.png`."
+        )
     if image.mode not in _MODES and not (deep and image.mode.startswith("I;16")):
-        cure = f"convert it first, e.g. `magick {path.name} -colorspace sRGB rgb.png`"
-        return f"is a {image.mode} picture and only RGB and grey are handled: {cure}."
-    # An MPO is a camera's JPEG with previews behind it: every viewer shows the first picture alone.
+        return (
+            f"is a {image.mode} image and only RGB and grey are supported: convert it first, "
+            f"e.g. `magick {path.name} -colorspace sRGB rgb.png`."
+        )
+    # An MPO is a camera's JPEG followed by previews; every viewer shows its first image only.
     frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-    if frames > 1:
-        return f"holds {frames} frames or pages: save the one you want as a file of its own."
-    return None
+    return f"holds {frames} frames or pages: save the one you want as a separate file." if frames > 1 else None
 
 
 def sample_bits(image: Image.Image, path: Path) -> int:
-    """Bits a sample as the file says: Pillow opens 16-bit RGB in mode "RGB" and drops the low bytes."""
+    """Bits per sample according to the file: Pillow opens 16-bit RGB in mode "RGB" and drops the low bytes."""
     if image.format == "PNG":
         with path.open("rb") as file:  # signature 8, chunk head 8, width 4, height 4, then the bit depth
             return file.read(25)[24]
-    return max(image.tag_v2.get(258, (8,))) if image.format == "TIFF" else 8
+    return max(image.tag_v2.get(_BITS_PER_SAMPLE, (8,))) if image.format == "TIFF" else 8
 
 
 def exif_iso(path: str | Path) -> int | None:
-    """The ISO that a picture's EXIF says, None where it says none; only the file's header is read. UserError as
-    `read`."""
-    with opened(path) as image:
-        # Pillow would decode a whole PNG to find an eXIf chunk behind its pixels
+    """ISO in the EXIF of an image, None if there is none; only the header is read. UserError as `read`."""
+    with open_image(path) as image:
+        # To find an eXIf chunk behind the pixels, Pillow would decode the whole PNG.
         if image.format == "PNG" and not {"exif", "Raw profile type exif"} & set(image.info):
             return None
-        said = image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.ISOSpeedRatings)
-    said = said[0] if isinstance(said, tuple) and said else said
-    return said if isinstance(said, int) and said > 0 else None
-
-
-def files(folder: str | Path) -> list[Path]:
-    """The image files under a folder and its subfolders, known by extension, sorted; hidden ones left out."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"The image folder {folder} does not exist: check the path, or fetch the data first.")
-    found = {
-        path.relative_to(folder): path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in EXTENSIONS and path.is_file()
-    }
-    kept = [found[name] for name in sorted(found) if not any(part.startswith(".") for part in name.parts)]
-    if not kept:
-        wanted = " ".join(sorted(EXTENSIONS))
-        raise UserError(f"The image folder {folder} holds no picture ({wanted}): fill it or name another one.")
-    return kept
+        iso = image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.ISOSpeedRatings)
+    iso = iso[0] if isinstance(iso, tuple) and iso else iso
+    return iso if isinstance(iso, int) and iso > 0 else None
 
 
 def embedded(split: str) -> list[tuple[str, UInt8[np.ndarray, "_ _ 3"]]]:

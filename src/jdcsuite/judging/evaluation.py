@@ -27,7 +27,7 @@ from jdcsuite.data.noise import GaussianNoise
 from jdcsuite.data.pairmodule import PairPictures
 from jdcsuite.data.pairs import Source, scene_and_iso, shots
 from jdcsuite.data.quality import PairCache
-from jdcsuite.imaging.read import files
+from jdcsuite.imaging.folders import image_files
 from jdcsuite.judging.metrics import judge, of_input, timed
 from jdcsuite.types import Compressor, Pair, Row, UserError
 
@@ -161,7 +161,7 @@ def evaluate(
         raise UserError(f"two folders of --data are called {twice[0]}, their name in results: judge them apart")
     scenes: dict[str, set[str]] = {}
     for folder in folders:
-        pictures = files(folder)
+        pictures = image_files(folder)
         scenes[folder.name] = {scene_and_iso(path)[0] for path in pictures}
         if found := shots(folder, Source.read(folder.name)):
             pairs = PairCache.of_shots(found, cache_dir=None)

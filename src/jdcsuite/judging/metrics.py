@@ -22,8 +22,9 @@ from jdcsuite.coding.codec import Codec
 from jdcsuite.coding.conditions import lmbda_of
 from jdcsuite.coding.container import H_UNIT, header_bytes, unpack
 from jdcsuite.coding.transform import TransformCodec
-from jdcsuite.data.noise import estimate_sigma, to_bytes
-from jdcsuite.data.quality import SMALLEST, full_float32
+from jdcsuite.data.estimate import estimate_sigma
+from jdcsuite.imaging.pixels import to_bytes
+from jdcsuite.imaging.similarity import SMALLEST, full_float32
 from jdcsuite.types import Compressor, Pair, Request, Row
 
 T = TypeVar("T")

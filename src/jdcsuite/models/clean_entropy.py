@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from jdcsuite.data.noise import estimate_sigma, to_bytes
+from jdcsuite.data.estimate import estimate_sigma
 from jdcsuite.imaging.lossless import Lossless
+from jdcsuite.imaging.pixels import to_bytes
 from jdcsuite.types import Output, UserError
 
 

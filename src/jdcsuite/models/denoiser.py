@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from jdcsuite.coding.tiling import boxes
-from jdcsuite.data.quality import full_float32
+from jdcsuite.imaging.similarity import full_float32
 from jdcsuite.types import Output
 
 TILE = 512  # pixels: U-Net of width 64 computes 2.1 times the picture and takes 1.0 GiB; 1024: 1.5 times and 2.6 GiB

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from jdcsuite import checks
 from jdcsuite.coding.codec import Codec
-from jdcsuite.data.quality import SMALLEST, ms_ssim
+from jdcsuite.imaging.similarity import SMALLEST, ms_ssim
 from jdcsuite.training.supervision import NoisyTarget
 from jdcsuite.types import Output, Pair, UserError
 

@@ -19,9 +19,9 @@ from torch import nn
 from jdcsuite.artifacts import runs, weights
 from jdcsuite.coding.container import PLAIN, VERSION
 from jdcsuite.data.datamodule import Photographs
-from jdcsuite.data.noise import to_bytes
 from jdcsuite.data.provenance import Teacher, refuse_learned_scenes, refuse_start, saw
 from jdcsuite.device import layout, training_arithmetic
+from jdcsuite.imaging.pixels import to_bytes
 from jdcsuite.training import tracker
 from jdcsuite.training.callbacks import EMA, Compiled, Progress, checkpoint
 from jdcsuite.training.task import Task

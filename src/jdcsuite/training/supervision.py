@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from jdcsuite import checks
-from jdcsuite.data.quality import SMALLEST, ms_ssim
+from jdcsuite.imaging.similarity import SMALLEST, ms_ssim
 from jdcsuite.types import Pair, UserError
 
 
