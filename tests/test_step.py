@@ -28,6 +28,7 @@ from jdcsuite.data.draw import Draw
 from jdcsuite.data.resident import Resident
 from jdcsuite.device import coding_arithmetic, layout, training_arithmetic
 from jdcsuite.training import job as training
+from jdcsuite.training import loggers
 from jdcsuite.training.callbacks import EMA, Compiled, Progress, checkpoint
 from jdcsuite.training.task import CodecTask, Task
 from jdcsuite.types import Pair
@@ -78,7 +79,7 @@ class Copies(TorchFunctionMode):
 def fit(of: Task, batches: list[Pair], folder: Path, *callbacks: L.Callback) -> L.Trainer:
     trainer = L.Trainer(
         default_root_dir=folder, accelerator="cpu", max_steps=len(batches), max_epochs=-1, log_every_n_steps=LOG_EVERY,
-        callbacks=[EMA(), *callbacks], logger=training.tracker.loggers(folder=folder, tracker=None),
+        callbacks=[EMA(), *callbacks], logger=loggers.create(folder=folder),
         enable_progress_bar=any(isinstance(c, Progress) for c in callbacks), enable_model_summary=False,
         enable_checkpointing=False,
     )  # fmt: skip

@@ -1,6 +1,6 @@
-"""The tracker against the real wandb: offline, online to a loopback server, and the ways in which that fails.
+"""The tracker with the real wandb: offline, online with a local server, and with servers that fail.
 
-No test reaches another host: WANDB_BASE_URL is a loopback port throughout, and the home folder an empty one.
+No test connects to another host: WANDB_BASE_URL is always a port of this one, and the home folder is empty.
 """
 
 from __future__ import annotations
@@ -30,14 +30,16 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
+from jdcsuite.training import loggers
 from jdcsuite.training import tracker as module
-from jdcsuite.training.tracker import LocalCsv, Mode, Tracker, finish, loggers, report_run, sync_command, tracker
+from jdcsuite.training.loggers import LocalCsv
+from jdcsuite.training.tracker import Mode, Tracker, report_run, sync_command, tracker
 
 KEY = "0" * 40
 
 
 class Server:
-    """As much of a W&B server as a run needs. ``front``: the front page's status, ``status``: the rest's."""
+    """The parts of a W&B server that a run needs. ``front``: HTTP status of the front page, ``status``: of the rest."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, dict]] = []
@@ -52,8 +54,8 @@ class Server:
                     server.end.wait(60)
                     return
                 sent = json.loads(body) if body.startswith(b"{") else {}
-                found = re.search(r"(?:query|mutation)\s+(\w+)", str(sent.get("query")))
-                name = found[1] if found else self.path
+                query = re.search(r"(?:query|mutation)\s+(\w+)", str(sent.get("query")))
+                name = query[1] if query else self.path
                 server.calls.append((name, sent.get("variables") or sent))
                 answer = json.dumps({"data": server.data(name, sent.get("variables") or {})}).encode()
                 self.send_response(server.front if name == "/" else server.status)
@@ -82,7 +84,7 @@ class Server:
         }.get(name, {})
 
     def history(self) -> list[dict]:
-        """Every row of metrics that arrived."""
+        """All rows of metrics that were received."""
         files = [sent.get("files", {}) for name, sent in self.calls if name.endswith("file_stream")]
         lines = [line for file in files for line in file.get("wandb-history.jsonl", {}).get("content", [])]
         return [json.loads(line) for line in lines]
@@ -90,51 +92,46 @@ class Server:
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    made = Server()
-    yield made
-    made.end.set()
-    made.http.shutdown()
+    local = Server()
+    yield local
+    local.end.set()
+    local.http.shutdown()
 
 
 @pytest.fixture(autouse=True)
 def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A user without a key. wandb reads its variables once for each service, so a test ends the service."""
+    """A user without a key. wandb reads its variables when its service starts, so each test ends the service."""
     for name in [name for name in os.environ if name.startswith("WANDB_") or name == "NETRC"]:
         monkeypatch.delenv(name)
     for name in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME"):
         monkeypatch.setenv(name, str(tmp_path / "home"))
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    monkeypatch.setenv("WANDB_DATA_DIR", "")  # so that it is removed again
+    monkeypatch.setenv("WANDB_DATA_DIR", "")  # restored after the test, whatever it sets
     monkeypatch.delenv("WANDB_DATA_DIR")
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     yield
     module._reset()
 
 
-def make(folder: Path, *, id: str = "key1", mode: Mode = "auto") -> Tracker:
+def arguments(folder: Path, *, id: str = "key1", mode: Mode = "auto") -> dict:
     config = {"lmbda": 512, "data": {"root": Path("photos")}}
-    made = tracker(
-        folder=folder,
-        project="suite",
-        group="study",
-        job_type="train",
-        name="fllic-s10-l512",
-        id=id,
-        tags=["fllic", "fllic"],
-        mode=mode,
-        config=config,
-    )
-    assert made is not None
-    return made
+    named = {"project": "suite", "group": "study", "job_type": "train", "name": "fllic-s10-l512", "id": id}
+    return {"folder": folder, **named, "tags": ["fllic", "fllic"], "mode": mode, "config": config}
+
+
+def make(folder: Path, *, id: str = "key1", mode: Mode = "auto") -> Tracker:
+    run = tracker(**arguments(folder, id=id, mode=mode))
+    assert run is not None
+    return run
 
 
 def parts(folder: Path) -> list[str]:
     return sorted(part.name.split("-", 3)[-1] for part in folder.glob("wandb/offline-run-*"))
 
 
-def said(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Our own warnings; wandb's records belong to its log file."""
+def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Warnings of the tracker itself, without those of wandb."""
     ours = [r for r in caplog.records if r.name == "jdcsuite.training.tracker" and r.levelno >= logging.WARNING]
     return [record.getMessage() for record in ours]
 
@@ -147,12 +144,12 @@ def test_without_a_key_a_run_is_offline_and_syncs_later(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_BASE_URL", server.url)
-    for first in (0, 2):  # the second part is that of a requeued job
+    for first in (0, 2):  # the second part is from a requeued job
         run = make(tmp_path)
         for step in (first, first + 1):
             run.log_metrics({"train/loss": 1 / (1 + step)}, step)
         run.log_image("test/pictures", [np.zeros((8, 8, 3), np.uint8)], step=first + 1, caption=["clean"])
-        finish([run])
+        loggers.finish([run])
         if first == 0:
             time.sleep(1.1)  # wandb names parts by the second
     assert server.calls == []
@@ -177,16 +174,16 @@ def test_with_a_key_and_an_answer_a_run_is_online(
     monkeypatch.setenv("WANDB_BASE_URL", server.url)
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     runs = [make(tmp_path, id="one/1"), make(tmp_path, id="two")]
-    for run in runs:  # a job that leaves its run open does not lend it to the next
+    for run in runs:  # the second job does not log into the run that the first left open
         run.log_hyperparams({"batch": 8})
         run.log_metrics({"loss": 0.5}, 10)
     for run in runs:
         run.finish(failed=run is runs[1])
         run.finish()
-    made = [sent for name, sent in server.calls if name == "UpsertBucket" and sent.get("groupName")]
-    assert [sent["name"] for sent in made] == ["one-1", "two"]
-    assert {(sent["project"], sent["groupName"], sent["jobType"]) for sent in made} == {("suite", "study", "train")}
-    assert json.loads(made[0]["config"])["data"]["value"] == {"root": "photos"}
+    started = [sent for name, sent in server.calls if name == "UpsertBucket" and sent.get("groupName")]
+    assert [sent["name"] for sent in started] == ["one-1", "two"]
+    assert {(sent["project"], sent["groupName"], sent["jobType"]) for sent in started} == {("suite", "study", "train")}
+    assert json.loads(started[0]["config"])["data"]["value"] == {"root": "photos"}
     rows = [(row["trainer/global_step"], row["loss"]) for row in server.history()]
     assert rows == [(10, 0.5), (10, 0.5)]
     ended = [sent["exitcode"] for name, sent in server.calls if "exitcode" in sent]
@@ -194,13 +191,13 @@ def test_with_a_key_and_an_answer_a_run_is_online(
     assert parts(tmp_path) == []
 
 
-def test_a_server_that_never_answers_costs_the_probe(
+def test_a_server_that_never_answers_delays_the_start_by_the_probe_only(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert module.PROBE_SECONDS == 5
     monkeypatch.setattr(module, "PROBE_SECONDS", 1.5)
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    with socket.create_server(("127.0.0.1", 0)) as hole:  # accepts in the kernel, and that is all
+    with socket.create_server(("127.0.0.1", 0)) as hole:  # the kernel accepts connections, nobody reads
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{hole.getsockname()[1]}")
         start = time.monotonic()
         run = make(tmp_path)
@@ -208,7 +205,7 @@ def test_a_server_that_never_answers_costs_the_probe(
         assert 1.5 <= time.monotonic() - start < 6
         run.finish()
     assert parts(tmp_path) == ["key1"]
-    (warning,) = said(caplog)
+    (warning,) = warned(caplog)
     assert "does not answer" in warning and "wandb sync" in warning
 
 
@@ -232,14 +229,14 @@ def test_a_server_that_fails_leaves_an_offline_run(
     run.finish()
     assert time.monotonic() - start < 10
     assert parts(tmp_path) == ["key1"]
-    (warning,) = said(caplog)
+    (warning,) = warned(caplog)
     assert "W&B is offline" in warning
     assert not server.history()
     if case == "down":
         assert [name for name, _ in server.calls] == ["/"]
 
 
-def test_a_server_that_dies_does_not_hold_the_end(
+def test_a_server_that_dies_delays_the_end_by_bounded_time(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(module, "FINISH_SECONDS", 1.0)
@@ -254,12 +251,14 @@ def test_a_server_that_dies_does_not_hold_the_end(
     run.finish()
     assert 0.9 < time.monotonic() - start < 10
     (part,) = tmp_path.glob("wandb/run-*")
-    (warning,) = said(caplog)
-    assert "did not take everything" in warning and str(part) in warning
+    (warning,) = warned(caplog)
+    assert "is not complete" in warning and str(part) in warning
 
 
-@pytest.mark.skipif(not Path("/proc/self").exists(), reason="finds wandb's process through Linux's /proc")
-def test_wandbs_service_may_die(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="finds the process in /proc")
+def test_the_death_of_wandbs_service_ends_neither_this_job_nor_the_next(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     run = make(tmp_path / "a")
     run.log_metrics({"loss": 1.0}, 0)
     killed = 0
@@ -273,11 +272,10 @@ def test_wandbs_service_may_die(tmp_path: Path, caplog: pytest.LogCaptureFixture
     for step in range(3):
         run.log_metrics({"loss": 0.5}, step)
     run.log_image("a", [np.zeros((8, 8, 3), np.uint8)])
-    run.experiment.config.update({"a": 1})  # silent, not None
-    (warning,) = said(caplog)
-    assert "left out from here on" in warning
+    (warning,) = warned(caplog)
+    assert "not used any more" in warning
     run.finish()
-    other = make(tmp_path / "b", id="key2")  # the sweep's next job is unharmed
+    other = make(tmp_path / "b", id="key2")  # the next job of the sweep
     other.log_metrics({"loss": 1.0}, 0)
     assert not other._silent
     other.finish()
@@ -299,17 +297,17 @@ class Line(L.LightningModule):
 
 
 @pytest.mark.parametrize("broken", [False, True])
-def test_a_training_run_ends_well_whatever_the_tracker_does(
+def test_training_finishes_with_and_without_a_working_tracker(
     broken: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import wandb
 
     if broken:
         monkeypatch.setattr(wandb, "init", lambda *args, **keywords: sys.exit(1))
-    made = loggers(folder=tmp_path, tracker=make(tmp_path))
+    run_loggers = loggers.create(folder=tmp_path, tracker=tracker(**arguments(tmp_path)))
     trainer = L.Trainer(
         max_steps=4,
-        logger=made,
+        logger=run_loggers,
         log_every_n_steps=1,
         accelerator="cpu",
         enable_checkpointing=False,
@@ -320,7 +318,7 @@ def test_a_training_run_ends_well_whatever_the_tracker_does(
     try:
         trainer.fit(Line(), DataLoader(TensorDataset(torch.ones(4, 1))))
     finally:
-        finish(made)
+        loggers.finish(run_loggers)
     assert trainer.global_step == 4
     assert Path(trainer.log_dir) == tmp_path
     rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
@@ -329,13 +327,13 @@ def test_a_training_run_ends_well_whatever_the_tracker_does(
     assert parts(tmp_path) == ([] if broken else ["key1"])
 
 
-def test_metrics_csv_goes_on_where_a_run_resumes(tmp_path: Path) -> None:
+def test_metrics_csv_is_continued_when_a_run_resumes(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("a: 1\n")
     first = LocalCsv(folder=tmp_path)
     for step in range(5):
         first.log_metrics({"loss": float(step)}, step)
     with (tmp_path / "metrics.csv").open("a") as file:
-        file.write("9.")  # killed while it wrote
+        file.write("9.")  # the job was killed while writing
     second = LocalCsv(folder=tmp_path)
     second.log_hyperparams({"a": 1})
     assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 6
@@ -355,7 +353,7 @@ def test_a_sweeps_report_holds_the_curves(tmp_path: Path) -> None:
     Image.new("RGB", (40, 30), "red").save(tmp_path / "rd.png")
     run = make(tmp_path, mode="offline")
     report_run(tracker=run, curves=curves, pictures={"rd": tmp_path / "rd.png"})
-    assert not run._experiment
+    assert run._silent
     media = tmp_path / "wandb" / "latest-run" / "files" / "media"
     (table,) = media.glob("table/report/curves*.json")
     table = json.loads(table.read_text())
@@ -370,27 +368,19 @@ def test_a_sweeps_report_holds_the_curves(tmp_path: Path) -> None:
     assert {(0.5, "fllic", 26), (1.5, "fllic", 30.5), (1, "noisy + avif", 31)} <= points
     (picture,) = media.glob("images/report/*.png")
     assert Image.open(picture).size == (40, 30)
-    assert any((tmp_path / "wandb" / "artifacts").rglob("*"))  # not in the user's home
+    assert any((tmp_path / "wandb" / "artifacts").rglob("*"))  # and not in the home folder
     report_run(tracker=None, curves=curves, pictures={})
 
 
 def test_disabled_and_other_ranks_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = {
-        "folder": tmp_path,
-        "project": "p",
-        "group": None,
-        "job_type": "train",
-        "name": "n",
-        "id": "i",
-    }
-    assert tracker(**arguments, tags=[], mode="disabled", config={}) is None
+    assert tracker(**arguments(tmp_path, mode="disabled")) is None
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert tracker(**arguments, tags=[], mode="online", config={}) is None
-    assert [type(logger) for logger in loggers(folder=tmp_path, tracker=None)] == [LocalCsv]
+    assert tracker(**arguments(tmp_path, mode="online")) is None
+    assert [type(logger) for logger in loggers.create(folder=tmp_path)] == [LocalCsv]
     monkeypatch.delenv("WANDB_MODE")
     monkeypatch.setattr(rank_zero_only, "rank", 1)
-    made = loggers(folder=tmp_path / "run", tracker=make(tmp_path / "run"))
-    for logger in made:
-        logger.log_metrics({"loss": 1.0}, 0)
-    finish(made)
+    assert tracker(**arguments(tmp_path / "run")) is None
+    (logger,) = loggers.create(folder=tmp_path / "run")
+    logger.log_metrics({"loss": 1.0}, 0)
+    loggers.finish([logger])
     assert not (tmp_path / "run").exists()

@@ -31,7 +31,7 @@ from jdcsuite.artifacts import runs, weights
 from jdcsuite.data.datamodule import Photographs
 from jdcsuite.study import resolvers
 from jdcsuite.training import job as training
-from jdcsuite.training import tracker
+from jdcsuite.training import loggers
 from jdcsuite.training.callbacks import EMA
 from jdcsuite.training.task import Task
 from jdcsuite.types import UserError
@@ -164,7 +164,7 @@ def leg(given: argparse.Namespace) -> None:
     about = described(config, data, before)
     keep = Keep(given.out, config, about, data.first_of)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = training._trainer(config, Path(folder), tracker.loggers(folder=Path(folder), tracker=None))
+        trainer = training._trainer(config, Path(folder), loggers.create(folder=Path(folder)))
         own = [Timer(duration=datetime.timedelta(minutes=given.minutes)), Keeper(keep, seconds=60)]
         trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, Checkpoint)] + own
         start = time.monotonic()

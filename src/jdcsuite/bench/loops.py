@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from jdcsuite.bench.common import configuration
 from jdcsuite.device import layout
 from jdcsuite.training import job as training
-from jdcsuite.training import tracker
+from jdcsuite.training import loggers
 from jdcsuite.training.task import Task
 from jdcsuite.types import Pair
 
@@ -108,7 +108,7 @@ def loop_overhead(*, overrides: tuple[str, ...] = (), steps: int = 10, blocks: i
         L.seed_everything(config["seed"], verbose=False)
         tasks.append(training.build(config, {})[1])
     with tempfile.TemporaryDirectory() as folder:
-        trainer = training._trainer(config, Path(folder), tracker.loggers(folder=Path(folder), tracker=None))
+        trainer = training._trainer(config, Path(folder), loggers.create(folder=Path(folder)))
         trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, Checkpoint)]
         device = trainer.strategy.root_device
         bare = BareLoop(tasks[1], device=device, precision=str(trainer.precision))

@@ -26,7 +26,7 @@ from jdcsuite.artifacts import runs
 from jdcsuite.bench.common import configuration, quartiles
 from jdcsuite.bench.loops import BareLoop, now
 from jdcsuite.training import job as training
-from jdcsuite.training import tracker
+from jdcsuite.training import loggers
 from jdcsuite.training.task import Task
 from jdcsuite.types import Pair, UserError
 
@@ -135,7 +135,7 @@ def measure(overrides: tuple[str, ...] = (), *, steps: int | None = None, blocks
         tasks.append(task)
     data.prepare()
     with tempfile.TemporaryDirectory() as folder:
-        trainer = training._trainer(config, Path(folder), tracker.loggers(folder=Path(folder), tracker=None))
+        trainer = training._trainer(config, Path(folder), loggers.create(folder=Path(folder)))
         trainer.limit_val_batches = 0
         device = trainer.strategy.root_device
         rate = matrix_rate(device)

@@ -22,7 +22,7 @@ from jdcsuite.data.datamodule import Photographs
 from jdcsuite.data.provenance import Teacher, refuse_learned_scenes, refuse_start, saw
 from jdcsuite.device import layout, training_arithmetic
 from jdcsuite.imaging.pixels import to_bytes
-from jdcsuite.training import tracker
+from jdcsuite.training import loggers, tracker
 from jdcsuite.training.callbacks import EMA, Compiled, Progress, checkpoint
 from jdcsuite.training.task import Task
 from jdcsuite.types import Row, UserError
@@ -42,10 +42,10 @@ def run(config: dict, folder: Path, *, needs: dict[str, Path], curve: str, conso
     if config["min_ms_ssim"] != config["data"].get("min_ms_ssim"):
         data.facts["crops_kept"] = None  # the criterion chooses, batch by batch
     data.facts |= {"teacher": "+".join(t.label for t in teachers), "teacher_saw": saw(teachers, data.train_scenes)}
-    loggers = _loggers(config, folder)
+    run_loggers = _loggers(config, folder)
     failed = True
     try:
-        trainer = _trainer(config, folder, loggers)
+        trainer = _trainer(config, folder, run_loggers)
         last = folder / "checkpoints" / "last.ckpt"
         fit(trainer, task, data, resume=last if last.is_file() else None)
         if trainer.interrupted:
@@ -57,7 +57,7 @@ def run(config: dict, folder: Path, *, needs: dict[str, Path], curve: str, conso
         _write_results(config, task, data, trainer, folder, curve)
         failed = False
     finally:
-        tracker.finish(loggers, failed=failed)
+        loggers.finish(run_loggers, failed=failed)
 
 
 def quieten() -> None:
@@ -180,7 +180,7 @@ def _loggers(config: dict, folder: Path) -> list:
         id=folder.name, tags=[config["method"], noise, config["budget"]], mode=said["mode"],
         config=config,
     )  # fmt: skip
-    return tracker.loggers(folder=folder, tracker=wandb)
+    return loggers.create(folder=folder, tracker=wandb)
 
 
 def _export(

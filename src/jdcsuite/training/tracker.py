@@ -1,19 +1,18 @@
-"""Metrics of a run -> W&B (online, or offline parts in the run folder) and ``metrics.csv``.
+"""Metrics of a run, or the report of a sweep -> W&B, online or as offline parts in the run folder.
 
-Nothing here ends a run: the tracker's first error is one warning, after which it is silent. W&B goes online
-only where a key is configured and the server answers within 5 s, because ``wandb.init`` waits a minute and a
-half for a server that does not answer and then raises. wandb itself is imported at first use.
+No error of W&B ends a run: the first one is a warning, and nothing more is logged. W&B goes online only where a key is
+configured and the server answers within 5 s, because ``wandb.init`` otherwise waits 90 s and then raises. Lightning's
+``WandbLogger(offline=True)`` decides that beforehand, for the whole process (it sets WANDB_MODE), and all jobs of a
+process share its run; so the run is started here and given to a WandbLogger. wandb is imported at first use.
 """
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import os
 import re
 import shlex
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -24,19 +23,18 @@ from typing import Any, Literal, TypeVar
 
 import pandas as pd
 import requests
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
-from lightning.pytorch.loggers.logger import rank_zero_experiment
+from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 Mode = Literal["auto", "online", "offline", "disabled"]
 
-PROBE_SECONDS = 5.0  # for the server's first answer, name look-up included
+PROBE_SECONDS = 5.0  # for the first answer of the server, name resolution included
 INIT_SECONDS = 15.0  # for wandb.init once the server has answered
-FINISH_SECONDS = 30.0  # for the upload of what is left; the rest stays on disk for `wandb sync`
+FINISH_SECONDS = 30.0  # for the remaining upload; what is left stays on disk for `wandb sync`
 NO_KEY = "no key is configured"
-ERRORS = (Exception, SystemExit)  # wandb's click code may exit the process
+ERRORS = (Exception, SystemExit)  # wandb's command-line code may exit the process
 
 
 def tracker(
@@ -51,44 +49,40 @@ def tracker(
     mode: Mode,
     config: dict[str, Any],
 ) -> Tracker | None:
-    """A Lightning logger to W&B, or None where the mode (or the variable WANDB_MODE) is ``disabled``.
+    """Starts or continues the W&B run ``id`` and returns a Lightning logger to it.
 
-    ``auto`` and ``online`` both fall back to offline; ``online`` warns even where there is just no key.
-    ``id`` is the run's key: a requeued or resumed job continues the same W&B run.
+    None on ranks other than 0, where the mode (or the variable WANDB_MODE) is ``disabled``, and where W&B fails.
+    ``auto`` and ``online`` both fall back to offline; ``online`` warns even where there is just no key. ``id``: unique
+    within the project; a resumed or requeued job passes the id of its first part. Takes bounded time and never raises.
     """
-    if mode == "disabled" or os.environ.get("WANDB_MODE") == "disabled":
+    if mode == "disabled" or os.environ.get("WANDB_MODE") == "disabled" or rank_zero_only.rank != 0:
         return None
-    # wandb refuses these characters in ids and projects, and tags over 64 characters
+    # wandb refuses other characters in ids and projects, and tags longer than 64
     project, id = (re.sub(r"[^\w. -]", "-", text).strip()[:128] for text in (project, id))
     tags = [tag[:64] for tag in dict.fromkeys(tags) if tag]
     config = json.loads(json.dumps(config, default=str, skipkeys=True))
-    init = {"project": project, "group": group, "job_type": job_type, "name": name, "id": id, "tags": tags}
-    return Tracker(folder=folder, mode=mode, init=init | {"config": config})
-
-
-def loggers(*, folder: Path, tracker: Logger | None) -> list[Logger]:
-    """A run's loggers: ``metrics.csv`` first, so that ``trainer.log_dir`` is the run folder, then W&B."""
-    return [LocalCsv(folder=folder)] + ([tracker] if tracker else [])
-
-
-def finish(loggers: Sequence[Logger], *, failed: bool = False) -> None:
-    """Close every tracker among the loggers; belongs in a ``finally``, takes bounded time, never raises."""
-    for logger in loggers:
-        if isinstance(logger, Tracker):
-            logger.finish(failed=failed)
+    named = {"project": project, "name": name, "id": id}
+    try:
+        run = _start(folder, mode, named | {"group": group, "job_type": job_type, "tags": tags, "config": config})
+        run.define_metric("trainer/global_step")
+        run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+    except ERRORS as error:
+        log.warning("W&B failed and is not used: %s", _line(error))
+        return None
+    return Tracker(experiment=run, save_dir=folder, **named)
 
 
 def sync_command(folder: Path) -> str:
-    """The command that uploads the offline parts under a run's or a sweep's folder; "" if there is none."""
+    """The command that uploads the offline parts below the folder of a run or sweep; "" if there is none."""
     parts = [p for p in sorted(folder.rglob("wandb/offline-run-*")) if not any(p.glob("*.synced"))]
     return shlex.join(["wandb", "sync", *map(str, parts)]) if parts else ""
 
 
 def report_run(*, tracker: Tracker | None, curves: pd.DataFrame, pictures: Mapping[str, Path]) -> None:
-    """End a sweep with one W&B run: the curves as a Table, a chart over bpp, the pictures. Never raises.
+    """Ends a sweep with one W&B run: the curves as a Table, a chart over bpp, and images. Never raises.
 
-    ``tracker``: made with job_type "report" and an id from the sweep's key, so that a repeated report goes to
-    the same run. ``curves``: what ``report.curves`` returns. ``pictures``: caption -> PNG.
+    ``tracker``: of job_type "report"; the same id for a repeated report. ``curves``: from ``report.curves``.
+    ``pictures``: caption -> PNG.
     """
     if tracker:
         try:
@@ -98,7 +92,7 @@ def report_run(*, tracker: Tracker | None, curves: pd.DataFrame, pictures: Mappi
 
 
 def _bounded(seconds: float, work: Callable[[], T]) -> T:
-    """The result of ``work``, or TimeoutError: the caller goes on while a daemon thread is left behind."""
+    """The result of ``work``. TimeoutError: it took longer, and continues in a daemon thread."""
     future: Future[T] = Future()
 
     def run() -> None:
@@ -112,46 +106,24 @@ def _bounded(seconds: float, work: Callable[[], T]) -> T:
 
 
 def _guarded(method: Callable[..., Any]) -> Callable[..., None]:
-    """Let no error of a tracker's method out: warn once, then be silent."""
+    """A method of a tracker that warns at its first error instead of raising, and does nothing afterwards."""
 
     @wraps(method)
     def call(self: Tracker, *args: Any, **keywords: Any) -> None:
-        if not self._silent and rank_zero_only.rank == 0:
+        if not self._silent:
             try:
                 method(self, *args, **keywords)
             except ERRORS as error:
-                self._fall_silent(error)
+                self._silent = True
+                log.warning("W&B failed and is not used any more: %s", _line(error))
 
     return call
 
 
 class Tracker(WandbLogger):
-    """Lightning's W&B logger with every call guarded, and a start that is bounded and falls back to offline.
+    """Lightning's W&B logger of a run that has started; every call is guarded, except calls on ``experiment``."""
 
-    The run starts at first use, on rank 0 only. ``init``: arguments of ``wandb.init``. ``experiment`` is
-    wandb's own Run: calls on it are not guarded.
-    """
-
-    def __init__(self, *, folder: Path, mode: Mode, init: dict[str, Any]) -> None:
-        super().__init__(save_dir=folder, **init)
-        self._wandb_init.pop("anonymous")  # wandb warns of it even where it is None
-        self._mode = mode
-        self._silent = False
-        self._part = ""  # the folder that wandb writes this part of the run to
-
-    @property
-    @rank_zero_experiment
-    def experiment(self) -> Any:
-        """wandb's Run; an object that swallows every call once the tracker is silent."""
-        if self._experiment is None and not self._silent:
-            try:
-                self._experiment = self._begin()
-                self._part = str(self._experiment.settings.sync_dir)
-                self._experiment.define_metric("trainer/global_step")
-                self._experiment.define_metric("*", step_metric="trainer/global_step", step_sync=True)
-            except ERRORS as error:
-                self._fall_silent(error)
-        return _Silence() if self._silent else self._experiment
+    _silent = _finished = False
 
     @_guarded
     def log_hyperparams(self, params: Any) -> None:
@@ -167,132 +139,75 @@ class Tracker(WandbLogger):
 
     @_guarded
     def log_report(self, *, curves: pd.DataFrame, pictures: Mapping[str, Path]) -> None:
-        """The curves as a Table, PSNR over bpp as a chart for each dataset, the pictures with captions."""
-        # a Table is staged in the user's home otherwise, where a sync from another machine does not find it
+        """The curves as a Table, PSNR over bpp as a chart for each dataset, the images with captions."""
+        # otherwise a Table is staged in the user's home, where a sync from another machine does not find it
         os.environ.setdefault("WANDB_DATA_DIR", str(Path(self.save_dir).absolute() / "wandb"))
-        run = self.experiment
-        # online, a Table makes wandb ask the server before it returns: one at a time, in bounded time
-        _bounded(FINISH_SECONDS, lambda: [run.log({k: v}) for k, v in _report(curves, pictures).items()])
+        # online, wandb sends a request for each Table before it returns
+        logged = _report(curves, pictures).items()
+        _bounded(FINISH_SECONDS, lambda: [self.experiment.log({key: value}) for key, value in logged])
 
     def finish(self, *, failed: bool = False) -> None:
-        """Close the run. What could not be uploaded in time is named with the command that does it later."""
-        run, self._experiment, self._silent = self._experiment, None, True
-        if run is None:
+        """Closes the run. If the upload takes too long, a warning names the command that completes it."""
+        if self._finished:
             return
+        self._silent = self._finished = True
         try:
-            _bounded(FINISH_SECONDS + 5, lambda: run.finish(exit_code=int(failed)))
+            _bounded(FINISH_SECONDS + 5, lambda: self.experiment.finish(exit_code=int(failed)))
         except ERRORS as error:
-            log.warning(
-                "W&B did not take everything (%s); the rest: %s",
-                _line(error),
-                shlex.join(["wandb", "sync", self._part]),
-            )
+            part = shlex.join(["wandb", "sync", str(self.experiment.settings.sync_dir)])
+            log.warning("The upload to W&B is not complete (%s); complete it with: %s", _line(error), part)
             _reset()
 
-    def _begin(self) -> Any:
-        # read at wandb's import: error reports would go to another host than the one configured
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-        os.environ.setdefault("WANDB_SILENT", "true")
-        try:
-            reason = "as asked" if self._mode == "offline" else _no_route()
-            if reason is None:
-                run = _bounded(INIT_SECONDS + 5, lambda: self._init("online"))
-                log.info("W&B: %s", run.url)
-                return run
-        except ERRORS as error:
-            reason = _line(error)
-            _reset()
-        run = _bounded(INIT_SECONDS + 5, lambda: self._init("offline"))
-        quiet = self._mode == "offline" or (self._mode == "auto" and reason == NO_KEY)
-        level = logging.INFO if quiet else logging.WARNING
-        upload = shlex.join(["wandb", "sync", str(run.settings.sync_dir)])
-        log.log(level, "W&B is offline: %s; upload later: %s", reason, upload)
-        return run
 
-    def _init(self, mode: Literal["online", "offline"]) -> Any:
-        import wandb
-
-        Path(self.save_dir).mkdir(parents=True, exist_ok=True)
-        return wandb.init(
-            **self._wandb_init,
-            mode=mode,
-            reinit="create_new",  # else the second job of a sweep logs into the run of the first
-            settings=wandb.Settings(
-                silent=True,
-                init_timeout=INIT_SECONDS,
-                finish_timeout=FINISH_SECONDS,
-                finish_timeout_raises=True,
-                # what W&B shows is what the run folder holds: no console, code, packages or hardware counters
-                console="off",
-                disable_git=True,
-                disable_code=True,
-                x_save_requirements=False,
-                x_disable_stats=True,
-            ),
-        )
-
-    def _fall_silent(self, error: BaseException) -> None:
-        if not self._silent:
-            self._silent = True
-            log.warning("W&B failed and is left out from here on: %s", _line(error))
+def _start(folder: Path, mode: Mode, init: dict[str, Any]) -> Any:
+    """wandb's Run, online or else offline. ``init``: arguments of wandb.init."""
+    # read when wandb is imported: its error reports go to another host than the configured one
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    os.environ.setdefault("WANDB_SILENT", "true")
+    try:
+        reason = "logger.mode=offline" if mode == "offline" else _no_route()
+        if reason is None:
+            run = _bounded(INIT_SECONDS + 5, lambda: _init(folder, "online", init))
+            log.info("W&B: %s", run.url)
+            return run
+    except ERRORS as error:
+        reason = _line(error)
+        _reset()
+    run = _bounded(INIT_SECONDS + 5, lambda: _init(folder, "offline", init))
+    expected = mode == "offline" or (mode == "auto" and reason == NO_KEY)
+    level = logging.INFO if expected else logging.WARNING
+    upload = shlex.join(["wandb", "sync", str(run.settings.sync_dir)])
+    log.log(level, "W&B is offline: %s; upload later: %s", reason, upload)
+    return run
 
 
-class _Silence:
-    """Stands in for wandb's Run once the tracker is silent."""
+def _init(folder: Path, mode: Literal["online", "offline"], init: dict[str, Any]) -> Any:
+    import wandb
 
-    def __getattr__(self, name: str) -> _Silence:
-        return self
-
-    def __call__(self, *args: Any, **keywords: Any) -> _Silence:
-        return self
-
-
-class LocalCsv(CSVLogger):
-    """Lightning's ``metrics.csv``, straight in the run folder, which a resumed run continues.
-
-    Lightning deletes the file of the run that it resumes; here its rows are kept up to the step resumed from.
-    """
-
-    def __init__(self, *, folder: Path) -> None:
-        super().__init__(save_dir=folder, name="", version="", flush_logs_every_n_steps=1)
-        self._file = Path(folder, "metrics.csv")
-        self._resumed = False
-
-    @property
-    @rank_zero_experiment
-    def experiment(self) -> Any:
-        """Lightning's writer, holding the rows of the run's earlier parts."""
-        if self._experiment is None:
-            earlier = self._rows()
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # that the folder is not empty is no news
-                super().experiment  # noqa: B018  # starts the writer, which deletes the file
-            self._restore(earlier)
-            self._resumed = bool(earlier)
-        return self._experiment
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Add a row; the first one after a resume drops the rows of the steps that are now done again."""
-        if self.experiment and self._resumed and step is not None:
-            self._restore([row for row in self._rows() if int(row["step"]) < step])
-        self._resumed = False
-        super().log_metrics(dict(metrics), step)
-
-    def _rows(self) -> list[dict[str, str]]:
-        if not self._file.exists():
-            return []
-        with self._file.open(newline="") as file:  # a killed job may leave a torn last line
-            return [row for row in csv.DictReader(file) if (row.get("step") or "").isdigit()]
-
-    def _restore(self, rows: list[dict[str, str]]) -> None:
-        self._file.unlink(missing_ok=True)
-        self._experiment.metrics = rows
-        self._experiment.save()
+    folder.mkdir(parents=True, exist_ok=True)
+    return wandb.init(
+        **init,
+        dir=str(folder),
+        resume="allow",
+        mode=mode,
+        reinit="create_new",  # otherwise the second job of a sweep logs into the run of the first
+        settings=wandb.Settings(
+            silent=True,
+            init_timeout=INIT_SECONDS,
+            finish_timeout=FINISH_SECONDS,
+            finish_timeout_raises=True,
+            # metrics, config and images only: no console, code, packages or hardware counters
+            console="off",
+            disable_git=True,
+            disable_code=True,
+            x_save_requirements=False,
+            x_disable_stats=True,
+        ),
+    )
 
 
 def _reset() -> None:
-    """End wandb's service, which after an error may be dead, or keep the run's id as "in use" for ever."""
+    """Ends wandb's service process: after an error it may be dead, or report the id of the run as in use for ever."""
     import wandb
 
     with suppress(*ERRORS):
@@ -300,17 +215,17 @@ def _reset() -> None:
 
 
 def _no_route() -> str | None:
-    """Why W&B cannot go online, or None. Its server has 5 s for any answer that is not its own failure."""
+    """Why W&B cannot go online, or None. Within 5 s the server has to give any answer but a server error."""
     import wandb
 
     settings = wandb.setup().settings
     if settings.mode != "online":
         return f"WANDB_MODE={settings.mode}"
-    if not wandb.login(prompt=False, verify=False):  # looks for a key, asks neither user nor server
+    if not wandb.login(prompt=False, verify=False):  # looks for a key, without asking the user or the server
         return NO_KEY
 
     def probe() -> int:
-        # auth: or requests would look for a password of that host; no redirect: to no host but that one
+        # auth: else requests looks up a password for the host; no redirect to any other host
         with requests.get(
             settings.base_url, timeout=PROBE_SECONDS, stream=True, allow_redirects=False, auth=lambda r: r
         ) as answer:
@@ -324,7 +239,7 @@ def _no_route() -> str | None:
 
 
 def _report(curves: pd.DataFrame, pictures: Mapping[str, Path]) -> dict[str, Any]:
-    """What a report logs: name -> picture, Table or chart."""
+    """What a report logs: name -> image, Table or chart."""
     import wandb
 
     logged: dict[str, Any] = {f"report/{name}": wandb.Image(str(path), caption=name) for name, path in pictures.items()}

@@ -1,0 +1,71 @@
+"""Metrics of a run -> ``metrics.csv`` in the run folder, and W&B where a tracker is given."""
+
+from __future__ import annotations
+
+import csv
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers.logger import rank_zero_experiment
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from jdcsuite.training.tracker import Tracker
+
+
+def create(*, folder: Path, tracker: Tracker | None = None) -> list[Logger]:
+    """The loggers of a run. ``metrics.csv`` is first, so that ``trainer.log_dir`` is the run folder."""
+    return [LocalCsv(folder=folder)] + ([tracker] if tracker else [])
+
+
+def finish(loggers: Sequence[Logger], *, failed: bool = False) -> None:
+    """Closes the tracker among the loggers; to be called in a ``finally``. Takes bounded time and never raises."""
+    for logger in loggers:
+        if isinstance(logger, Tracker):
+            logger.finish(failed=failed)
+
+
+class LocalCsv(CSVLogger):
+    """Lightning's ``metrics.csv``, directly in the run folder, continued when a run resumes.
+
+    Lightning deletes the file of the run that it resumes; this logger keeps its rows up to the step of the checkpoint.
+    """
+
+    def __init__(self, *, folder: Path) -> None:
+        super().__init__(save_dir=folder, name="", version="", flush_logs_every_n_steps=1)
+        self._file = Path(folder, "metrics.csv")
+        self._resumed = False
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """Lightning's writer, with the rows of earlier parts of the run."""
+        if self._experiment is None:
+            earlier = self._rows()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about a folder that is not empty
+                super().experiment  # noqa: B018  # creates the writer, which deletes the file
+            self._restore(earlier)
+            self._resumed = bool(earlier)
+        return self._experiment
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Adds a row; the first one after a resume removes the rows of the steps that are repeated."""
+        if self.experiment and self._resumed and step is not None:
+            self._restore([row for row in self._rows() if int(row["step"]) < step])
+        self._resumed = False
+        super().log_metrics(dict(metrics), step)
+
+    def _rows(self) -> list[dict[str, str]]:
+        if not self._file.exists():
+            return []
+        with self._file.open(newline="") as file:  # the last line of a killed job may be incomplete
+            return [row for row in csv.DictReader(file) if (row.get("step") or "").isdigit()]
+
+    def _restore(self, rows: list[dict[str, str]]) -> None:
+        self._file.unlink(missing_ok=True)
+        self._experiment.metrics = rows
+        self._experiment.save()
