@@ -179,7 +179,7 @@ def test_tables_of_another_type_are_refused(name, dtype):
         pytest.skip("this is their type")
     parts = {name: [abs(v) for v in value] for name, value in GOOD.items()}
     Tables.from_state(flat_state(parts), "tables.y")
-    with pytest.raises(ValueError, match="bits"):
+    with pytest.raises(ValueError, match="must be uint16"):
         Tables.from_state(flat_state(parts, **{name: dtype}), "tables.y")
 
 

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from jdcsuite.coding.codec import Codec
 from jdcsuite.coding.container import unpack
 from jdcsuite.entropy.exact import (
-    INPUT,
-    LARGEST,
-    REACH,
-    WEIGHT,
+    INPUT_UNITS,
+    MAX_INPUT,
+    MAX_SUM,
+    WEIGHT_UNITS,
     ExactConv2d,
     ExactConvTranspose2d,
     is_exact,
@@ -47,8 +47,8 @@ def integers(x: Tensor, unit: float) -> np.ndarray:
 
 def reference(conv: nn.Module, x: Tensor) -> np.ndarray:
     """Sums of products of integers, in int64, tap by tap; units of 2**-26."""
-    a = np.rint(np.clip(x.detach().cpu().numpy(), -REACH, REACH) * INPUT).astype(np.int64)
-    w = integers(conv.weight, WEIGHT)
+    a = np.rint(np.clip(x.detach().cpu().numpy(), -MAX_INPUT, MAX_INPUT) * INPUT_UNITS).astype(np.int64)
+    w = integers(conv.weight, WEIGHT_UNITS)
     b, inputs, height, width = a.shape
     (kh, kw), (sh, sw), (ph, pw), (dh, dw) = conv.kernel_size, conv.stride, conv.padding, conv.dilation
     a = a.reshape(b, conv.groups, inputs // conv.groups, height, width)
@@ -75,7 +75,7 @@ def reference(conv: nn.Module, x: Tensor) -> np.ndarray:
             seen = a[..., i * dh : i * dh + size[0] * sh : sh, j * dw : j * dw + size[1] * sw : sw]
             out += np.einsum("goc,bgchw->bgohw", w[..., i, j], seen[..., : size[0], : size[1]])
     out = out.reshape(b, -1, *out.shape[3:])
-    return out if conv.bias is None else out + integers(conv.bias, INPUT * WEIGHT)[:, None, None]
+    return out if conv.bias is None else out + integers(conv.bias, INPUT_UNITS * WEIGHT_UNITS)[:, None, None]
 
 
 CONVOLUTIONS = {
@@ -110,7 +110,7 @@ def example(name: str, *, gain: float = 1.0, seed: int = 0, batch: int = 2) -> t
 
 def in_units(out: Tensor) -> np.ndarray:
     assert out.dtype == torch.float64
-    units = out.detach().cpu().numpy() * (INPUT * WEIGHT)
+    units = out.detach().cpu().numpy() * (INPUT_UNITS * WEIGHT_UNITS)
     assert (units == np.rint(units)).all() and np.abs(units).max() < 2**53
     return units.astype(np.int64)
 
@@ -177,11 +177,11 @@ def test_sums_at_the_very_bound_are_exact(name, device):
     with torch.no_grad():
         conv.weight.abs_()
         if conv.bias is not None:
-            conv.bias.fill_(3 / (INPUT * WEIGHT))
-        conv.weight.mul_(0.999 * LARGEST / conv.largest())
-        conv.weight.copy_((torch.round(conv.weight.double() * WEIGHT / 2) * 2 + 1) / WEIGHT)
-    assert is_exact(conv) and conv.largest() > 0.99 * LARGEST
-    x = torch.full_like(x, REACH) - (torch.arange(x.numel()).view(x.shape) % 3) / INPUT
+            conv.bias.fill_(3 / (INPUT_UNITS * WEIGHT_UNITS))
+        conv.weight.mul_(0.999 * MAX_SUM / conv.largest())
+        conv.weight.copy_((torch.round(conv.weight.double() * WEIGHT_UNITS / 2) * 2 + 1) / WEIGHT_UNITS)
+    assert is_exact(conv) and conv.largest() > 0.99 * MAX_SUM
+    x = torch.full_like(x, MAX_INPUT) - (torch.arange(x.numel()).view(x.shape) % 3) / INPUT_UNITS
     expected = reference(conv, x)
     assert name.startswith("transposed") or expected.max() > 0.95 * 2**53
     np.testing.assert_array_equal(in_units(conv.to(device)(x.to(device))), expected)
@@ -192,9 +192,9 @@ def test_the_bound_is_reached_and_never_passed(name):
     conv, x = example(name)
     worst = 0.0
     for o in range(conv.out_channels):
-        signs = torch.zeros_like(x[:1, :, :5, :5]) if o % 5 else torch.full_like(x[:1, :, :5, :5], 2 * REACH)
+        signs = torch.zeros_like(x[:1, :, :5, :5]) if o % 5 else torch.full_like(x[:1, :, :5, :5], 2 * MAX_INPUT)
         single = torch.autograd.functional.jacobian(lambda s: F_conv(conv, s)[0, o].sum(), signs)  # noqa: B023
-        worst = max(worst, F_conv(conv, torch.sign(single) * REACH).abs().max().item())
+        worst = max(worst, F_conv(conv, torch.sign(single) * MAX_INPUT).abs().max().item())
     assert worst <= conv.largest()
 
 
@@ -210,12 +210,12 @@ def F_conv(conv: nn.Module, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 def test_rounding_moves_a_sum_by_half_a_unit_of_each_factor_at_most(name):
     conv, x = example(name)
-    x = x.clamp(-REACH, REACH)
+    x = x.clamp(-MAX_INPUT, MAX_INPUT)
     with torch.no_grad():
         moved = (conv(x) - F_conv(conv, x)).abs().max().item()
     taps = conv.weight[0].numel() * (conv.in_channels if isinstance(conv, nn.ConvTranspose2d) else 1)
     largest = conv.weight.abs().max().item()
-    assert 0 < moved <= taps * (largest / INPUT + REACH / WEIGHT) / 2 + 1e-6
+    assert 0 < moved <= taps * (largest / INPUT_UNITS + MAX_INPUT / WEIGHT_UNITS) / 2 + 1e-6
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
@@ -493,5 +493,7 @@ def test_the_reference_is_pytorch_s_convolution():
     """So that two wrong integers do not agree."""
     for name in CONVOLUTIONS:
         conv, x = example(name)
-        x = x.clamp(-REACH, REACH)
-        np.testing.assert_allclose(reference(conv, x) / (INPUT * WEIGHT), F_conv(conv, x).detach().numpy(), atol=1.0)
+        x = x.clamp(-MAX_INPUT, MAX_INPUT)
+        np.testing.assert_allclose(
+            reference(conv, x) / (INPUT_UNITS * WEIGHT_UNITS), F_conv(conv, x).detach().numpy(), atol=1.0
+        )

@@ -1,13 +1,13 @@
-"""A network between bits and symbols, computed so that every machine gets the same numbers.
+"""Convolutional networks -> the same output bits on every machine, for the networks that predict probabilities.
 
-An encoder and a decoder that disagree in the last bit of a probability lose the whole picture, and floating-point
-convolutions sum in an order that depends on device, threads and batch. Here the summands are integers: in float64, a
-convolution rounds its input to multiples of 2**-11 within +-512 and its weights to multiples of 2**-15, so every
-product is a multiple of 2**-26 and every sum of them below 2**27 is exact, whatever its order. What stands between
-two convolutions works on single elements, where IEEE arithmetic agrees everywhere.
+If encoder and decoder disagree in the last bit of a probability the whole image is lost, and the summation order of
+floating-point convolutions depends on device, threads and batch. In float64, the convolutions here round their input to
+multiples of 2**-11 within +-512 and their weights to multiples of 2**-15. Every product is then a multiple of 2**-26,
+and every sum of them below 2**27 is exact in any order. The operations between two convolutions are elementwise, and
+IEEE arithmetic agrees on those everywhere.
 
-The arithmetic is chosen by the input's dtype: float32 (training) computes as usual. Weights are rounded when used,
-never stored rounded. Rounding costs nothing that can be seen (`experiments/exact_file`).
+The dtype of the input selects the arithmetic: float32 (training) is not rounded. Weights are stored unrounded and
+rounded when used. The rounding has no measurable cost (`experiments/exact_file`).
 """
 
 from __future__ import annotations
@@ -16,36 +16,36 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-INPUT, WEIGHT = 2.0**11, 2.0**15  # units in one
-REACH = 512.0  # of an input
-LARGEST = 2.0**53 / (INPUT * WEIGHT)  # of a sum
+INPUT_UNITS, WEIGHT_UNITS = 2.0**11, 2.0**15  # units per 1
+MAX_INPUT = 512.0  # inputs are clamped to +- this value
+MAX_SUM = 2.0**53 / (INPUT_UNITS * WEIGHT_UNITS)  # below this magnitude, sums are exact
 
 
 class _Exact:
-    """What the exact convolutions share; mixed into a class of `torch.nn`."""
+    """Mixin of the exact convolutions, for classes of `torch.nn`."""
 
     _rounded: tuple[tuple, Tensor, Tensor | None] | None = None
 
     def _integers(self, x: Tensor) -> Tensor:
-        """The input in units of 2**-11, as integer-valued float64."""
-        return x.clamp(-REACH, REACH).mul_(INPUT).round_()
+        """``x`` in units of 2**-11, as integer-valued float64."""
+        return x.clamp(-MAX_INPUT, MAX_INPUT).mul_(INPUT_UNITS).round_()
 
     def _dyadic(self) -> tuple[Tensor, Tensor | None]:
-        """Weights and bias, float64: their product with an input of `_integers` is a multiple of 2**-26. Kept until
-        the weights change: rounding them takes as long as a convolution of a small picture."""
-        said = tuple((p._version, p.data_ptr()) for p in (self.weight, self.bias) if p is not None)
-        if self._rounded is None or self._rounded[0] != said:
-            weight = torch.round(self.weight.detach().double() * WEIGHT) / (INPUT * WEIGHT)
-            bias = None if self.bias is None else torch.round(self.bias.detach().double() * INPUT * WEIGHT)
-            self._rounded = (said, weight, None if bias is None else bias / (INPUT * WEIGHT))
+        """Weights and bias in float64, scaled so that the output of a convolution of `_integers` is in natural units.
+        Cached until the weights change, because rounding them takes as long as a convolution of a small image."""
+        version = tuple((p._version, p.data_ptr()) for p in (self.weight, self.bias) if p is not None)
+        if self._rounded is None or self._rounded[0] != version:
+            weight = torch.round(self.weight.detach().double() * WEIGHT_UNITS) / (INPUT_UNITS * WEIGHT_UNITS)
+            bias = None if self.bias is None else torch.round(self.bias.detach().double() * INPUT_UNITS * WEIGHT_UNITS)
+            self._rounded = (version, weight, None if bias is None else bias / (INPUT_UNITS * WEIGHT_UNITS))
         return self._rounded[1:]
 
     def largest(self) -> float:
-        """Bound on the magnitude of a sum that this convolution can form, over all inputs."""
+        """Bound on the magnitude of any sum that this convolution can form, over all inputs."""
         outputs = 1 if isinstance(self, nn.ConvTranspose2d) else 0
-        weight = (self.weight.detach().double().abs() + 1 / WEIGHT).transpose(0, outputs).flatten(1).sum(1)
+        weight = (self.weight.detach().double().abs() + 1 / WEIGHT_UNITS).transpose(0, outputs).flatten(1).sum(1)
         bias = 0 if self.bias is None else self.bias.detach().double().abs()
-        return float((REACH * weight + bias).max())
+        return float((MAX_INPUT * weight + bias).max())
 
 
 class ExactConv2d(_Exact, nn.Conv2d):
@@ -62,7 +62,7 @@ class ExactConv2d(_Exact, nn.Conv2d):
         return F.conv2d(a, w, bias, self.stride, self.padding, self.dilation, self.groups)
 
     def _depthwise(self, a: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
-        # as multiply-adds: PyTorch's own float64 form takes the channels one at a time on a CPU
+        # multiply-adds, because PyTorch's float64 depthwise convolution loops over the channels on a CPU
         (kh, kw), (ph, pw) = self.kernel_size, self.padding
         a = F.pad(a, (pw, pw, ph, ph))
         height, width = a.shape[2] - kh + 1, a.shape[3] - kw + 1
@@ -84,7 +84,7 @@ class ExactConvTranspose2d(_Exact, nn.ConvTranspose2d):
 
 
 def make_exact(net: nn.Module) -> nn.Module:
-    """Gives every convolution of a network from elsewhere its exact form, in place: same weights, same names."""
+    """Replaces every convolution of a third-party network by its exact form, in place; weights and names stay."""
     for module in net.modules():
         if type(module) is nn.Conv2d:
             module.__class__ = ExactConv2d
@@ -94,7 +94,7 @@ def make_exact(net: nn.Module) -> nn.Module:
 
 
 def is_exact(net: nn.Module) -> bool:
-    """Whether all that the network weighs and sums is summed exactly: every module with parameters of its own is an
-    exact convolution, none of whose sums can leave what float64 holds exactly with these weights."""
-    weighing = [m for m in net.modules() if any(True for _ in m.parameters(recurse=False))]
-    return all(isinstance(m, _Exact) and m.largest() < LARGEST for m in weighing)
+    """Whether the network computes the same bits on every machine: every module with parameters of its own is an exact
+    convolution, and with these weights no sum can exceed what float64 holds exactly."""
+    weighted = [m for m in net.modules() if any(True for _ in m.parameters(recurse=False))]
+    return all(isinstance(m, _Exact) and m.largest() < MAX_SUM for m in weighted)

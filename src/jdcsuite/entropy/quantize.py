@@ -1,7 +1,7 @@
-"""Real-valued latents -> integers, with the surrogates that let a gradient through.
+"""Real-valued latents -> integers, with differentiable surrogates for training.
 
-Training needs two views of one latent: the decoder sees what it will see when coding (rounding, straight-through
-gradient), the rate sees a smooth relaxation (additive uniform noise; Balle et al., ICLR 2017).
+Training quantises a latent twice: the decoder sees the rounded values that it will see when coding (straight-through
+gradient), the rate is computed on a smooth relaxation (additive uniform noise; Balle et al., ICLR 2017).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ __all__ = ["LowerBound", "add_noise", "compand", "round_ste"]
 
 
 class _RoundSTE(torch.autograd.Function):
-    # A Function and not x + (round(x) - x).detach(): the value is the rounded one by construction, whatever the
-    # arithmetic, and so the decoder's picture is forward's picture.
+    # A Function instead of x + (round(x) - x).detach(): the value is exactly the rounded one in any arithmetic, so the
+    # decoder reconstructs the image of the forward pass.
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
         return torch.round(x)
@@ -31,15 +31,15 @@ def round_ste(x: Tensor) -> Tensor:
 
 
 def add_noise(x: Tensor) -> Tensor:
-    """``x`` + U(-.5, .5): the relaxation of rounding whose density is the rate's (Balle et al., 2017)."""
-    # contiguous, so that a seed means the same noise in whatever order the memory of x is
+    """``x`` + U(-.5, .5), the relaxation of rounding under which the rate is a density (Balle et al., 2017)."""
+    # contiguous, so that a seed gives the same noise for every memory layout of x
     return x + torch.rand_like(x, memory_format=torch.contiguous_format) - 0.5
 
 
 def compand(x: Tensor) -> Tensor:
-    """What the prior networks see of a latent, which at 1-4 bpp reaches hundreds of steps: sign(x) log2(1 + |x|), with
-    straight lines between the powers of two.
+    """sign(x) log2(1 + |x|), linear between powers of two: compresses the range of latents, which reach hundreds of
+    steps at 1 to 4 bpp, for the prior networks.
 
-    Exponent and mantissa give it without a logarithm, so every machine computes the same bits."""
+    Computed from exponent and mantissa instead of a logarithm, so that every machine gets the same bits."""
     mantissa, exponent = torch.frexp(1 + x.abs())
     return torch.sign(x) * (exponent + 2 * (mantissa - 1))

@@ -1,12 +1,12 @@
 """Integer symbols + integer tables <-> 32-bit words: range asymmetric numeral systems, compiled by numba.
 
-Duda, "Asymmetric numeral systems" (arXiv 1311.2540, 2013). One 64-bit state in [2**31, 2**63), renormalised by 32-bit
-words; probabilities in units of 2**-16. An encoder writes last things first, so a decoder reads first things first.
-A symbol outside its table is an escape and an Elias gamma code of its distance; ``shift`` low bits are sent as they
-are, after the symbol that holds the high ones. The format is specified in docs/format.md.
+Duda, "Asymmetric numeral systems" (arXiv 1311.2540, 2013). One 64-bit state in [2**31, 2**63), renormalised in 32-bit
+words; probabilities in units of 2**-16. The encoder processes the symbols in reverse, so that the decoder reads them in
+order. A symbol outside its table is coded as an escape and an Elias gamma code of its distance. ``shift`` low bits are
+stored as they are, after the symbol made of the high bits. docs/format.md specifies the format.
 
-Written for this suite because nothing that is kept elsewhere reads a hostile stream safely: a decoder here checks the
-bounds of everything it reads, and at the end that the stream was used up and the state is the encoder's first.
+We wrote our own coder because no maintained one reads hostile streams safely. This decoder checks the bounds of
+everything it reads and, at the end, that the stream is used up and the state is the encoder's first.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ import numpy as np
 from numba import njit
 
 PRECISION = 16
-START = 1 << 31  # the encoder's first state, the decoder's last
-LARGEST = 1 << 29  # of a symbol
+START = 1 << 31  # first state of the encoder, last of the decoder
+LARGEST = 1 << 29  # magnitude of a symbol
 MAX_WIDTH = 31  # bits of an escaped distance
-LOOKUP = 8  # bits of a cumulative that name the place where the search for its symbol starts
+LOOKUP = 8  # high bits of a cumulative value that index the start of the search for its symbol
 
 _L = np.uint64(START)
 _P, _32 = np.uint64(PRECISION), np.uint64(32)
 _MASK16, _MASK32 = np.uint64(0xFFFF), np.uint64(0xFFFFFFFF)
-_LIMIT = np.uint64((START >> PRECISION) << 32)  # times a frequency: from this state on a word is written first
+_LIMIT = np.uint64((START >> PRECISION) << 32)  # from this state times the frequency on, a word is written first
 
 
 def _compiled(function: Callable) -> Callable:
     options = {"nogil": True, "error_model": "numpy"}
     try:
         return njit(cache=True, **options)(function)
-    except RuntimeError:  # neither this folder nor the user's cache can be written to, as in a read-only container
+    except RuntimeError:  # no writable folder for numba's cache, as in a read-only container
         return njit(**options)(function)
 
 
@@ -50,7 +50,7 @@ def _push(state, words, count, start, frequency):
 
 @_compiled
 def _push_bits(state, words, count, value, width):
-    """``width`` bits, so that the highest are read first; at most 16 at a time."""
+    """Pushes ``width`` bits, at most 16 at a time, in the order in which the highest are read first."""
     done = 0
     while done < width:
         n = min(width - done, 16)
@@ -62,9 +62,9 @@ def _push_bits(state, words, count, value, width):
 
 @_compiled
 def encode(state, symbols, indexes, shifts, cdf, length, offset, words):
-    """Puts ``symbols`` (int32) in front of what ``state`` (uint64, of one) holds: the number of ``words`` written.
+    """Pushes ``symbols`` (int32) in reverse onto ``state`` (one uint64) and returns the number of ``words`` written.
 
-    ``words``: uint32, room for 8 a symbol. ``shifts``: uint8, empty where there are none."""
+    ``words``: uint32, with room for 8 per symbol. ``shifts``: uint8, empty if there are none."""
     count = 0
     for i in range(symbols.size - 1, -1, -1):
         value = np.int64(symbols[i])
@@ -87,7 +87,7 @@ def encode(state, symbols, indexes, shifts, cdf, length, offset, words):
             place = escape
         low = np.uint64(cdf[row, place])
         frequency = np.uint64(cdf[row, place + 1]) - low
-        x = state[0]  # `_push`, written out: as a call, encoding takes four times as long
+        x = state[0]  # `_push` inlined: a call makes encoding four times slower
         if x >= _LIMIT * frequency:
             words[count] = np.uint32(x & _MASK32)
             x >>= _32
@@ -99,7 +99,7 @@ def encode(state, symbols, indexes, shifts, cdf, length, offset, words):
 
 @_compiled
 def _pull(state, words, at, low, frequency):
-    """Takes the symbol of this interval off the state: the new place, -1 where the stream has ended."""
+    """Pops the symbol of an interval off the state; returns the new position, -1 at the end of the stream."""
     x = frequency * (state[0] >> _P) + (state[0] & _MASK16) - low
     if x < _L:
         if at >= words.size:
@@ -112,8 +112,8 @@ def _pull(state, words, at, low, frequency):
 
 @_compiled
 def _pull_bits(state, words, at, width):
-    """(place, value): the place is -1 where the stream has ended. Widths over 16 were written in parts, the lowest
-    16 bits first, so the incomplete part stands at the top and is read first."""
+    """Returns the new position, -1 at the end of the stream, and the value. Widths over 16 were pushed in parts, the
+    lowest 16 bits first, so the incomplete part is at the top and is read first."""
     value = np.int64(0)
     left = width
     while left > 0 and at >= 0:
@@ -128,8 +128,8 @@ def _pull_bits(state, words, at, width):
 
 @_compiled
 def decode(state, at, words, indexes, shifts, cdf, length, offset, lookup, out):
-    """Fills ``out`` (int32) from ``words`` on from place ``at``: the new place, -1 where the stream ended too early
-    or holds what no encoder writes."""
+    """Fills ``out`` (int32) from ``words``, starting at position ``at``. Returns the new position, or -1 if the stream
+    ends too early or no encoder wrote it."""
     for i in range(indexes.size):
         row = indexes[i]
         cumulative = np.int64(state[0] & _MASK16)
@@ -137,7 +137,7 @@ def decode(state, at, words, indexes, shifts, cdf, length, offset, lookup, out):
         while cdf[row, place + 1] <= cumulative:
             place += 1
         low = np.uint64(cdf[row, place])
-        x = (np.uint64(cdf[row, place + 1]) - low) * (state[0] >> _P) + (state[0] & _MASK16) - low  # `_pull`
+        x = (np.uint64(cdf[row, place + 1]) - low) * (state[0] >> _P) + (state[0] & _MASK16) - low  # `_pull` inlined
         if x < _L:
             if at >= words.size:
                 return -1
@@ -168,7 +168,7 @@ def decode(state, at, words, indexes, shifts, cdf, length, offset, lookup, out):
 
 
 def lookup(cdf: np.ndarray, length: np.ndarray) -> np.ndarray:
-    """For each table and each value of a cumulative's highest 8 bits, the first symbol that can hold it: int32."""
+    """For each table and each value of the highest 8 bits of a cumulative value, its first possible symbol: int32."""
     starts = np.arange(1 << LOOKUP) << (PRECISION - LOOKUP)
     rows = [np.searchsorted(row[:n], starts, side="right") - 1 for row, n in zip(cdf, length, strict=True)]
     return np.asarray(rows, dtype=np.int32)

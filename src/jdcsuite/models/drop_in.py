@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from jdcsuite.coding.transform import TransformCodec
-from jdcsuite.entropy.coder import FARTHEST, Decoder, Encoder, Tables
+from jdcsuite.entropy.coder import MAX_SYMBOL, Decoder, Encoder, Tables
 from jdcsuite.entropy.exact import make_exact
 from jdcsuite.types import Output, Side, UserError
 
@@ -91,9 +91,9 @@ class DropIn(TransformCodec):
 
     def encode_tile(self, y: Float[Tensor, "1 m hy wy"], *, side: Side) -> tuple[list[bytes], Int[Tensor, "n"]]:
         z = self.net.h_a(y if self.has_means else y.abs())
-        z_symbols = torch.round(z - self._medians()).clamp(-FARTHEST, FARTHEST).int()
+        z_symbols = torch.round(z - self._medians()).clamp(-MAX_SYMBOL, MAX_SYMBOL).int()
         indexes, means = self._entropy_parameters(z_symbols)
-        y_symbols = torch.round(y - means).clamp(-FARTHEST, FARTHEST).int()
+        y_symbols = torch.round(y - means).clamp(-MAX_SYMBOL, MAX_SYMBOL).int()
         z_coder, y_coder = Encoder(), Encoder()
         z_coder.put(z_symbols.flatten(), self._z_indexes(z.shape[-2:]), self.tables["z"])
         y_coder.put(y_symbols.flatten(), indexes, self.tables["y"])

@@ -23,7 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from jdcsuite.coding.transform import TransformCodec
-from jdcsuite.entropy.coder import FARTHEST, Decoder, Encoder, Tables
+from jdcsuite.entropy.coder import MAX_SYMBOL, Decoder, Encoder, Tables
 from jdcsuite.entropy.priors import Gaussian, MonotoneCDF
 from jdcsuite.entropy.quantize import LowerBound, add_noise, compand, round_ste
 from jdcsuite.models.haar import SMALL, orthogonal_start
@@ -157,7 +157,7 @@ class DualPriorCodec(TransformCodec):
         return float(-sum(torch.log2(p.float()).sum() for p in likelihoods.values())) / 8
 
     def encode_tile(self, y: Float[Tensor, "1 m hy wy"], *, side: Side) -> tuple[list[bytes], Int[Tensor, "n"]]:
-        z = torch.round(self.h_a(compand(y))).clamp(-FARTHEST, FARTHEST).double()
+        z = torch.round(self.h_a(compand(y))).clamp(-MAX_SYMBOL, MAX_SYMBOL).double()
         z_symbols = z.flatten().int().cpu()
         z_coder, y_coder, symbols = Encoder(), Encoder(), [z_symbols]
         z_coder.put(z_symbols, self._z_indexes(z.shape[-2:]), self.tables["z"])
@@ -165,7 +165,7 @@ class DualPriorCodec(TransformCodec):
         v = y / torch.exp2(log2_step)
 
         def write(means: Tensor, log2_scales: Tensor, mask: Tensor) -> Tensor:
-            residual = torch.round(v - means).clamp(-FARTHEST, FARTHEST)
+            residual = torch.round(v - means).clamp(-MAX_SYMBOL, MAX_SYMBOL)
             at = mask.flatten().nonzero().squeeze(1)
             indexes, shifts = self.prior_y.index(log2_scales.flatten()[at])
             symbols.append(residual.flatten()[at].int().cpu())

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from jdcsuite.coding.transform import TransformCodec
-from jdcsuite.entropy.coder import FARTHEST, Decoder, Encoder, Tables
+from jdcsuite.entropy.coder import MAX_SYMBOL, Decoder, Encoder, Tables
 from jdcsuite.entropy.competition import Competition
 from jdcsuite.entropy.quantize import add_noise, round_ste
 from jdcsuite.models.haar import haar_start_5x5
@@ -128,7 +128,7 @@ class ManyPriors(TransformCodec):
 
     def encode_tile(self, y: Float[Tensor, "1 c hy wy"], *, side: Side) -> tuple[list[bytes], Int[Tensor, "k"]]:
         # only the choice of priors computes with floats here, and what it chose is sent
-        y_hat = torch.round(y).clamp(-FARTHEST, FARTHEST)
+        y_hat = torch.round(y).clamp(-MAX_SYMBOL, MAX_SYMBOL)
         numbers = self.prior_y.choose(y_hat).cpu().int()
         index, symbols = numbers.flatten(), y_hat[0].permute(1, 2, 0).flatten(0, 1).cpu().int()
         index_coder, y_coder = Encoder(), Encoder()
