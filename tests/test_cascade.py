@@ -18,7 +18,7 @@ from jdcsuite.baselines.cascade import denoise, denoised
 from jdcsuite.baselines.standards import LADDERS, Standard
 from jdcsuite.data.pairs import scene_and_iso
 from jdcsuite.imaging.pixels import to_bytes, to_tensor
-from jdcsuite.judging import evaluation
+from jdcsuite.judging import candidates, evaluation
 from jdcsuite.judging.metrics import judge, timed
 from jdcsuite.models.manypriors import ManyPriors
 from jdcsuite.models.unet import UNet
@@ -71,7 +71,7 @@ def test_each_picture_is_denoised_once_for_all_codecs(monkeypatch: pytest.Monkey
             seen.append(tuple(x.shape[-2:]))
             return super().forward(x, **other)
 
-    monkeypatch.setitem(evaluation.UNTAUGHT, "counting", lambda sigma: Counting())
+    monkeypatch.setitem(candidates.UNTAUGHT, "counting", lambda sigma: Counting())
     rows = evaluation.evaluate(
         ["counting+jpeg", "counting+png", "jpegls"], folders=[folder], sigmas=[5.0, 10.0], noise_seed=0,
         protocol="clip8", device="cpu", console=Console(),
@@ -113,7 +113,7 @@ def test_evaluate_takes_a_denoiser_before_any_codec(jdc, folder: Path, run: Path
     assert set(standard["curve"]) == {"unet + jpeg"}
     assert rows.groupby("image")["psnr_noisy"].nunique().eq(1).all(), "every codec was given the same noisy picture"
     row = learned.iloc[0]
-    cache = evaluation.ImageCache.build(evaluation.files(folder))
+    cache = evaluation.ImageCache.build(evaluation.image_files(folder))
     noise = evaluation.GaussianNoise(sigma=5.0)
     pair = evaluation.Pictures(cache, noise=noise, noise_seed=0, lossless=None)[0][1]
     handed = denoised(weights.load(unet), pair).noisy
@@ -129,11 +129,11 @@ def test_evaluate_takes_a_denoiser_before_any_codec(jdc, folder: Path, run: Path
 @pytest.mark.parametrize(
     ("word", "said"),
     [
-        ("RUN+avif", "holds a codec, no denoiser"),
+        ("RUN+avif", "is a codec, not a denoiser"),
         ("UNET+nope", "nope is neither a run"),
         ("nowhere+avif", "there are no weights at nowhere"),
-        ("UNET", "say what codes a denoiser's pictures, as in"),
-        ("UNET+UNET", "holds no codec but a UNet"),
+        ("UNET", "name the codec that follows a denoiser, as in"),
+        ("UNET+UNET", "is a UNet, not a codec"),
         ("UNET+avif@", "avif@ names no qualities: give numbers, as in avif@30,50"),
         ("UNET+avif@30;50", "avif@30;50 names no qualities"),
         ("nlm+jpeg@200", "from 1 to 100"),
@@ -187,7 +187,7 @@ def test_pairs_are_judged_with_the_noise_that_they_have(jdc, tmp_path: Path) -> 
     status, _, err = jdc("report", out, "-o", out)
     assert status == 2 and "is a file: give a folder" in err
     status, _, err = jdc("evaluate", "png", "--data", tmp_path / "pairs" / "clean", "--out", out, "--force")
-    assert status == 2 and "give the noise to add" in err
+    assert status == 2 and "give the noise level to add" in err
 
 
 def test_evaluate_says_what_learned_from_its_pictures(jdc, folder: Path, tmp_path: Path) -> None:  # noqa: F811
@@ -202,13 +202,13 @@ def test_evaluate_says_what_learned_from_its_pictures(jdc, folder: Path, tmp_pat
         "seed": 0,
     }
     about |= {"seed": 0, "train_set": "mine", "teacher_saw": "2 of 2"}
-    about["train_scenes"] = [scene_and_iso(path)[0] for path in evaluation.files(folder)][:1]
+    about["train_scenes"] = [scene_and_iso(path)[0] for path in evaluation.image_files(folder)][:1]
     config = {"_target_": "jdcsuite.models.manypriors.ManyPriors", "num_channels": 8, "num_latents": 8}
     model = ManyPriors(num_channels=8, num_latents=8)
     model.update()
     weights.save(model, config, tmp_path / "m.safetensors", about=about)
     out = tmp_path / "out.csv"
     status, said, err = jdc("evaluate", tmp_path / "m.safetensors", "--data", folder, "--sigma", 5, "--out", out)
-    assert status == 0 and f"m1 learned from 1 scenes of {folder.name}" in said, said + err
+    assert status == 0 and f"m1 was trained on 1 scenes of {folder.name}" in said, said + err
     rows = pd.read_csv(out)
     assert set(rows["train_set"]) == {"mine"} and set(rows["teacher_saw"]) == {"2 of 2"}

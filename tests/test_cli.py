@@ -104,3 +104,15 @@ def test_weights_that_ask_for_anything_else_are_refused(jdc, folder: Path, run: 
     save_file(tensors, bad, metadata={"format": weights.FORMAT, "about": "{}", "model": '{"_target_": "os.system"}'})
     status, _, err = jdc("evaluate", bad, "--data", folder, "--sigma", 1, "--out", tmp_path / "o.csv")
     assert status == 2 and "os.system, which is no model of jdcsuite" in err
+
+
+def test_weights_without_metadata_are_named_by_their_file(jdc, folder: Path, run: Path, tmp_path: Path) -> None:
+    """`jdc evaluate` used to end in a KeyError."""
+    bare = tmp_path / "bare.safetensors"
+    config, _, _ = weights.read(run / "weights.safetensors")
+    weights.save(weights.load(run), config, bare, about={})
+    status, said, err = jdc("evaluate", bare, "--data", folder, "--sigma", 5, "--out", tmp_path / "rows.csv")
+    assert status == 0, said + err
+    rows = pd.read_csv(tmp_path / "rows.csv")
+    assert set(rows["run"]) == set(rows["method"]) == set(rows["curve"]) == {"bare"}
+    assert rows[["lmbda", "seed", "budget", "sigma_train"]].isna().all(axis=None) and rows["psnr"].notna().all()

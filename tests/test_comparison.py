@@ -11,7 +11,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from jdcsuite.cli.app import app
-from jdcsuite.judging import report
+from jdcsuite.judging import report, results
 from jdcsuite.judging.comparison import compare, pareto
 from jdcsuite.types import UserError
 
@@ -31,10 +31,10 @@ def rows(method: str, points: dict[float, tuple[float, float]], *, seed: float =
 
 
 def compared(*parts: list[dict], anchor: str = "codec") -> pd.DataFrame:
-    every = pd.DataFrame([row for part in parts for row in part]).reindex(columns=report.COLUMNS)
-    every[report.TEXT] = every[report.TEXT].fillna("").astype(str)
-    points = report.curves(every)
-    return compare(report.labelled(every, points), anchor).set_index("label")
+    every = pd.DataFrame([row for part in parts for row in part]).reindex(columns=results.COLUMNS)
+    every[results.TEXT] = every[results.TEXT].fillna("").astype(str)
+    points = results.curves(every)
+    return compare(results.labelled(every, points), anchor).set_index("label")
 
 
 CODEC = {512: (0.4, 28.0), 2048: (1.0, 31.0)}

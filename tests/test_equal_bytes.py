@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,8 @@ from rich.console import Console
 from jdcsuite.artifacts import weights
 from jdcsuite.data.noise import GaussianNoise
 from jdcsuite.imaging.pixels import to_tensor
-from jdcsuite.judging import equal_bytes, evaluation
+from jdcsuite.judging import candidates, equal_bytes, references, results
+from jdcsuite.judging.references import reference_rows
 from jdcsuite.models.flagship import Flagship
 from jdcsuite.types import Pair, UserError
 
@@ -64,29 +67,53 @@ def test_pictures_at_equal_bytes_say_their_size_and_quality(
 
 def test_the_network_that_comes_along_is_a_word_of_evaluate(pair: Pair, shipped: Path, monkeypatch) -> None:
     monkeypatch.setattr(weights, "shipped", lambda: shipped)
-    load = evaluation.partial(evaluation._load, device="cpu")
-    for word, qualities in (("flagship", evaluation.QUALITIES), ("flagship@20,60", [20, 60]), (f"{shipped}@5", [5])):
-        found = evaluation._candidates(word, load)
+    for word, qualities in (("flagship", candidates.QUALITIES), ("flagship@20,60", [20, 60]), (f"{shipped}@5", [5])):
+        found = candidates.parse([word])
         assert [one.settings["quality"] for one in found] == qualities
-        assert {one.about.method for one in found} == {"flagship"}
-    (cascade,) = evaluation._candidates("nlm+flagship@30", load)
+        assert {one.row.method for one in found} == {"flagship"}
+    (cascade,) = candidates.parse(["nlm+flagship@30"])
     assert cascade.settings == {"quality": 30.0} and cascade.denoiser is not None
 
 
-def test_what_cannot_be_set_beside_the_runs_is_told_and_the_rest_is(tmp_path: Path, monkeypatch, capsys) -> None:
+def study(folder: Path, *, sigma: float = 10, **report: object) -> dict:
+    """The configuration of a job with one embedded test image."""
+    data = {
+        "_target_": "jdcsuite.data.datamodule.Photographs", "root": None, "train": None, "test": None, "noise_seed": 0,
+        "noise": {"_target_": "jdcsuite.data.noise.GaussianNoise", "sigma": sigma},
+        "crop": 64, "val_crop": 64, "batch": 1, "workers": 0, "seed": 0, "steps": 1, "limit": 1,
+    }  # fmt: skip
+    return {"data": data, "report": report, "sigma": sigma, "runs": str(folder), "name": "study"}
+
+
+def test_a_reference_codec_without_weights_is_reported_and_the_others_are_judged(
+    tmp_path: Path, monkeypatch, capsys
+) -> None:
     def missing() -> Path:
         raise UserError("there are no weights here: fetch them")
 
     monkeypatch.setattr(weights, "shipped", missing)
-    data = {
-        "_target_": "jdcsuite.data.datamodule.Photographs", "root": None, "train": None, "test": None, "noise_seed": 0,
-        "noise": {"_target_": "jdcsuite.data.noise.GaussianNoise", "sigma": 10}, "crop": 64, "val_crop": 64, "batch": 1,
-        "workers": 0, "seed": 0, "steps": 1, "limit": 1,
-    }  # fmt: skip
-    report = {"standards": {"avif": [30], "jpegxl": None}, "beside": ["flagship", "webp@20"]}
-    config = {"data": data, "report": report, "sigma": 10, "runs": str(tmp_path), "name": "study"}
-    made = evaluation.beside_rows(config, Console())
+    config = study(tmp_path, standards={"avif": [30], "jpegxl": None}, beside=["flagship", "webp@20"])
+    made = reference_rows(config, Console())
     assert [path.name.split("-")[0] for path in made] == ["avif", "webp"]
-    assert "flagship is not set beside the runs: there are no weights here" in capsys.readouterr().out
+    assert "flagship is left out of the report: there are no weights here" in capsys.readouterr().out
     written = [path.stat().st_mtime_ns for path in made]
-    assert [path.stat().st_mtime_ns for path in evaluation.beside_rows(config, Console())] == written, "made once"
+    assert [path.stat().st_mtime_ns for path in reference_rows(config, Console())] == written, "made once"
+
+
+def test_two_launches_make_the_rows_of_a_reference_codec_once(tmp_path: Path, monkeypatch) -> None:
+    calls: list[str] = []
+    rows_of = references.rows_of
+
+    def slow(judged: list, image_set: object, **options: object) -> list:
+        calls.append(image_set.dataset)
+        time.sleep(0.3)
+        return rows_of(judged, image_set, **options)
+
+    monkeypatch.setattr(references, "rows_of", slow)
+    config = study(tmp_path, standards={"avif": [30]}, beside=[])
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda config: reference_rows(config, Console()), [config, config])
+    assert first == second and len(calls) == 1
+    (other,) = reference_rows(study(tmp_path, sigma=20, standards={"avif": [30]}, beside=[]), Console())
+    assert other not in first and len(calls) == 2, "another noise level has rows of its own"
+    assert results.read([*first, other])["sigma"].tolist() == [10, 20]

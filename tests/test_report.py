@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from jdcsuite.judging import report
+from jdcsuite.judging import figures, report, results
 from jdcsuite.types import UserError
 
 IMAGES = ["001", "NA", "kodim03.png"]
@@ -79,8 +79,8 @@ def printed(paths: list[Path], out: Path) -> str:
 
 
 def test_read_keeps_every_value_and_drops_what_is_met_twice(sweep: Path, avif: Path, tmp_path: Path) -> None:
-    rows = report.read([sweep, avif])
-    assert list(rows)[: len(report.COLUMNS)] == report.COLUMNS
+    rows = results.read([sweep, avif])
+    assert list(rows)[: len(results.COLUMNS)] == results.COLUMNS
     assert len(rows) == 2 * 3 * len(IMAGES)
     assert set(rows["image"]) == set(IMAGES)  # neither "001" nor "NA" is taken for a number
     written = pd.read_csv(sweep / "fllic-l512" / "results.csv", float_precision="round_trip")
@@ -88,7 +88,7 @@ def test_read_keeps_every_value_and_drops_what_is_met_twice(sweep: Path, avif: P
     assert rows.loc[rows["method"] == "noisy + avif", "quality"].unique().tolist() == ["30", "60", "90"]
 
     again = standard(tmp_path / "again.csv", "noisy + avif", [("30.0", 0.6, 27.5)])
-    later = report.read([sweep, avif, again, sweep / "fllic-l512"])
+    later = results.read([sweep, avif, again, sweep / "fllic-l512"])
     assert len(later) == len(rows)
     assert later.loc[later["quality"] == "30", "bpp"].tolist() == [0.6] * len(IMAGES)
 
@@ -101,22 +101,22 @@ def test_read_refuses_in_one_sentence_what_holds_no_rows(tmp_path: Path) -> None
     (tmp_path / "untested").mkdir()
     for name in [*files, "untested", "nowhere"]:
         with pytest.raises(UserError, match=name) as refused:
-            report.read([tmp_path / name])
+            results.read([tmp_path / name])
         assert "\n" not in str(refused.value)
     with pytest.raises(UserError):
-        report.read([])
+        results.read([])
 
 
 def test_curves_hold_numpys_means(sweep: Path, avif: Path) -> None:
-    rows = report.read([avif, sweep])
-    points = report.curves(rows)
+    rows = results.read([avif, sweep])
+    points = results.curves(rows)
     assert points["label"].tolist() == ["fllic"] * 3 + ["noisy + avif"] * 3
     assert points["images"].tolist() == [len(IMAGES)] * 6
     for point in points.itertuples():
         mine = rows[(rows["method"] == point.method) & (rows["quality"] == point.quality)]
         mine = mine[(mine["lmbda"] == point.lmbda) | mine["lmbda"].isna()]
         assert len(mine) == len(IMAGES)
-        for column in report.MEANS:
+        for column in results.MEANS:
             expected = np.mean(mine[column].to_numpy())
             assert getattr(point, column) == pytest.approx(expected, rel=1e-12, nan_ok=True)
     assert points["bpp_est"].isna().tolist() == [False] * 3 + [True] * 3
@@ -127,10 +127,10 @@ def test_curves_are_not_mixed_and_seeds_are_averaged(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     run_folder(one, "fllic", 512.0)
     run_folder(two, "fllic", 512.0, run="other", seed=1)
-    assert len(report.curves(report.read([one, two]))) == 1
+    assert len(results.curves(results.read([one, two]))) == 1
     run_folder(tmp_path / "three", "fllic", 512.0, run="third", curve="fllic rate_scale=.5")
     run_folder(tmp_path / "four", "fllic", 512.0, run="fourth", budget="paper")
-    points = report.curves(report.read([tmp_path]))
+    points = results.curves(results.read([tmp_path]))
     assert sorted(points["label"]) == ["fllic (lab clip8)", "fllic (paper clip8)", "fllic rate_scale=.5"]
 
 
@@ -139,35 +139,35 @@ def test_a_label_has_only_the_words_in_which_curves_differ(tmp_path: Path) -> No
     said = "budget=lab data.batch=5 init_from=codec-l1024@6488d0b3 width=0.25"
     for number, curve in enumerate((f"codec {said}", f"codec {said} model.index_cost=adaptive")):
         run_folder(tmp_path / str(number), "codec", 512.0, run=str(number), curve=curve)
-    assert sorted(report.curves(report.read([tmp_path]))["label"]) == ["codec", "codec model.index_cost=adaptive"]
+    assert sorted(results.curves(results.read([tmp_path]))["label"]) == ["codec", "codec model.index_cost=adaptive"]
     cascades = [f"unet {said} + codec width=0.25", f"unet {said} + codec width=0.5"]
-    assert report._labels("unet + codec", cascades) == {
+    assert results._labels("unet + codec", cascades) == {
         cascades[0]: "unet + codec", cascades[1]: "unet + codec width=0.5"
     }  # fmt: skip
     alike = ["codec a=1 b=2", "codec b=2 a=1"]
-    assert report._labels("codec", alike) == {curve: curve for curve in alike}, "never two curves by one name"
+    assert results._labels("codec", alike) == {curve: curve for curve in alike}, "never two curves by one name"
 
 
 def test_runs_that_learned_from_other_pictures_are_other_curves(tmp_path: Path) -> None:
     """`jdc evaluate` judges them on one dataset, where they used to be averaged as if they were seeds."""
     run_folder(tmp_path / "one", "jdc_n", 512.0, train_set="sidd")
     run_folder(tmp_path / "two", "jdc_n", 512.0, run="other", train_set="polyu")
-    assert report.curves(report.read([tmp_path]))["label"].tolist() == ["jdc_n (polyu)", "jdc_n (sidd)"]
+    assert results.curves(results.read([tmp_path]))["label"].tolist() == ["jdc_n (polyu)", "jdc_n (sidd)"]
 
 
 def test_both_protocols_of_the_same_noise_are_kept(tmp_path: Path) -> None:
     for protocol in ("clip8", "float"):
         rows = [row("noisy + avif", image, 1.0, 30.0, quality=30, noise_protocol=protocol) for image in IMAGES]
         pd.DataFrame(rows).to_csv(tmp_path / f"{protocol}.csv", index=False)
-    rows = report.read([tmp_path / "clip8.csv", tmp_path / "float.csv"])
+    rows = results.read([tmp_path / "clip8.csv", tmp_path / "float.csv"])
     assert rows["noise_protocol"].value_counts().to_dict() == {"clip8": len(IMAGES), "float": len(IMAGES)}
 
 
 def test_make_writes_rows_that_read_back_equal(sweep: Path, avif: Path, tmp_path: Path) -> None:
     out = tmp_path / "report"
     text = printed([sweep, avif], out)
-    rows = report.read([sweep, avif])
-    pd.testing.assert_frame_equal(report.read([out / "results.csv"]), rows)
+    rows = results.read([sweep, avif])
+    pd.testing.assert_frame_equal(results.read([out / "results.csv"]), rows)
     assert ",64,48," in (out / "results.csv").read_text()  # whole numbers stay whole
     assert sorted(file.name for file in out.iterdir()) == ["rd.png", "results.csv", "strip.png"]
     assert all(str(out / name) in text for name in ("results.csv", "rd.png", "strip.png"))
@@ -175,7 +175,7 @@ def test_make_writes_rows_that_read_back_equal(sweep: Path, avif: Path, tmp_path
     (sweep / "fllic-l512" / "results.csv").unlink()
     (sweep / "rd.png").touch()
     rows.to_csv(sweep / "results.csv", index=False)
-    assert set(report.read([sweep])["run"]) == {"fllic-l2048", "fllic-l8192"}
+    assert set(results.read([sweep])["run"]) == {"fllic-l2048", "fllic-l8192"}
     # and a run's own rows are never replaced
     run = sweep / "fllic-l2048"
     (run / "config.yaml").touch()
@@ -187,7 +187,7 @@ def test_make_writes_rows_that_read_back_equal(sweep: Path, avif: Path, tmp_path
 
 def test_make_prints_the_means_and_the_noisy_input(sweep: Path, avif: Path, tmp_path: Path) -> None:
     text = printed([sweep, avif], tmp_path / "out")
-    point = report.curves(report.read([sweep])).iloc[1]
+    point = results.curves(results.read([sweep])).iloc[1]
     line = next(line for line in text.splitlines() if "2048" in line).split()
     assert line[1:] == [
         "2048",
@@ -200,7 +200,7 @@ def test_make_prints_the_means_and_the_noisy_input(sweep: Path, avif: Path, tmp_
     ]
     assert "28.25" in next(line for line in text.splitlines() if "sigma 10" in line)
     assert max(map(len, text.split("results  ")[0].splitlines())) <= 80
-    assert report.DEMO not in text
+    assert results.DEMO not in text
     assert "versions" not in text
 
 
@@ -213,7 +213,7 @@ def test_names_are_printed_as_they_are(tmp_path: Path) -> None:
 def test_a_demo_and_mixed_versions_are_said(sweep: Path, tmp_path: Path) -> None:
     run_folder(tmp_path / "demo", "fllic_w", 512.0, budget="demo", code_version="b2")
     text = printed([sweep, tmp_path / "demo"], tmp_path / "out")
-    assert next(line for line in text.splitlines() if line.strip()).strip() == report.DEMO
+    assert next(line for line in text.splitlines() if line.strip()).strip() == results.DEMO
     assert "2 versions of the code: a1, b2" in text
 
 
@@ -224,7 +224,7 @@ def test_estimators_have_their_own_table(sweep: Path, tmp_path: Path) -> None:
     table = {"run": "c", "method": "clean_entropy", "dataset": "kodak24", "image": IMAGES, "sigma": 10}
     table |= {"h_hat": hat, "h_clean": clean, "h_linear": linear}
     pd.DataFrame(table).to_csv(folder / "results.csv", index=False)
-    assert "clean_entropy" not in set(report.curves(report.read([sweep, folder]))["method"])
+    assert "clean_entropy" not in set(results.curves(results.read([sweep, folder]))["method"])
     text = printed([sweep, folder], tmp_path / "both")
     line = next(line for line in text.splitlines() if "clean_entropy" in line)
     rmse = [np.sqrt(np.mean((estimate - clean) ** 2)) for estimate in (hat, linear)]
@@ -236,8 +236,8 @@ def test_figure_shows_the_learned_curves_whatever_a_lossless_codec_costs(
     sweep: Path, avif: Path, tmp_path: Path
 ) -> None:
     lossless = standard(tmp_path / "lossless.csv", "noisy + jpegxl-lossless", [("", 18.0, 28.25)])
-    points = report.curves(report.read([sweep, avif, lossless]))
-    fig = report.figure(points, tmp_path / "rd.png")
+    points = results.curves(results.read([sweep, avif, lossless]))
+    fig = figures.figure(points, tmp_path / "rd.png")
     psnr, ms_ssim = fig.axes
     assert (psnr.get_ylabel(), ms_ssim.get_ylabel()) == ("PSNR in dB", "MS-SSIM")
     assert "bpp" in psnr.get_xlabel()
@@ -270,14 +270,14 @@ def test_figure_shows_the_learned_curves_whatever_a_lossless_codec_costs(
 def test_figure_has_a_panel_for_each_dataset_and_none_for_empty_ms_ssim(tmp_path: Path) -> None:
     run_folder(tmp_path / "a", "fllic", 512.0, ms_ssim="")
     run_folder(tmp_path / "b", "fllic", 512.0, ms_ssim="", dataset="sidd", sigma="")
-    fig = report.figure(report.curves(report.read([tmp_path])), tmp_path / "rd.png")
+    fig = figures.figure(results.curves(results.read([tmp_path])), tmp_path / "rd.png")
     titles = [ax.get_title(loc="left").split("\n")[0] for ax in fig.axes]
-    assert titles == ["kodak24, sigma 10 clip8", "sidd, noise of its own clip8"]
+    assert titles == ["kodak24, sigma 10, clip8", "sidd, sigma unknown, clip8"]
 
 
 def test_strip_holds_the_pixels_of_its_pictures(tmp_path: Path) -> None:
     pictures = [np.asarray(picture(kind, 7)) for kind in range(3)]
-    report.strip([(f"{i}\nbpp", image) for i, image in enumerate(pictures)], tmp_path / "strip.png")
+    figures.strip([(f"{i}\nbpp", image) for i, image in enumerate(pictures)], tmp_path / "strip.png")
     sheet = np.asarray(Image.open(tmp_path / "strip.png"))
     zoom, gap, head = 6, 8, 48  # 64 x 48 pixels at 384 // 64
     for i, image in enumerate(pictures):
@@ -286,11 +286,11 @@ def test_strip_holds_the_pixels_of_its_pictures(tmp_path: Path) -> None:
         assert (shown == image.repeat(zoom, axis=0).repeat(zoom, axis=1)).all()
         assert (sheet[:head, x : x + 48 * zoom] < 128).any()  # a caption
     large = np.random.default_rng(0).integers(0, 256, (300, 500, 3), dtype=np.uint8)
-    report.strip([("", large)], tmp_path / "crop.png")
+    figures.strip([("", large)], tmp_path / "crop.png")
     sheet = np.asarray(Image.open(tmp_path / "crop.png"))
     assert (sheet[head : head + 384 : 2, gap : gap + 384 : 2] == large[54:246, 154:346]).all()
     with pytest.raises(ValueError, match="one size"):
-        report.strip([("", large), ("", pictures[0])], tmp_path / "bad.png")
+        figures.strip([("", large), ("", pictures[0])], tmp_path / "bad.png")
 
 
 def test_make_shows_the_middle_rung(sweep: Path, tmp_path: Path) -> None:
@@ -298,7 +298,7 @@ def test_make_shows_the_middle_rung(sweep: Path, tmp_path: Path) -> None:
     report.make([sweep], tmp_path / "out", Console(quiet=True))
     shown = [(kind, seed) for kind, seed in ((0, 0), (1, 2048), (1, 8192), (2, 0))]
     expected = tmp_path / "expected.png"
-    report.strip([("", np.asarray(picture(*which))) for which in shown], expected)
+    figures.strip([("", np.asarray(picture(*which))) for which in shown], expected)
     got, expected = (np.asarray(Image.open(path))[48:] for path in (tmp_path / "out" / "strip.png", expected))
     width = expected.shape[1]
     assert got.shape[1] >= width

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -125,8 +124,7 @@ def evaluate(
     force: Annotated[bool, typer.Option(help="replace OUT where it exists")] = False,
 ) -> None:
     """Judge codecs on real bytes: one row a picture, against the clean one."""
-    from jdcsuite.artifacts import runs
-    from jdcsuite.judging import evaluation
+    from jdcsuite.judging import evaluation, results
 
     if out.exists() and not force:
         raise UserError(f"{out} exists: give another --out, or --force to replace it")
@@ -141,13 +139,13 @@ def evaluate(
         device=device,
         console=console,
     )
-    runs.write_rows([asdict(row) for row in rows], out)
+    results.write(rows, out)
     console.print(f"{len(rows)} rows in {out}", soft_wrap=True)
 
 
 @app.command()
 def report(
-    results: Annotated[list[Path], typer.Argument(help="run folders, study folders or csv files")],
+    paths: Annotated[list[Path], typer.Argument(metavar="RESULTS...", help="run folders, study folders or csv files")],
     out: Annotated[Path, typer.Option("-o", "--out", help="folder to write to")],
     against: Annotated[
         str | None, typer.Option(metavar="CURVE", help="a curve, as the table names it: by how much do others beat it?")
@@ -156,7 +154,7 @@ def report(
     """Join results and draw them: table, results.csv, rate-distortion figure, picture strip; BD-PSNR, BD-rate."""
     from jdcsuite.judging import report as reporting
 
-    reporting.make(results, out, console, against=against)
+    reporting.make(paths, out, console, against=against)
 
 
 @app.command()

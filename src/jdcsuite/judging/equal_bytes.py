@@ -1,4 +1,4 @@
-"""One noisy test picture -> what several codecs make of it in as many bytes, side by side."""
+"""One noisy test image -> its reconstructions by several codecs at about equal file size, side by side."""
 
 from __future__ import annotations
 
@@ -19,33 +19,32 @@ from jdcsuite.types import Pair
 
 
 def largest(codec: str, x: Float[Tensor, "1 3 h w"], *, most: int) -> tuple[int, bytes] | None:
-    """The highest whole quality of a standard codec whose file of ``x`` has at most ``most`` bytes, and that file; None
-    where even the lowest has more. By bisection: a better quality costs more bytes, nearly always."""
-    low, high, found = int(LOSSY[codec].low), int(LOSSY[codec].high), None
+    """The highest integer quality of a standard codec whose file of ``x`` has at most ``most`` bytes, with that file;
+    None if even the lowest quality needs more. By bisection, since size nearly always grows with quality."""
+    low, high, best = int(LOSSY[codec].low), int(LOSSY[codec].high), None
     while low <= high:
         middle = (low + high) // 2
         data = Standard(codec=codec, quality=middle).compress(x)
         if len(data) <= most:
-            found, low = (middle, data), middle + 1
+            best, low = (middle, data), middle + 1
         else:
             high = middle - 1
-    return found
+    return best
 
 
 @torch.no_grad()
 def compared(pair: Pair, codec: Codec, *, name: str) -> list[tuple[str, Tensor]]:
-    """Captions of two lines and pictures (1, 3, h, w): noisy, AVIF, non-local means + AVIF, the codec as it is when
-    nothing is asked, clean. AVIF's files are as large as its steps of quality allow, and no larger than the codec's."""
-    ours = codec.compress(pair.noisy)
-    shown = [("noisy", "", pair.noisy)]
-    for said, given in (("AVIF", pair.noisy), ("nlm + AVIF", eight_bit(NonLocalMeans().denoise(pair.noisy)))):
-        if (made := largest("avif", given, most=len(ours))) is not None:
-            q, data = made
-            shown.append((f"{said} q {q}", f"{len(data)} bytes", Standard(codec="avif", quality=q).decompress(data)))
-    shown += [(name, f"{len(ours)} bytes", codec.decompress(ours)), ("clean", "", pair.clean)]
+    """Two-line captions and images (1, 3, h, w): noisy, AVIF, non-local means + AVIF, ``codec`` with default settings,
+    clean. AVIF's files are the largest that its integer qualities give within the size of the codec's file."""
+    own = codec.compress(pair.noisy)
+    images = [("noisy", "", pair.noisy)]
+    for label, x in (("AVIF", pair.noisy), ("nlm + AVIF", eight_bit(NonLocalMeans().denoise(pair.noisy)))):
+        if (coded := largest("avif", x, most=len(own))) is not None:
+            q, data = coded
+            images.append((f"{label} q {q}", f"{len(data)} bytes", Standard(codec="avif", quality=q).decompress(data)))
+    images += [(name, f"{len(own)} bytes", codec.decompress(own)), ("clean", "", pair.clean)]
     return [
-        (f"{title}\n" + ", ".join(filter(None, [size, _db(picture, pair.clean)])), picture)
-        for title, size, picture in shown
+        (f"{label}\n" + ", ".join(filter(None, [size, _db(image, pair.clean)])), image) for label, size, image in images
     ]
 
 
@@ -54,6 +53,6 @@ def _db(x_hat: Tensor, clean: Tensor) -> str:
 
 
 def draw(pair: Pair, path: Path) -> None:
-    """`compared` with the network that comes along, as one picture."""
+    """Write `compared` for the weights in the package as one image."""
     codec = weights.load(weights.shipped())
-    strip([(title, to_bytes(picture[0])) for title, picture in compared(pair, codec, name="flagship")], path)
+    strip([(caption, to_bytes(image[0])) for caption, image in compared(pair, codec, name="flagship")], path)

@@ -26,7 +26,7 @@ from rich.console import Console
 
 from jdcsuite.artifacts import runs, weights
 from jdcsuite.data.datamodule import Photographs
-from jdcsuite.judging import report
+from jdcsuite.judging import report, results
 from jdcsuite.training import job as training
 from jdcsuite.training import tracker
 from jdcsuite.types import UserError
@@ -321,7 +321,7 @@ def _is_main_process() -> bool:
 def _announce(jobs: list[Job], order: list[Job], console: Console) -> None:
     config = jobs[0].config
     if config["budget"] == "demo":
-        console.print(report.DEMO, style="yellow")
+        console.print(results.DEMO, style="yellow")
     if config["data"]["root"] is None:
         console.print("Pictures: the photographs inside scikit-image (data.root=FOLDER takes yours).")
     extra = f" and {len(order) - len(jobs)} that they need" if len(order) > len(jobs) else ""
@@ -341,12 +341,14 @@ def _told(error: BaseException, job: Job) -> str:
 
 def _report(jobs: list[Job], console: Console) -> None:
     """Results, figure and strip of a launch's finished jobs, with the standard codecs on the same noisy pictures."""
+    from jdcsuite.judging.references import reference_rows
+
     if not jobs:
         return
     config = jobs[0].config
     out = Path(config["runs"]) / config["name"] / "report"
     sources = [job.folder for job in jobs]
-    made = report.make([*sources, *_beside(config, console)], out, console)
+    made = report.make([*sources, *reference_rows(config, console)], out, console)
     if "flagship" in config["report"]["beside"]:
         made |= _at_equal_bytes(config, out, console)
     if command := tracker.sync_command(Path(config["runs"]) / config["name"]):
@@ -360,14 +362,7 @@ def _report(jobs: list[Job], console: Console) -> None:
         tags=["report"], mode=config["logger"]["mode"], config={"jobs": [str(job.folder) for job in jobs]},
     )  # fmt: skip
     pictures = {name: path for name, path in made.items() if path.suffix == ".png"}
-    tracker.report_run(tracker=sweep, curves=report.curves(report.read([made["results"]])), pictures=pictures)
-
-
-def _beside(config: dict, console: Console) -> list[Path]:
-    """Rows of what the configuration sets beside the runs, on the same noisy test pictures."""
-    from jdcsuite.judging.evaluation import beside_rows
-
-    return beside_rows(config, console)
+    tracker.report_run(tracker=sweep, curves=results.curves(results.read([made["results"]])), pictures=pictures)
 
 
 def _at_equal_bytes(config: dict, out: Path, console: Console) -> dict[str, Path]:

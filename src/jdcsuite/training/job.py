@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from jdcsuite.data.datamodule import Photographs
 from jdcsuite.data.provenance import Teacher, refuse_learned_scenes, refuse_start, saw
 from jdcsuite.device import layout, training_arithmetic
 from jdcsuite.imaging.pixels import to_bytes
+from jdcsuite.judging import results
 from jdcsuite.training import loggers, tracker
 from jdcsuite.training.callbacks import EMA, Compiled, Progress, checkpoint
 from jdcsuite.training.task import Task
@@ -243,7 +243,7 @@ def _write_results(config: dict, task: Task, data: Photographs, trainer: L.Train
         **data.facts,
     )
     if trainer.is_global_zero:
-        runs.write_rows([asdict(row.fill(about)) for row in joined(ranks)], folder / "results.csv")
+        results.write([row.fill(about) for row in joined(ranks)], folder / "results.csv")
     for (dataset, image), kinds in task.pictures.items():
         (folder / "pictures").mkdir(exist_ok=True)
         for kind, picture in kinds.items():

@@ -1,0 +1,68 @@
+"""A job's configuration -> csv files of the codecs that its report shows beside the runs, on the same test images.
+
+`report.standards` (codec -> qualities) and `report.beside` (words as of `jdc evaluate`) name them. A file is made once
+for each codec and set of noisy test images, whichever job or launch needs it first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
+
+from filelock import FileLock
+from hydra.utils import instantiate
+from rich.console import Console
+
+from jdcsuite.artifacts import runs
+from jdcsuite.data.datamodule import Photographs
+from jdcsuite.judging import candidates, results
+from jdcsuite.judging.candidates import Candidate
+from jdcsuite.judging.evaluation import ImageSet, rows_of
+from jdcsuite.types import Row, UserError
+
+
+def reference_rows(config: dict, console: Console) -> list[Path]:
+    """The csv files of a job's reference codecs, made where they are missing. A codec that cannot be judged here is
+    reported and left out, since the runs' own results do not depend on it."""
+    data: Photographs = instantiate(config["data"], _convert_="all")
+    data.prepare()
+    standards = [f"{name}@{','.join(map(str, q))}" for name, q in config["report"]["standards"].items() if q]
+    paths = []
+    for word in [*standards, *config["report"]["beside"]]:
+        try:
+            judged = candidates.parse([word])
+        except UserError as error:
+            console.print(f"{word} is left out of the report: {error}", highlight=False, markup=False)
+            continue
+        path = _path(config, data, word, judged)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):  # of several launches, one makes the file and the others wait
+            if not path.is_file():
+                results.write(_rows(data, judged, console), path)
+        paths.append(path)
+    return paths
+
+
+def _rows(data: Photographs, judged: list[Candidate], console: Console) -> list[Row]:
+    row = Row(noise_protocol=data.noise.protocol, noise_seed=data.noise_seed, code_version=runs.code_version())
+    test_sets = [ImageSet(name, data.pictures(name), row) for name in data.test_sets]
+    return [row for test_set in test_sets for row in rows_of(judged, test_set, console=console)]
+
+
+def _path(config: dict, data: Photographs, word: str, judged: list[Candidate]) -> Path:
+    """A file whose name says the codec, the noise level, and a hash of the test images, their noise, and the versions
+    of codecs or weights."""
+    identity = [
+        {name: value for name, value in asdict(one.row).items() if value is not None}
+        | {"settings": one.settings, "version": getattr(one.codec, "version", None) or one.codec.model_id.hex()}
+        for one in judged
+    ]
+    noise = {name: config["data"].get(name) for name in ("noise", "levels", "noise_seed", "limit")}
+    protocol = [data.identity(), data.test_sets, noise, word, identity]
+    key = hashlib.sha256(json.dumps(protocol, sort_keys=True, default=str).encode()).hexdigest()[:8]
+    name = re.sub(r"[^a-z0-9+]+", "-", word.partition("@")[0].lower())
+    sigma = "" if config["sigma"] is None else f"-s{config['sigma']:g}"
+    return Path(config["runs"]) / config["name"] / "standards" / f"{name}{sigma}-{key}.csv"
