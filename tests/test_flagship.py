@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from jdcsuite.coding.conditions import bend, conditions_of, denoising_error, lmbda_of, request_conditions
+from jdcsuite.coding.conditions import conditions_of, default_quality, denoising_error, lmbda_of, request_conditions
 from jdcsuite.coding.container import pack, unpack
 from jdcsuite.judging import metrics
 from jdcsuite.models.flagship import BLOCK, Flagship, dct_kernels
@@ -55,8 +55,8 @@ def test_quality_is_lmbda_on_a_logarithmic_scale() -> None:
 
 def test_the_rate_curve_bends_where_the_coder_errs_as_the_denoiser_does() -> None:
     for sigma in (5.0, 10.0, 25.0, 50.0):
-        assert 2.16 / lmbda_of(bend(sigma)) == pytest.approx(denoising_error(sigma))
-    assert bend(0.0) == bend(1.0) == 85.0 and bend(1e6) == 20.0
+        assert 2.16 / lmbda_of(default_quality(sigma)) == pytest.approx(denoising_error(sigma))
+    assert default_quality(0.0) == default_quality(1.0) == 85.0 and default_quality(1e6) == 20.0
     # the law was fitted to what BM3D leaves on Kodak24 at sigma 5, 10 and 20, in dB
     for sigma, db in ((5, 40.21), (10, 36.42), (20, 32.68)):
         assert -10 * math.log10(denoising_error(sigma)) == pytest.approx(db, abs=0.6)
@@ -159,7 +159,7 @@ def test_an_encoder_that_is_not_told_estimates_and_chooses() -> None:
         expected = float(net.noise_level(x))
     request = unpack(net.compress(x)).side.request
     assert request.noise == round(16 * expected) and request.strength == 100
-    assert request.quality == round(10 * bend(expected))
+    assert request.quality == round(10 * default_quality(expected))
     tiled = unpack(net.compress(x, tile=64 * math.ceil(net.margin / 64))).side.request
     assert tiled.strength == 100
 

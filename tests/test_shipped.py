@@ -15,7 +15,7 @@ from test_compression import photo, saved
 import jdcsuite
 from jdcsuite.artifacts import weights
 from jdcsuite.coding.codec import Codec
-from jdcsuite.coding.conditions import NOISIEST, bend
+from jdcsuite.coding.conditions import MAX_SIGMA, default_quality
 from jdcsuite.coding.container import pack, unpack
 from jdcsuite.data.law import NoiseLaw
 from jdcsuite.files import compression
@@ -76,7 +76,7 @@ def test_neither_weights_nor_noise_need_be_known(jdc, shipped, picture, tmp_path
     assert f"quality {request.quality / 10:g}" in out and f"noise {request.noise / 16:.1f} estimated" in out
     assert f"{8 * len(coded.read_bytes()) / (150 * 170):.3f} bpp" in out
     # the estimate is rounded in the file, the quality was chosen before
-    assert request.quality == pytest.approx(10 * bend(request.noise / 16), abs=3) and request.strength == 100
+    assert request.quality == pytest.approx(10 * default_quality(request.noise / 16), abs=3) and request.strength == 100
     assert jdc("decompress", coded, "-o", back)[0] == 0
     data = jdcsuite.compress(photo(150, 170))
     assert data == coded.read_bytes()
@@ -318,7 +318,7 @@ def test_a_file_of_a_newer_version_asks_for_a_newer_jdcsuite(jdc, shipped, tmp_p
 
 
 def test_the_law_s_strongest_noise_is_the_limit():
-    assert NoiseLaw().highest == NOISIEST
+    assert NoiseLaw().highest == MAX_SIGMA
 
 
 def test_noise_beyond_the_law_is_a_warning(jdc, shipped, picture, tmp_path):

@@ -1,7 +1,7 @@
-"""Quality, noise and strength <-> the three numbers that a codec of any rate is conditioned on.
+"""Quality, noise and strength -> the three numbers that an any-rate codec is conditioned on.
 
-``quality`` 0..100 stands for lmbda = 64 * 2^(quality / 10), bits per pixel against the MSE of pictures in [0, 1].
-``noise`` is a standard deviation in 8-bit grey levels. ``strength`` 1 removes the noise, 0 keeps it.
+``quality`` 0 to 100 means lmbda = 64 * 2^(quality / 10), the weight of the MSE of images in [0, 1] against bits per
+pixel. ``noise`` is a standard deviation in 8-bit grey levels. ``strength`` 1 removes the noise, 0 keeps it.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from torch import Tensor
 from jdcsuite.entropy.quantize import compand
 from jdcsuite.types import Request
 
-OCTAVES = 6.0  # of 1 + noise, on which conditions are about 0 to 1
-# Mean squared error that a denoiser leaves at noise sigma, about: fitted to BM3D on Kodak24 at sigma 5 to 20 (40.21,
-# 36.42, 34.24, 32.68 dB); and lmbda times the coder's own error at high rate, where it is the same for every lmbda.
-DENOISED, EXPONENT, CODED = 1.45e-5, 1.18, 2.16
-NOISIEST = 55.0  # grey levels: up to where codecs of any rate are trained (`data/law`)
-HIGHEST, LOWEST = 85.0, 20.0  # qualities that are chosen unasked
+OCTAVES = 6.0  # range of log2(1 + noise), which scales the condition to about 0 to 1
+# MSE that denoising leaves at noise sigma is about DENOISED * sigma^EXPONENT: fitted to BM3D on Kodak24 at sigma 5 to
+# 20 (40.21, 36.42, 34.24, 32.68 dB).
+DENOISED, EXPONENT = 1.45e-5, 1.18
+CODED = 2.16  # lmbda times the MSE of the coder itself at high rate, where it does not depend on lmbda
+MAX_SIGMA = 55.0  # grey levels: the strongest noise that any-rate codecs are trained on (`data.law`)
+MAX_DEFAULT, MIN_DEFAULT = 85.0, 20.0  # range of the default quality
 
 
 def lmbda_of(quality: float | Tensor) -> float | Tensor:
@@ -28,22 +29,22 @@ def lmbda_of(quality: float | Tensor) -> float | Tensor:
 
 
 def denoising_error(sigma: float | Tensor) -> float | Tensor:
-    """MSE in [0, 1] units that is left after denoising at ``sigma`` grey levels, about."""
+    """Approximate MSE, for images in [0, 1], that denoising leaves at ``sigma`` grey levels."""
     return DENOISED * sigma**EXPONENT
 
 
-def bend(sigma: float) -> float:
-    """The quality where the rate curve bends at a noise level: the coder's error is as large as what denoising leaves,
-    so more bits mostly code what is wrong anyway."""
+def default_quality(sigma: float) -> float:
+    """The knee of the rate-distortion curve at a noise level in grey levels: there the error of the coder equals the
+    error that denoising leaves, so that further bits mostly code that error."""
     lmbda = CODED / denoising_error(max(sigma, 0.1))
-    return min(max(10 * math.log2(lmbda / 64), LOWEST), HIGHEST)
+    return min(max(10 * math.log2(lmbda / 64), MIN_DEFAULT), MAX_DEFAULT)
 
 
 def conditions_of(
     *, quality: Float[Tensor, "b"], noise: Float[Tensor, "b"], strength: Float[Tensor, "b"]
 ) -> Float[Tensor, "b 3"]:
-    """As a file holds them: rounded to its units. Every operation is correctly rounded, so in float64 every machine
-    computes the same bits."""
+    """Conditions rounded to the units of the file. All operations are correctly rounded, so that in float64 every
+    machine computes the same bits."""
     quality, noise, strength = (
         (unit * x).round() for unit, x in ((10, quality), (16, noise.clamp(0, (2**16 - 1) / 16)), (100, strength))
     )
@@ -51,7 +52,7 @@ def conditions_of(
 
 
 def request_conditions(request: Request) -> Float[Tensor, "1 3"]:
-    """A file's header as float64."""
+    """Conditions of the request in a header, float64."""
     quality, noise, strength = (
         torch.tensor([value / unit], dtype=torch.float64)
         for value, unit in ((request.quality, 10), (request.noise, 16), (request.strength, 100))

@@ -25,7 +25,7 @@ SPREAD = math.log(2.0) ** -4
 OCTAVES, MIN_SCALE = 3.0, 0.08
 # Symbols beyond +-REACH are coded by the escape of every prior, so the choice of a prior ignores the excess.
 REACH = 128
-# A prior unused for so many steps is trained on at most this share of the positions.
+# Priors that no position chose for so many steps are assigned to positions, at most this share of all.
 REVIVE_AFTER, REVIVE_SHARE = 50, 0.1
 # Counts of chosen indexes: decay per step, and pseudo-counts per context, distributed like the counts of all contexts.
 INDEX_DECAY, INDEX_PRIOR = 0.99, 16.0

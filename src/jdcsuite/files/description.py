@@ -90,10 +90,10 @@ def _rates(codec: object | None, about: dict) -> str:
 
 
 def _noise(codec: object | None, about: dict) -> str:
-    from jdcsuite.coding.conditions import NOISIEST
+    from jdcsuite.coding.conditions import MAX_SIGMA
 
     if codec is not None and codec.any_rate:
-        return f"any to sigma {NOISIEST:g}, estimated from the picture"
+        return f"any to sigma {MAX_SIGMA:g}, estimated from the picture"
     return f"sigma {about['sigma']:g}" if about.get("sigma") is not None else "as in its training data"
 
 

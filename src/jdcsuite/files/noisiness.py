@@ -64,14 +64,14 @@ def _reading(path: Path, *, network: Path | None) -> Reading:
 def warning(pixels: np.ndarray, about: dict, request: Request | None, *, sigma: float | None) -> str:
     """Why a picture's noise is not what the weights were trained for, or "". ``about``: what the weights say of
     themselves. ``request``: of the file, ``sigma``: what the user said."""
-    from jdcsuite.coding.conditions import NOISIEST
+    from jdcsuite.coding.conditions import MAX_SIGMA
     from jdcsuite.data.estimate import noise_of
 
     if request is not None:
         noise = request.noise / 16
-        if noise <= NOISIEST:
+        if noise <= MAX_SIGMA:
             return ""
-        return f"its noise, about {noise:.0f} grey levels, is beyond the {NOISIEST:g} that these weights learned"
+        return f"its noise, about {noise:.0f} grey levels, is beyond the {MAX_SIGMA:g} that these weights learned"
     trained = about.get("sigma")
     if not isinstance(trained, int | float) or trained <= 0:
         return ""

@@ -1,6 +1,6 @@
-"""Noisy picture, its lossless code length and sigma -> predicted bits per pixel of the clean one.
+"""Noisy image, its lossless code length and sigma -> predicted bits per pixel of the clean image.
 
-The clean-entropy network of FLLIC (Zhang and Wu, arXiv 2401.13616, 2024, section "entropy estimation"): U-Net
+Clean-entropy network of FLLIC (Zhang and Wu, arXiv 2401.13616, 2024, section "entropy estimation"): U-Net
 features, global average pool, then two fully connected layers over features, H(noisy) and sigma.
 """
 
@@ -30,13 +30,12 @@ def _two_convs(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class CleanEntropy(nn.Module):
-    """``widths``: channels of the five encoder stages; the first keeps the size, the others halve it.
-    ``hidden``: width of the fully connected layer. ``lossless``: the coder that measures H(noisy) when a picture
-    is compressed; the same that measured it in training. ``unit``: bits per pixel that the network's output of 1
-    stands for.
+    """``widths``: channels of the five encoder stages; the first keeps the size, each further one halves it.
+    ``hidden``: width of the fully connected layer. ``lossless``: the coder that measures H(noisy) when an image is
+    compressed, the same as in training. ``unit``: bits per pixel for a network output of 1.
 
-    The paper gives neither the pooling nor the widths after the first, 32; a feature map becomes a vector by
-    the global average, so a picture of any size has one estimate.
+    The paper states neither the pooling nor the widths after the first, 32. Global average pooling gives images of any
+    size one estimate.
     """
 
     def __init__(
@@ -57,7 +56,8 @@ class CleanEntropy(nn.Module):
         sigma: Float[Tensor, "b"] | None = None,
         bpp_noisy: Float[Tensor, "b"] | None = None,
     ) -> Output:
-        """``sigma`` in grey levels, ``bpp_noisy`` in bits per pixel. h_hat: bits per pixel."""
+        """``sigma`` in grey levels, ``bpp_noisy`` in bits per pixel; the result is ``h_hat`` in bits per pixel.
+        UserError: one of them is missing."""
         if sigma is None or bpp_noisy is None:
             raise UserError("the clean-entropy network needs sigma and H(noisy): set data.lossless to a coder")
         multiple = 2 ** (len(self.down) - 1)
@@ -71,16 +71,16 @@ class CleanEntropy(nn.Module):
             x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
             x = stage(torch.cat([x, skips.pop()], 1))
         features = torch.cat([x.mean((2, 3)), deepest.mean((2, 3))], 1).float()
-        known = torch.stack([bpp_noisy / self.unit - 2, sigma / 10 - 1], 1)
+        scalars = torch.stack([bpp_noisy / self.unit - 2, sigma / 10 - 1], 1)
         with torch.autocast(x.device.type, enabled=False):
-            h = self.head(torch.cat([features, known.to(features)], 1)).squeeze(1)
+            h = self.head(torch.cat([features, scalars.to(features)], 1)).squeeze(1)
         return Output(h_hat=self.unit * h)
 
     @torch.no_grad()
     def estimate(self, x: Float[Tensor, "1 3 h w"], *, sigma: float | None) -> Float[Tensor, "1"]:
-        """The estimate for one picture: H(noisy) is measured here, sigma too where it is None."""
+        """Estimate for one image in bits per pixel; measures H(noisy) and, if it is None, sigma."""
         if self.lossless is None:
-            raise UserError("these weights hold no lossless coder, so H(noisy) cannot be measured")
+            raise UserError("these weights name no lossless coder to measure H(noisy): train with data.lossless")
         sigma = estimate_sigma(x[0]) if sigma is None else sigma
         bpp_noisy = x.new_tensor([self.lossless.bpp(to_bytes(x[0]))])
         return self(x, sigma=x.new_tensor([sigma]), bpp_noisy=bpp_noisy).h_hat
@@ -89,12 +89,12 @@ class CleanEntropy(nn.Module):
 def analytic_entropy(
     noisy: Float[Tensor, "3 h w"], *, sigma: float, bpp_noisy: float, first_order: bool = False
 ) -> float:
-    """H(clean) in bits per pixel by FLLIC's eq. (3) and (6): H(noisy) less half the log2 of (lambda + sigma^2) /
+    """H(clean) in bits per pixel by eq. (3) and (6) of FLLIC: H(noisy) minus half the log2 of (lambda + sigma^2) /
     lambda, summed over all 3hw eigenvalues lambda and divided by hw.
 
-    ``sigma`` in grey levels. The eigenvalues are the noisy periodogram of each principal colour less sigma^2,
-    floored at 1/12, the variance of rounding. ``first_order``: eq. (7), sigma^2 / lambda in place of the log;
-    it needs sigma^2 << lambda, which images never satisfy.
+    ``sigma`` in grey levels. The eigenvalues are the noisy periodogram of each principal colour minus sigma^2, floored
+    at 1/12, the variance of rounding. ``first_order``: eq. (7), with sigma^2 / lambda in place of the log, which
+    assumes sigma^2 << lambda and so does not hold for images.
     """
     pixels = noisy.double() * 255
     height, width = pixels.shape[-2:]

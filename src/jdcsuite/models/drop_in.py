@@ -1,7 +1,7 @@
-"""A CompressAI model as one of ours: the field's reference codecs on the same data, criterion, task and file.
+"""CompressAI model -> codec of this suite: reference codecs on the same data, criterion, task and file format.
 
-Begaint et al., "CompressAI" (arXiv 2011.03029, 2020). Their networks and priors, our coder and our file; the
-hyper-synthesis between bits and symbols is computed exactly (`models/exact`).
+Begaint et al., "CompressAI" (arXiv 2011.03029, 2020). Networks and priors are theirs, entropy coder and file format are
+ours; the hyper-synthesis is computed exactly (`entropy.exact`).
 """
 
 from __future__ import annotations
@@ -19,18 +19,19 @@ from jdcsuite.entropy.coder import MAX_SYMBOL, Decoder, Encoder, Tables
 from jdcsuite.entropy.exact import make_exact
 from jdcsuite.types import Output, Side, UserError
 
-# A weights file names one of these; nothing else of the library is looked up by a file's words. Those with an
-# autoregressive context are not among them: their decoders visit one position at a time.
+# The only classes of the library that a weights file can name. Architectures with an autoregressive context are left
+# out, because their decoders visit one position at a time.
 ARCHITECTURES = ("ScaleHyperprior", "MeanScaleHyperprior")
 TABLES = ("_quantized_cdf", "_offset", "_cdf_length")
 
 
 class DropIn(TransformCodec):
-    """``architecture``: name of a class of `compressai.models` with a hyperprior, as MeanScaleHyperprior.
-    ``num_channels``, ``num_latents``: its N and M.
+    """``architecture``: class of `compressai.models`, one of `ARCHITECTURES`. ``num_channels``, ``num_latents``: its N
+    and M.
 
-    differs from CompressAI: the bottleneck's quantiles are found by bisection when the tables are built, not
-    learned by an optimiser of their own; symbols pass through our coder, so that a file is exact and safe to open.
+    differs from CompressAI: the quantiles of the bottleneck are found by bisection when the tables are built, because
+    learning them needs a second optimiser; symbols are coded by our coder, because a file has to decode exactly and to
+    be safe to open.
     """
 
     stride = 64
@@ -51,7 +52,7 @@ class DropIn(TransformCodec):
 
     def _keep_tables_apart(self) -> None:
         for part in self._priors().values():
-            # these change their shape when tables are built: they travel as tables, not as weights
+            # their shapes change when tables are built, so they are stored as tables, not as weights
             part._non_persistent_buffers_set.update(TABLES)
 
     def _priors(self) -> dict[str, EntropyModel]:
@@ -66,8 +67,8 @@ class DropIn(TransformCodec):
     ) -> Output:
         height, width = x.shape[-2:]
         with torch.autocast(x.device.type, enabled=False):
-            made = self.net(self.pad(x).float())
-        return Output(x_hat=made["x_hat"][..., :height, :width], likelihoods=made["likelihoods"])
+            output = self.net(self.pad(x).float())
+        return Output(x_hat=output["x_hat"][..., :height, :width], likelihoods=output["likelihoods"])
 
     def make_tables(self) -> dict[str, Tables]:
         self.net.update(force=True, update_quantiles=True)
@@ -113,9 +114,9 @@ class DropIn(TransformCodec):
         return y_hat.float(), torch.cat([z, y])
 
     def _entropy_parameters(self, z_symbols: Int[Tensor, "1 n hz wz"]) -> tuple[Int[Tensor, "k"], Tensor | float]:
-        """Symbols of z -> table indexes and means of y; float64, whose every bit is the same on every machine."""
-        made = self.net.h_s(z_symbols + self._medians().double())
-        scales, means = made.chunk(2, 1) if self.has_means else (made, 0.0)
+        """Symbols of z -> table indexes and means of y, in float64 and with the same bits on every machine."""
+        parameters = self.net.h_s(z_symbols + self._medians().double())
+        scales, means = parameters.chunk(2, 1) if self.has_means else (parameters, 0.0)
         return self.net.gaussian_conditional.build_indexes(scales).flatten(), means
 
     def _medians(self) -> Float[Tensor, "1 n 1 1"]:

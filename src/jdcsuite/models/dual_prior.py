@@ -1,5 +1,5 @@
-"""Latents y -> bytes -> y_hat under a hyperprior with adaptive steps and two checkerboard passes: what FLLIC and the
-flagship share.
+"""Latents y -> bytes -> y_hat under a hyperprior with adaptive steps and two checkerboard passes; shared by FLLIC and
+the flagship.
 
 EVC's dual prior (Wang et al., ICLR 2023, arXiv 2302.05071, section 3.2) with the quantisation steps of FLLIC (Zhang and
 Wu, arXiv 2401.13616, 2024, section III-C).
@@ -7,10 +7,9 @@ Wu, arXiv 2401.13616, 2024, section III-C).
     y -> h_a -> z -> [z prior] -> h_s -> fusion(, planes) -> step, scales, means
     y / step -> two checkerboard passes [Gaussian(means, scales)] -> y_hat
 
-``planes``: what the file's header says of the whole picture (entropy guide; quality, noise and strength), one constant
-channel each. What lies between bits and symbols (h_s, fusion, spatial prior) is computed in float64 when coding,
-exactly on every machine (`models/exact`); steps and scales stay logarithms there, because no power of two is taken on
-that way.
+``planes``: side information in the header of the file (entropy guide; quality, noise and strength), one constant
+channel each. When coding, the networks between bits and symbols (h_s, fusion, spatial prior) are computed in float64,
+exactly on every machine (`entropy.exact`). Steps and scales stay logarithms up to there, because exp2 is not exact.
 """
 
 from __future__ import annotations
@@ -32,17 +31,15 @@ from jdcsuite.types import Side
 
 LOWEST_STEP, LOWEST_SCALE, HIGHEST_SCALE = -1.0, -3.25, 14.0  # log2
 
-# (means, log2 scales, mask) in step units -> y_hat in step units at the mask's places
+# Codes the latents at a mask: (means, log2 scales, mask) in step units -> y_hat in step units at the mask.
 Coding = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class DualPriorCodec(TransformCodec):
-    """Base of the codecs whose latents y have ``num_latents`` channels at 1/16, coded with prior networks of
-    ``prior_width`` channels that see ``planes`` numbers of the header. ``adaptive_steps``: False is FLLIC-u, every step
-    1. A codec calls `_build_prior` in its constructor.
+    """Base of the codecs with a dual prior; their constructors call `_build_prior`.
 
-    differs from EVC: the means, scales and steps leave through a 1x1 convolution, so that the depth-conv blocks keep
-    the prior's width.
+    differs from EVC: means, scales and steps are the output of a 1x1 convolution, because the depth-conv blocks then
+    keep the width of the prior.
     """
 
     stride = 64
@@ -50,6 +47,8 @@ class DualPriorCodec(TransformCodec):
     prior_networks = ("h_s", "fusion", "spatial_prior")
 
     def _build_prior(self, *, num_latents: int, prior_width: int, planes: int, adaptive_steps: bool = True) -> None:
+        """``num_latents``: channels of y at 1/16. ``prior_width``: channels of z and of the prior networks. ``planes``:
+        number of side-information planes. ``adaptive_steps``: False is FLLIC-u, in which every step is 1."""
         m, n = num_latents, prior_width
         self.num_latents, self.adaptive_steps = m, adaptive_steps
         self.h_a = nn.Sequential(
@@ -78,7 +77,7 @@ class DualPriorCodec(TransformCodec):
 
     @torch.no_grad()
     def _start_prior(self) -> None:
-        """Steps of 1, scales of 1 and means of 0, nearly."""
+        """Initialises steps and scales close to 1 and means close to 0."""
         for net in (self.h_a, self.h_s, self.fusion, self.spatial_prior):
             orthogonal_start(net)
         for head in (self.fusion[-1], self.spatial_prior[-1]):
@@ -86,13 +85,14 @@ class DualPriorCodec(TransformCodec):
 
     @abstractmethod
     def planes(self, side: Side) -> Float[Tensor, "1 p"]:
-        """What the prior networks see of a header: float64, the same bits on every machine, about 0 to 1."""
+        """Side information as input of the prior networks, scaled to about 0 to 1: float64, the same bits
+        everywhere."""
 
-    # -- what training and coding share ------------------------------------------------------------------------
+    # -- shared by training and coding -------------------------------------------------------------------------
 
     def _entropy_parameters(self, z_hat: Tensor, planes: Float[Tensor, "b p"]) -> tuple[Tensor, Tensor, Tensor]:
-        """z_hat and `planes` -> log2 of the step (channel steps), log2 of the scales, means (steps). In float64 every
-        bit of them is the same on every machine."""
+        """z_hat and `planes` -> log2 of the step (in channel steps), log2 of the scales and means (in steps). In
+        float64, the bits are the same on every machine."""
         features = self.h_s(compand(z_hat))
         constant = planes.to(features)[:, :, None, None].expand(-1, -1, *features.shape[-2:])
         log2_step, log2_scales, means = self.fusion(torch.cat([features, constant], 1)).chunk(3, 1)
@@ -106,11 +106,12 @@ class DualPriorCodec(TransformCodec):
     def _dual_prior(
         self, log2_step: Tensor, log2_scales: Tensor, means: Tensor, code: Coding
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Half of the latents, then the other half given the first: y_hat, log2 scales and means, all in steps."""
+        """Codes one half of the latents, then the other half given the first; returns y_hat, log2 scales and means, all
+        in steps."""
         first = self._first_half(means)
         y_first = code(means, log2_scales, first) * first
-        seen = [compand(y_first), compand(means), log2_scales, log2_step]
-        log2_scales_second, means_second = self.spatial_prior(torch.cat(seen, 1)).chunk(2, 1)
+        context = [compand(y_first), compand(means), log2_scales, log2_step]
+        log2_scales_second, means_second = self.spatial_prior(torch.cat(context, 1)).chunk(2, 1)
         log2_scales = torch.where(first, log2_scales, self._bounded(log2_scales_second, self.bound_scale))
         means = torch.where(first, means, means + means_second)
         y_hat = torch.where(first, y_first, code(means, log2_scales, ~first))
@@ -118,19 +119,19 @@ class DualPriorCodec(TransformCodec):
 
     @staticmethod
     def _first_half(like: Tensor) -> Tensor:
-        """One half of the channels on even sites, the other half on odd ones."""
+        """Mask of the first pass: one half of the channels at even positions, the other half at odd ones."""
         c, height, width = like.shape[1:]
         rows, columns, channels = (torch.arange(n, device=like.device) for n in (height, width, c))
-        site = (rows[:, None] + columns[None]) % 2 == 0
-        return (site[None] == (channels < c // 2)[:, None, None]).unsqueeze(0)
+        even = (rows[:, None] + columns[None]) % 2 == 0
+        return (even[None] == (channels < c // 2)[:, None, None]).unsqueeze(0)
 
     # -- training ----------------------------------------------------------------------------------------------
 
     def _relaxed(
         self, y: Float[Tensor, "b m hy wy"], planes: Float[Tensor, "b p"]
     ) -> tuple[Float[Tensor, "b m hy wy"], dict[str, Tensor]]:
-        """y in channel steps -> its quantised form with a straight-through gradient, and the likelihoods of y and z:
-        under additive noise when training, of the rounded symbols else."""
+        """y in channel steps -> y_hat with a straight-through gradient, and the likelihoods of y and z: with additive
+        noise in training, of the rounded symbols otherwise."""
         z = self.h_a(compand(y)).float()
         with torch.autocast(y.device.type, enabled=False):
             p_z = self.prior_z(self._relax(z))
@@ -141,7 +142,7 @@ class DualPriorCodec(TransformCodec):
             log2_step, log2_scales, means, lambda means, log2_scales, mask: round_ste(v - means) + means
         )
         p_y = self.prior_y(self._relax(v - means), torch.exp2(log2_scales))
-        # The step stays outside the rounding's straight-through: inside, its distortion gradient would vanish.
+        # The step is applied outside the straight-through rounding; inside, its distortion gradient would vanish.
         return y_hat * step, {"y": p_y, "z": p_z}
 
     def _relax(self, v: Tensor) -> Tensor:
@@ -181,7 +182,7 @@ class DualPriorCodec(TransformCodec):
         size = (height // 64, width // 64)
         z_coder, y_coder = (Decoder(segment) for segment in segments)
         symbols = [z_coder.get(self._z_indexes(size), self.tables["z"])]
-        z_coder.finish()  # before the networks take memory for latents that may not be there
+        z_coder.finish()  # before the networks allocate memory for latents that may not exist
         z = symbols[0].view(1, -1, *size).to(self.log2_channel_step.device).double()
         log2_step, log2_scales, means = self._entropy_parameters(z, self.planes(side).to(z))
 

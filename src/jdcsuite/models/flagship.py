@@ -1,15 +1,15 @@
-"""Noisy picture -> code of its clean one at any rate, of any noise: one network, blind. Ours.
+"""Noisy image -> code of the clean image at any rate and for any noise, with one blind network. Our own method.
 
-FLLIC's authors name one network for all noise levels as future work (arXiv 2401.13616, section IV-E); nothing here is
-published elsewhere as a whole. Parts: FLLIC's adaptive steps and EVC's dual prior (`models/dual_prior`), a linear
-shortcut around the transforms (after AuxT, arXiv 2501.13751), gains and channel scales that follow the rate (as DCVC's
-intra codecs and the gained VAE have them).
+The authors of FLLIC name one network for all noise levels as future work (arXiv 2401.13616, section IV-E); the
+combination below is not published elsewhere. Its parts: the adaptive steps of FLLIC and the dual prior of EVC
+(`models.dual_prior`), a linear shortcut around the transforms (after AuxT, arXiv 2501.13751), and gains and channel
+scales that depend on the rate (as in the intra codecs of DCVC and the gained VAE).
 
-    x -> linear (16x16 DCT to begin with) + net at 1/4 and 1/8 -> y * gain(conditions) -> [dual prior] -> y_hat / gain
+    x -> linear (initially a 16x16 DCT) + net at 1/4 and 1/8 -> y * gain(conditions) -> [dual prior] -> y_hat / gain
     y_hat -> linear inverse + net -> x_hat
 
-Conditions are quality, noise and strength (`models/conditions`). The encoder estimates the noise unless it is told; all
-three travel in the header, where prior and decoder read them.
+The conditions are quality, noise and strength (`coding.conditions`). The encoder estimates the noise if it is not
+given. All three are stored in the header, from which prior and decoder read them.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from jaxtyping import Float
 from scipy.fft import dct
 from torch import Tensor, nn
 
-from jdcsuite.coding.conditions import bend, conditions_of, lmbda_of, request_conditions
+from jdcsuite.coding.conditions import conditions_of, default_quality, lmbda_of, request_conditions
 from jdcsuite.models.dual_prior import DualPriorCodec
 from jdcsuite.models.haar import COLOURS, SMALL, Band
-from jdcsuite.models.layers import Float32, added, conv1x1, conv3x3, subpixel
+from jdcsuite.models.layers import Float32, add, conv1x1, conv3x3, subpixel
 from jdcsuite.models.noise_level import NoiseLevel
 from jdcsuite.types import Output, Request, Side, UserError
 
-BLOCK = 16  # pixels: side of the linear transform's blocks, and of a latent
-REFERENCE = 13.0  # log2 of the lmbda at which `latent_gain` is the gain
-STRONGEST = 255.0  # grey levels: no noise of a picture is larger, but the estimate of a picture like none learned from
+BLOCK = 16  # pixels: side of a block of the linear transform, and of a latent
+REFERENCE = 13.0  # log2 of the lmbda at which the gain is `latent_gain`
+MAX_ESTIMATE = 255.0  # grey levels: a bound for estimates on images unlike those of the training
 
 
 class Block(nn.Module):
-    """Residual block of two 3x3 convolutions whose inner channels are scaled as the conditions ask."""
+    """Residual block of two 3x3 convolutions; the embedded conditions ``e`` scale its inner channels."""
 
     def __init__(self, channels: int, embedding: int) -> None:
         super().__init__()
@@ -50,11 +50,11 @@ class Block(nn.Module):
         scale = (1 + self.scale(e))[:, :, None, None]
         inner = F.leaky_relu_(self.first(x), 0.1)
         inner = inner * scale if torch.is_grad_enabled() else inner.mul_(scale)
-        return added(self.second(inner), x)
+        return add(self.second(inner), x)
 
 
 class Blocks(nn.ModuleList):
-    """``count`` residual blocks after one another."""
+    """``count`` residual blocks in sequence."""
 
     def __init__(self, count: int, channels: int, embedding: int) -> None:
         super().__init__(Block(channels, embedding) for _ in range(count))
@@ -66,13 +66,13 @@ class Blocks(nn.ModuleList):
 
 
 class Flagship(DualPriorCodec):
-    """``widths``: channels at 1/4 and 1/8, ``blocks``: residual blocks there, in encoder and decoder each.
-    ``num_latents``: channels at 1/16, at most 768. ``prior_width``: of z and the prior networks. ``embedding``: size of
-    what the conditions become for the scales and gains. ``latent_gain``: latents per unit of the orthonormal transform
-    at lmbda 8192; the gain starts as its product with sqrt(lmbda / 8192), the step that every rate asks for.
+    """``widths``, ``blocks``: channels and residual blocks at 1/4 and 1/8, in encoder and decoder each.
+    ``num_latents``: channels of y at 1/16, at most 768. ``prior_width``: channels of z and of the prior networks.
+    ``embedding``: size of the embedded conditions. ``latent_gain``: latents per unit of the orthonormal transform at
+    lmbda 8192; initially the gain is this times sqrt(lmbda / 8192), which suits the step to the rate.
 
-    The linear shortcut and everything around latents is float32 whatever the autocast: bf16 would add noise of half a
-    grey level to bright pixels. What the networks add to it is of the noise's order.
+    The linear shortcut and all operations on latents run in float32 under autocast, because bf16 adds noise of half a
+    grey level to bright pixels. The networks add a correction of the order of the noise, for which bf16 suffices.
     """
 
     any_rate = True
@@ -93,7 +93,7 @@ class Flagship(DualPriorCodec):
         if not 0 < m <= 3 * BLOCK**2:
             raise UserError(f"model.num_latents={m} is not usable: give 1 to {3 * BLOCK**2}")
         self.latent_gain = latent_gain
-        # what each sees beyond a latent's own pixels: 3x3 convolutions, at 1/4 and at 1/8
+        # receptive field beyond the block of a latent: 3x3 convolutions at 1/4 and at 1/8
         self.margin = math.ceil((4 + 8 * n4 + 16 * n8 + 8) / BLOCK) * BLOCK
         self.embed = nn.Sequential(nn.Linear(3, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU())
         self.linear_a = Float32(nn.Conv2d(3, m, BLOCK, stride=BLOCK))
@@ -111,8 +111,8 @@ class Flagship(DualPriorCodec):
 
     @torch.no_grad()
     def _start(self) -> None:
-        """As a linear transform codec: the DCT's coefficients of largest expected variance, and its inverse. The
-        networks beside it begin small."""
+        """Initialises the codec as a linear transform coder: the DCT coefficients of largest expected variance and
+        their inverse, with networks of small gain beside them."""
         kernel = dct_kernels(self.num_latents)
         analysis, synthesis = self.linear_a.module, self.linear_s[0].module
         analysis.weight.copy_(kernel)
@@ -131,27 +131,27 @@ class Flagship(DualPriorCodec):
             nn.init.zeros_(gain.bias)
         self._start_prior()
 
-    # -- what training and coding share ------------------------------------------------------------------------
+    # -- shared by training and coding -------------------------------------------------------------------------
 
     def analyse(
         self, x: Float[Tensor, "b 3 h w"], conditions: Float[Tensor, "b 3"] | None = None
     ) -> Float[Tensor, "b m hy wy"]:
-        """Padded picture -> y in channel steps, float32."""
+        """Padded image -> y in channel steps, float32."""
         e, x = self._embedded(conditions), x - 0.5
-        added = self.coarse_a(self.down(self.fine_a(self.enter(x), e)), e)
+        features = self.coarse_a(self.down(self.fine_a(self.enter(x), e)), e)
         with torch.autocast(x.device.type, enabled=False):
-            return (self.linear_a(x) + self.latents(added)) * self._gain(self.gain_a, conditions, e)
+            return (self.linear_a(x) + self.latents(features)) * self._gain(self.gain_a, conditions, e)
 
     def synthesise(
         self, y_hat: Float[Tensor, "b m hy wy"], conditions: Float[Tensor, "b 3"] | None = None
     ) -> Float[Tensor, "b 3 h w"]:
-        """y_hat in channel steps -> padded picture."""
+        """y_hat in channel steps -> padded image."""
         e = self._embedded(conditions)
         with torch.autocast(y_hat.device.type, enabled=False):
             y_hat = y_hat / self._gain(self.gain_s, conditions, e)
-            picture = self.linear_s(y_hat)
-        added = self.leave(self.fine_s(self.up(self.coarse_s(self.expand(y_hat), e)), e))
-        return picture + added + 0.5
+            linear = self.linear_s(y_hat)
+        correction = self.leave(self.fine_s(self.up(self.coarse_s(self.expand(y_hat), e)), e))
+        return linear + correction + 0.5
 
     def _embedded(self, conditions: Float[Tensor, "b 3"]) -> Float[Tensor, "b k"]:
         with torch.autocast(conditions.device.type, enabled=False):
@@ -171,18 +171,18 @@ class Flagship(DualPriorCodec):
         quality: Float[Tensor, "b"] | None = None,
         strength: Float[Tensor, "b"] | None = None,
     ) -> Output:
-        """``sigma``: nan where the encoder is not told and estimates. ``quality`` 0..100 (None: 50), ``strength`` 0..1
-        (None: 1)."""
+        """``sigma`` in grey levels, nan where the encoder has to estimate it (None: everywhere). ``quality`` 0 to 100
+        (None: 50), ``strength`` 0 to 1 (None: 1)."""
         height, width = x.shape[-2:]
         sigma_hat = self.noise_level(x)
-        told = sigma_hat.detach() if sigma is None else torch.where(sigma.isnan(), sigma_hat.detach(), sigma)
-        asked = conditions_of(
-            quality=torch.full_like(told, 50.0) if quality is None else quality,
-            noise=told,
-            strength=torch.ones_like(told) if strength is None else strength,
+        noise = sigma_hat.detach() if sigma is None else torch.where(sigma.isnan(), sigma_hat.detach(), sigma)
+        conditions = conditions_of(
+            quality=torch.full_like(noise, 50.0) if quality is None else quality,
+            noise=noise,
+            strength=torch.ones_like(noise) if strength is None else strength,
         )
-        y_hat, likelihoods = self._relaxed(self.analyse(self.pad(x), asked), asked)
-        x_hat = self.synthesise(y_hat, asked)[..., :height, :width]
+        y_hat, likelihoods = self._relaxed(self.analyse(self.pad(x), conditions), conditions)
+        x_hat = self.synthesise(y_hat, conditions)[..., :height, :width]
         return Output(x_hat=x_hat, likelihoods=likelihoods, sigma_hat=sigma_hat)
 
     # -- coding ------------------------------------------------------------------------------------------------
@@ -203,11 +203,11 @@ class Flagship(DualPriorCodec):
         if strength is not None and not 0 <= strength <= 1:
             raise UserError(f"strength {strength} is not possible: give 0 (keep the noise) to 1 (remove it)")
         if sigma is None:
-            estimates = [(min(float(self.noise_level(tile)), STRONGEST), tile[0, 0].numel()) for tile in tiles]
-            levels = [(math.log2(1 + sigma), area) for sigma, area in estimates]
-            sigma = 2 ** (sum(level * area for level, area in levels) / sum(area for _, area in levels)) - 1
+            levels = [(min(float(self.noise_level(tile)), MAX_ESTIMATE), tile[0, 0].numel()) for tile in tiles]
+            octaves = sum(math.log2(1 + level) * area for level, area in levels)
+            sigma = 2 ** (octaves / sum(area for _, area in levels)) - 1
         request = Request.of(
-            quality=bend(sigma) if quality is None else quality,
+            quality=default_quality(sigma) if quality is None else quality,
             noise=sigma,
             strength=1.0 if strength is None else strength,
         )
@@ -218,8 +218,8 @@ class Flagship(DualPriorCodec):
 
 
 def dct_kernels(count: int) -> Float[Tensor, "m 3 16 16"]:
-    """The ``count`` basis functions of the orthonormal 16x16 DCT on luma and two chroma axes that have the largest
-    expected energy under `models/haar`'s model of photographs, largest first."""
+    """The ``count`` basis functions of the orthonormal 16x16 DCT on luma and two chroma axes with the largest expected
+    energy under the model of photographs in `models.haar`, in descending order."""
     basis = dct(np.eye(BLOCK), norm="ortho", axis=0)
     bands = [Band(colour, basis[i], basis[j]) for colour in range(3) for i in range(BLOCK) for j in range(BLOCK)]
     kept = sorted(bands, key=lambda band: -band.variance)[:count]

@@ -1,4 +1,4 @@
-"""Noisy picture -> functionally lossless code of its clean one: FLLIC's codec.
+"""Noisy image -> functionally lossless code of the clean image: the codec of FLLIC.
 
 Zhang and Wu, "Functionally lossless image compression" (arXiv 2401.13616, 2024), on the transforms of EVC (Wang, Gao,
 Hu, Li and Lu, "EVC: Towards real-time neural image compression with mask decay", ICLR 2023, arXiv 2302.05071).
@@ -21,20 +21,19 @@ from jdcsuite.models.haar import haar_start
 from jdcsuite.models.layers import DepthConv, Float32, ResidualDown, ResidualUp, conv1x1, conv3x3, subpixel
 from jdcsuite.types import Output, Side, UserError
 
-H_SCALE = 8.0  # bits per pixel of a guidance plane of 1
+H_SCALE = 8.0  # bits per pixel where the guidance plane is 1
 
 
 class FLLIC(DualPriorCodec):
-    """``widths``: channels at 1/2, 1/4 and 1/8. ``num_latents``: channels at 1/16, those of y; the best 192
-    coefficients of a linear 16x16x3 transform end at 37 dB, below what sigma 5 needs (`experiments/ceiling`).
-    ``prior_width``: channels of z and of the prior networks, apart from ``num_latents`` so that their cost does
-    not grow with its square. ``adaptive_steps``: False is FLLIC-u, every step 1. ``guide``: frozen clean-entropy
-    network of FLLIC-w; without one the guidance plane is zero. ``latent_gain``: latents per unit of the orthonormal
-    transform; 16 puts a quantisation step of 1 near the step that lmbda 8192 asks for. ``start``: ``haar`` (see
-    `models/haar`) or ``random``, PyTorch's own.
+    """``widths``: channels at 1/2, 1/4 and 1/8. ``num_latents``: channels of y at 1/16. More than EVC's 192, because
+    the best 192 coefficients of a linear 16x16x3 transform saturate at 37 dB, below what sigma 5 needs
+    (`experiments/ceiling`). ``prior_width``: channels of z and of the prior networks, a separate value so that their
+    cost does not grow with the square of ``num_latents``. ``adaptive_steps``: False is FLLIC-u, in which every step is
+    1. ``guide``: frozen clean-entropy network of FLLIC-w; None: the guidance plane is zero. ``latent_gain``: latents
+    per unit of the orthonormal transform; at 16, a quantisation step of 1 is close to the optimum for lmbda 8192.
+    ``start``: initialisation, ``haar`` (`models.haar`) or ``random`` (PyTorch's default).
 
-    differs from EVC: no scalar rate scale, because one model serves one lmbda and the scalar would be the common
-    factor of the channel steps.
+    differs from EVC: no scalar rate scale, because a model serves one lmbda and the channel steps would absorb it.
     """
 
     def __init__(
@@ -83,13 +82,13 @@ class FLLIC(DualPriorCodec):
     def analyse(
         self, x: Float[Tensor, "b 3 h w"], conditions: Float[Tensor, "b 3"] | None = None
     ) -> Float[Tensor, "b m hy wy"]:
-        """Picture -> y in channel steps, float32."""
+        """Padded image -> y in channel steps, float32."""
         return self.latent_gain * self.g_a(x - 0.5) / self._channel_step()
 
     def synthesise(
         self, y_hat: Float[Tensor, "b m hy wy"], conditions: Float[Tensor, "b 3"] | None = None
     ) -> Float[Tensor, "b 3 h w"]:
-        """y_hat in channel steps -> picture."""
+        """y_hat in channel steps -> padded image."""
         return self.g_s(y_hat * self._channel_step() / self.latent_gain) + 0.5
 
     def _channel_step(self) -> Tensor | float:
@@ -129,7 +128,7 @@ class FLLIC(DualPriorCodec):
         quality: float | None,
         strength: float | None,
     ) -> Side:
-        """The entropy guide is the mean of its estimates for the tiles, weighted by their areas."""
+        """The entropy guide of an image is the mean of the estimates for its tiles, weighted by area."""
         side = super().make_side(tiles, sigma=sigma, quality=quality, strength=strength)
         if self.guide is None:
             return side

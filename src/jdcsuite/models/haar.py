@@ -1,8 +1,7 @@
-"""Random transforms -> transforms that start as an orthonormal Haar wavelet packet, and its inverse.
+"""Random transforms -> transforms initialised as an orthonormal Haar wavelet packet and its inverse.
 
-differs from the papers: they start from random weights, because they can spend the thousands of steps that the
-identity alone takes from there (`experiments/synthetic_awgn` compares the two). Here step 0 is a linear
-transform coder, and training starts from its rate-distortion curve.
+differs from the papers: they initialise at random, because they can afford the thousands of steps that learning the
+identity takes (`experiments/synthetic_awgn` compares the two). Here a codec is a linear transform coder at step 0.
 """
 
 from __future__ import annotations
@@ -19,19 +18,19 @@ from jdcsuite.models.layers import DepthConv, ResidualDown, ResidualUp
 
 # Orthonormal luma and two chroma axes, close to the colour KLT of photographs.
 COLOURS = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.sqrt([[3], [2], [6]])
-# How a colour varies inside a block: a first-order Markov model, fitted to the logarithms of the energies that the 768
-# bands of 16x16 blocks have in photos_train (`experiments/starts/bands.py`). Neighbouring pixels correlate more, by .98
-# and so says the plain variance, but then the many weak bands, which are those to choose between, come out wrong.
+# Variation of a colour inside a block: a first-order Markov model, fitted to the log energies of the 768 bands of 16x16
+# blocks in photos_train (`experiments/starts/bands.py`). The plain correlation of neighbouring pixels is .98, but that
+# misestimates the many weak bands, and those are the ones to choose between.
 CORRELATION = 0.74
 COLOUR_VARIANCES = (0.021, 0.00104, 0.00040)  # of samples in [0, 1]
-BLOCK_VARIANCES = (0.19, 0.033, 0.0080)  # of the means of blocks, which the model above leaves out
-SMALL = 0.01  # gain of the branches that the packet does not need: enough to break symmetry
+BLOCK_VARIANCES = (0.19, 0.033, 0.0080)  # of block means, which the model above does not cover
+SMALL = 0.01  # gain of branches that the packet does not use, to break symmetry
 HAAR = {0: (1.0, 1.0), 1: (1.0, -1.0)}
 
 
 @dataclass(frozen=True)
 class Band:
-    """One channel as a separable filter: its colour axis and its row and column vectors."""
+    """One channel as a separable filter: colour axis, row vector and column vector."""
 
     colour: int
     rows: np.ndarray
@@ -39,7 +38,7 @@ class Band:
 
     @property
     def variance(self) -> float:
-        """Expected energy of the channel, of samples in [0, 1] less 0.5."""
+        """Expected energy of the channel for samples in [0, 1] minus 0.5."""
         of_block = BLOCK_VARIANCES[self.colour] * self.rows.sum() ** 2 * self.columns.sum() ** 2
         return COLOUR_VARIANCES[self.colour] * _energy(self.rows) * _energy(self.columns) + of_block
 
@@ -57,14 +56,14 @@ def _energy(vector: np.ndarray) -> float:
 
 
 def _split(bands: list[Band], width: int) -> tuple[list[Band], Tensor]:
-    """Bands -> the ``width`` children of largest expected variance, and their taps (children, bands, 2, 2)."""
-    grown = [
+    """The ``width`` child bands of largest expected variance, and their taps (children, bands, 2, 2)."""
+    children = [
         (band.child(v, h), i, torch.tensor(np.outer(HAAR[v], HAAR[h]) / 2))
         for i, band in enumerate(bands)
         for v in HAAR
         for h in HAAR
     ]
-    kept = sorted(grown, key=lambda child: -child[0].variance)[:width]
+    kept = sorted(children, key=lambda child: -child[0].variance)[:width]
     taps = torch.zeros(len(kept), len(bands), 2, 2)
     for row, (_, parent, tap) in enumerate(kept):
         taps[row, parent] = tap
@@ -72,10 +71,10 @@ def _split(bands: list[Band], width: int) -> tuple[list[Band], Tensor]:
 
 
 def packet(widths: Sequence[int]) -> tuple[list[Float[Tensor, "o i 2 2"]], Float[Tensor, "m"]]:
-    """Kernels of stride 2 from RGB on, the ``widths`` best bands at each depth (at most all), and the expected energies
-    of the last ones, of samples in [0, 1] less 0.5."""
-    one = np.ones(1)
-    bands, stages = [Band(colour, one, one) for colour in range(3)], []
+    """Kernels of stride 2 for each depth, from RGB on, that keep the ``widths`` bands of largest energy, and the
+    expected energies of the last bands for samples in [0, 1] minus 0.5."""
+    pixel = np.ones(1)
+    bands, stages = [Band(colour, pixel, pixel) for colour in range(3)], []
     for width in widths:
         bands, taps = _split(bands, width)
         stages.append(taps if stages else torch.einsum("oiyx,ic->ocyx", taps, torch.tensor(COLOURS).to(taps)))
@@ -84,7 +83,7 @@ def packet(widths: Sequence[int]) -> tuple[list[Float[Tensor, "o i 2 2"]], Float
 
 @torch.no_grad()
 def orthogonal_start(net: nn.Module) -> None:
-    """Orthogonal kernels (all but the depthwise ones) and no biases."""
+    """Sets orthogonal kernels (except depthwise ones) and zero biases, in place."""
     for conv in (m for m in net.modules() if isinstance(m, nn.Conv2d)):
         nn.init.zeros_(conv.bias)
         if conv.groups == 1:
@@ -93,9 +92,8 @@ def orthogonal_start(net: nn.Module) -> None:
 
 @torch.no_grad()
 def haar_start(g_a: nn.Sequential, g_s: nn.Sequential) -> Float[Tensor, "m"]:
-    """Sets the weights of an EVC analysis and synthesis in place, and tells the expected energies of the latents.
-    Channels beyond the packet's keep a small random start; so do the residual branches that the packet does not need.
-    """
+    """Initialises an EVC analysis and synthesis in place and returns the expected energies of the latents. Channels and
+    residual branches that the packet does not use keep a small random initialisation."""
     modules = [*g_a.modules(), *g_s.modules()]
     orthogonal_start(g_a)
     orthogonal_start(g_s)
@@ -109,7 +107,7 @@ def haar_start(g_a: nn.Sequential, g_s: nn.Sequential) -> Float[Tensor, "m"]:
         _place(layer.skip.weight, weight)
         layer.body[2].weight.mul_(SMALL)
     last.weight.mul_(SMALL)
-    # the block's own pixels are the right and lower taps of a 3x3 kernel: the other ones reach back
+    # the right and lower taps of a 3x3 kernel cover the block, the others the block before it
     _place(last.weight[:, :, 1:, 1:], stages[-1])
 
     nn.init.dirac_(g_s[0].module.weight)
@@ -123,11 +121,11 @@ def haar_start(g_a: nn.Sequential, g_s: nn.Sequential) -> Float[Tensor, "m"]:
 
 @torch.no_grad()
 def haar_start_5x5(g_a: Sequence[nn.Conv2d], g_s: Sequence[nn.ConvTranspose2d]) -> Float[Tensor, "m"]:
-    """The same for 5x5 convolutions of stride 2, first to last. Channels beyond the packet's keep their random start,
-    which nothing of the packet sees yet."""
+    """As `haar_start` for 5x5 convolutions of stride 2, first to last. Channels that the packet does not use keep their
+    random initialisation; the packet does not depend on them."""
     stages, variances = packet([conv.out_channels for conv in g_a])
     for conv, weight in zip(g_a, stages, strict=True):
-        # the block's own pixels are the taps 2 and 3: the first two reach back
+        # taps 2 and 3 cover the block, the first two the block before it
         _place(conv.weight[:, :, 2:4, 2:4], weight, all_of=conv.weight)
     for conv, weight in zip(g_s, reversed(stages), strict=True):
         kernel = conv.weight.transpose(0, 1)
@@ -138,15 +136,15 @@ def haar_start_5x5(g_a: Sequence[nn.Conv2d], g_s: Sequence[nn.ConvTranspose2d]) 
 
 
 def _place(kernel: Tensor, weight: Tensor, *, all_of: Tensor | None = None) -> None:
-    """``weight`` (o, i, 2, 2) on the first outputs of a kernel that may have more of them. ``all_of``: the kernel whose
-    part ``kernel`` is, where its other taps begin at 0 too."""
+    """Writes ``weight`` (o, i, 2, 2) to the first outputs of ``kernel`` and zeros the rest of these outputs, in all of
+    the kernel ``all_of`` of which ``kernel`` is a view."""
     outputs, inputs = weight.shape[:2]
     (kernel if all_of is None else all_of)[:outputs] = 0
     kernel[:outputs, :inputs] = weight
 
 
 def _place_transposed(conv: nn.Conv2d, weight: Tensor) -> None:
-    """Its transpose as a 1x1 convolution ahead of a pixel shuffle."""
+    """Writes the transpose of ``weight`` (o, i, 2, 2) to a 1x1 convolution that a pixel shuffle follows."""
     outputs, inputs = weight.shape[:2]
     nn.init.zeros_(conv.weight)
     shuffled = conv.weight.view(-1, 4, conv.in_channels)

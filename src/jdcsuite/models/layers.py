@@ -1,7 +1,7 @@
-"""Feature maps -> feature maps: the blocks that the codecs are wired from.
+"""Feature maps -> feature maps: building blocks of the codecs.
 
-The residual and depth-conv blocks are EVC's (Wang et al., ICLR 2023, fig. 2), which FLLIC (Zhang & Wu, 2024,
-fig. 3) builds on; written from their description.
+The residual and depth-conv blocks are those of EVC (Wang et al., ICLR 2023, fig. 2), on which FLLIC (Zhang and Wu,
+2024, fig. 3) builds; implemented from the papers' descriptions.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from jdcsuite.entropy.exact import ExactConv2d
 
-STRIP = 2**21  # elements of a hidden map that are held at once: larger ones leave the caches, and every new page costs
+STRIP = 2**21  # elements of a hidden map per strip: larger ones leave the caches and pay for every new page
 
 
 def conv3x3(inputs: int, outputs: int, *, stride: int = 1) -> nn.Conv2d:
@@ -29,21 +29,21 @@ def exact1x1(inputs: int, outputs: int) -> nn.Conv2d:
 
 
 def subpixel(inputs: int, outputs: int, *, exact: bool = False) -> nn.Sequential:
-    """1x1 convolution and pixel shuffle: twice the height and width."""
+    """1x1 convolution and pixel shuffle: doubles height and width."""
     point = exact1x1 if exact else conv1x1
     return nn.Sequential(point(inputs, 4 * outputs), nn.PixelShuffle(2))
 
 
-def added(made: Tensor, x: Tensor) -> Tensor:
-    """``made`` + ``x``; without gradients in place of ``made``, which nothing else may need."""
-    return made + x if torch.is_grad_enabled() or made.dtype != x.dtype else made.add_(x)
+def add(branch: Tensor, x: Tensor) -> Tensor:
+    """``branch`` + ``x``, in place of ``branch`` if gradients are disabled."""
+    return branch + x if torch.is_grad_enabled() or branch.dtype != x.dtype else branch.add_(x)
 
 
 class ResidualDown(nn.Module):
-    """Half the height and width: conv3x3 stride 2, conv3x3, with a strided skip.
+    """Halves height and width: conv3x3 stride 2, conv3x3, with a strided skip.
 
-    differs from EVC: the skip is 2x2 with stride 2, not 1x1, because a strided 1x1 drops three pixels of four;
-    so it mirrors the sub-pixel skip of the synthesis, and both can start as one orthonormal transform.
+    differs from EVC: the skip is 2x2 with stride 2 instead of 1x1, because a strided 1x1 drops three pixels of four. It
+    mirrors the sub-pixel skip of the synthesis, and both can be initialised as one orthonormal transform.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -57,11 +57,11 @@ class ResidualDown(nn.Module):
         self.skip = nn.Conv2d(inputs, outputs, 2, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return added(self.body(x), self.skip(x))
+        return add(self.body(x), self.skip(x))
 
 
 class ResidualUp(nn.Module):
-    """Twice the height and width: sub-pixel conv1x1, conv3x3, with a sub-pixel skip."""
+    """Doubles height and width: sub-pixel conv1x1, conv3x3, with a sub-pixel skip."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -74,15 +74,15 @@ class ResidualUp(nn.Module):
         self.skip = subpixel(inputs, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        return added(self.body(x), self.skip(x))
+        return add(self.body(x), self.skip(x))
 
 
 class DepthConv(nn.Module):
-    """Two cascaded residual halves: a depthwise-separable one and a pointwise feed-forward one.
+    """Two residual halves in sequence: depthwise-separable convolution, then pointwise feed-forward.
 
-    ``prior``: the form that EVC's prior networks use: no activation after the depthwise and second 1x1
-    convolution, a feed-forward width of max(min(4c, 1024), 2c) and a leaky slope of .1; its convolutions are exact
-    in float64 (`models/exact`).
+    ``prior``: the variant of EVC's prior networks, without activation after the depthwise and the second 1x1
+    convolution, with a feed-forward width of max(min(4c, 1024), 2c) and a leaky slope of .1. Its convolutions are exact
+    in float64 (`entropy.exact`).
     """
 
     def __init__(self, inputs: int, outputs: int, *, prior: bool = False) -> None:
@@ -104,23 +104,23 @@ class DepthConv(nn.Module):
         cpu_inference = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled()
         if cpu_inference and x.is_contiguous(memory_format=torch.channels_last) and isinstance(self.skip, nn.Identity):
             return self._in_strips(x)
-        x = added(self.spatial(x), self.skip(x))
-        return added(self.pointwise(x), x)
+        x = add(self.spatial(x), self.skip(x))
+        return add(self.pointwise(x), x)
 
     def _in_strips(self, x: Tensor) -> Tensor:
-        """All that follows the depthwise convolution for some pixels at a time, in its place. A CPU spends more on the
-        memory of whole maps, the hidden one above all, than on their values."""
+        """Computes everything after the depthwise convolution for a strip of pixels at a time, in place. For whole
+        maps, above all the hidden one, a CPU spends more time on memory than on arithmetic."""
         depth = self.spatial[:3](x).contiguous(memory_format=torch.channels_last)
         strip = max(1, STRIP // self.pointwise[0].out_channels)
-        places, pixels = (t.permute(0, 2, 3, 1).view(-1, t.shape[1]).split(strip) for t in (depth, x))
-        for place, some in zip(places, pixels, strict=True):
-            some = _by_pixel(self.spatial[3:], place).add_(some)
-            place.copy_(_by_pixel(self.pointwise, some).add_(some))
+        outputs, inputs = (t.permute(0, 2, 3, 1).view(-1, t.shape[1]).split(strip) for t in (depth, x))
+        for output, pixels in zip(outputs, inputs, strict=True):
+            spatial = _by_pixel(self.spatial[3:], output).add_(pixels)
+            output.copy_(_by_pixel(self.pointwise, spatial).add_(spatial))
         return depth
 
 
 def _by_pixel(layers: nn.Sequential, pixels: Float[Tensor, "n i"]) -> Float[Tensor, "n o"]:
-    """1x1 convolutions and activations on pixels that lie side by side, as matrix products."""
+    """1x1 convolutions and activations on a list of pixels, as matrix products."""
     for layer in layers:
         pixels = (
             F.linear(pixels, layer.weight.flatten(1), layer.bias) if isinstance(layer, nn.Conv2d) else layer(pixels)
@@ -129,7 +129,7 @@ def _by_pixel(layers: nn.Sequential, pixels: Float[Tensor, "n i"]) -> Float[Tens
 
 
 class Float32(nn.Module):
-    """``module`` in float32 whatever the autocast: bf16 spaces values above 256 by 2. Float64 stays what it is."""
+    """Runs ``module`` in float32 under autocast, because bf16 spaces values above 256 by 2. Float64 stays float64."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()

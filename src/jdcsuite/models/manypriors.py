@@ -1,10 +1,10 @@
-"""Noisy picture -> code of its clean one under competing priors: the codec of JDC.
+"""Noisy image -> code of the clean image under competing priors: the codec of JDC.
 
 Brummer and De Vleeschouwer, "On the importance of denoising when learning to compress images" (WACV 2023, arXiv
 2307.06233), with the codec of "End-to-end optimized image compression with competition of prior distributions"
 (arXiv 2111.09172, 2021).
 
-    x -> g_a -> y -> [the cheapest of 64 priors at each place; its number is sent] -> y_hat -> g_s -> x_hat
+    x -> g_a -> y -> [the cheapest of 64 priors at each position, whose index is coded] -> y_hat -> g_s -> x_hat
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from jdcsuite.models.haar import haar_start_5x5
 from jdcsuite.models.layers import Float32
 from jdcsuite.types import CorruptFile, Output, Side, UserError
 
-NEARLY_LINEAR = 1e-3  # GDN's gamma of a channel on itself, where .1 would bend the Haar packet
+NEARLY_LINEAR = 1e-3  # initial gamma of GDN on the diagonal; the usual .1 would distort the Haar packet
 
 
 def down(inputs: int, outputs: int) -> nn.Conv2d:
@@ -37,18 +37,18 @@ def up(inputs: int, outputs: int) -> nn.ConvTranspose2d:
 
 
 class ManyPriors(TransformCodec):
-    """``num_channels``, ``num_latents``: the papers' N and M. ``index_cost``: what the number of a place's prior
-    costs, ``fixed`` (as published, log2 of ``num_priors`` bits) or ``adaptive`` (see `entropy/competition`).
-    ``latent_gain``: latents per unit of the analysis, so that a step of 1 is fine enough from the start. ``start``:
-    ``haar``, a linear transform coder (see `models/haar`) whose priors have scales about each channel's own, or
-    ``random``, the papers'.
+    """``num_channels``, ``num_latents``: N and M of the papers. ``index_cost``: code length of the index of a prior,
+    ``fixed`` (log2(``num_priors``) bits, as published) or ``adaptive`` (`entropy.competition`). ``latent_gain``:
+    latents per unit of the analysis, so that a quantisation step of 1 is fine enough from the start. ``start``:
+    initialisation, ``haar`` (a linear transform coder, `models.haar`, with priors at scales around those of each
+    channel) or ``random`` (that of the papers).
 
-    No hyperprior and no context: between the bytes and the probabilities there is no network, so the decoder reads
-    the same integers on every machine.
+    There is no hyperprior and no context model, hence no network between bits and probabilities: the decoder reads the
+    same integers on every machine.
 
-    differs from the paper: rates are those of the file, prior numbers and all, coded into the same file; pictures are
-    centred at 0, ``latent_gain`` is not 1 and the start is no random one, because runs here are short
-    (`experiments/starts`).
+    differs from the paper: the indexes are coded into the file and count in its rate, because rates here are sizes of
+    files; images are centred at 0, ``latent_gain`` is not 1 and the initialisation is not random, because runs here are
+    short (`experiments/starts`).
     """
 
     stride = 16
@@ -73,7 +73,7 @@ class ManyPriors(TransformCodec):
         n, m = num_channels, num_latents
         gdn = partial(GDN, n, gamma_init=NEARLY_LINEAR) if start == "haar" else partial(GDN, n)
         self.num_latents, self.latent_gain = m, latent_gain
-        # float32 where values are the code itself: bf16 spaces those above 256 by 2
+        # float32 next to the latents: bf16 spaces values above 256 by 2
         self.g_a = nn.Sequential(
             down(3, n), gdn(), down(n, n), gdn(), down(n, n), gdn(), Float32(down(n, m)),
         )  # fmt: skip
@@ -86,7 +86,7 @@ class ManyPriors(TransformCodec):
 
     @torch.no_grad()
     def _start(self, kind: str) -> None:
-        # The papers' Xavier with a gain of sqrt(2), rescaled where the width changes: variance 2 / fan-in.
+        # Xavier with a gain of sqrt(2), as in the papers, rescaled where the width changes: variance 2 / fan-in.
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.normal_(layer.weight, std=math.sqrt(2 / (25 * layer.in_channels)))
@@ -117,22 +117,22 @@ class ManyPriors(TransformCodec):
     def analyse(
         self, x: Float[Tensor, "b 3 h w"], conditions: Float[Tensor, "b 3"] | None = None
     ) -> Float[Tensor, "b c hy wy"]:
-        """Padded picture -> latents."""
+        """Padded image -> latents."""
         return self.latent_gain * self.g_a(x - 0.5)
 
     def synthesise(
         self, y_hat: Float[Tensor, "b c hy wy"], conditions: Float[Tensor, "b 3"] | None = None
     ) -> Float[Tensor, "b 3 h w"]:
-        """Quantised latents -> padded picture."""
+        """Quantised latents -> padded image."""
         return self.g_s(y_hat / self.latent_gain) + 0.5
 
     def encode_tile(self, y: Float[Tensor, "1 c hy wy"], *, side: Side) -> tuple[list[bytes], Int[Tensor, "k"]]:
-        # only the choice of priors computes with floats here, and what it chose is sent
+        # floating-point arithmetic only decides the choice of priors, and the choice is coded
         y_hat = torch.round(y).clamp(-MAX_SYMBOL, MAX_SYMBOL)
-        numbers = self.prior_y.choose(y_hat).cpu().int()
-        index, symbols = numbers.flatten(), y_hat[0].permute(1, 2, 0).flatten(0, 1).cpu().int()
+        chosen = self.prior_y.choose(y_hat).cpu().int()
+        index, symbols = chosen.flatten(), y_hat[0].permute(1, 2, 0).flatten(0, 1).cpu().int()
         index_coder, y_coder = Encoder(), Encoder()
-        index_coder.put(index, self.prior_y.above(numbers).flatten(), self.tables["index"])
+        index_coder.put(index, self.prior_y.above(chosen).flatten(), self.tables["index"])
         y_coder.put(symbols.flatten(), self._rows(index), self.tables["y"])
         return [index_coder.segment(), y_coder.segment()], torch.cat([index, symbols.flatten()])
 
@@ -148,19 +148,19 @@ class ManyPriors(TransformCodec):
         return y_hat.to(self.prior_y.h.device, torch.float32).contiguous(), torch.cat([index, symbols])
 
     def _read_index(self, segment: bytes, height: int, width: int) -> Int[Tensor, "n"]:
-        """Row by row: the table of a number is named by the one above it."""
-        coder, last = Decoder(segment), self.prior_y.num_priors
-        rows = [torch.full((width,), last, dtype=torch.int32)]
+        """Reads the indexes row by row: the index above selects the table of an index."""
+        coder, num_priors = Decoder(segment), self.prior_y.num_priors
+        rows = [torch.full((width,), num_priors, dtype=torch.int32)]
         for _ in range(height):
             row = coder.get(rows[-1], self.tables["index"])
-            if row.min() < 0 or row.max() >= last:
-                raise CorruptFile(f"a prior beyond the {last} of these weights is asked for")
+            if row.min() < 0 or row.max() >= num_priors:
+                raise CorruptFile(f"the index of a prior is beyond the {num_priors} priors of these weights")
             rows.append(row)
         coder.finish()
         return torch.cat(rows[1:])
 
     def _rows(self, index: Int[Tensor, "n"]) -> Int[Tensor, "k"]:
-        """Prior of each place -> table of each symbol, place by place."""
+        """Index of the prior at each position -> table of each symbol, position by position."""
         return (index[:, None] * self.num_latents + torch.arange(self.num_latents, dtype=torch.int32)).flatten()
 
     def constants(self) -> dict[str, object]:

@@ -1,7 +1,7 @@
-"""Noisy picture -> standard deviation of its noise, whatever its kind: the flagship's blind estimate.
+"""Noisy image -> standard deviation of its noise of any kind: the blind estimate of the flagship.
 
-A wavelet estimate takes noise to be white and reads a quarter of what developed pictures have; this one learns from the
-noises that the codec is trained on.
+A wavelet estimate assumes white noise and returns a quarter of the noise level of developed photographs; this network
+learns from the noise that the codec is trained on.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ UNIT = 16.0  # grey levels
 
 
 class NoiseLevel(nn.Module):
-    """Root mean square of noisy - clean in 8-bit grey levels, for pictures of any size in [0, 1].
+    """Root mean square of noisy - clean in 8-bit grey levels, for images of any size in [0, 1].
 
-    Every place gives an estimate and how far to trust it; the picture's is their mean so weighted, as noise shows best
-    where the picture is flat. A place's estimate grows as the noise does, as convolutions and their activations do by
-    themselves: when they gave its logarithm, a short training read 150 for noise of 50. The mean is of log2(1 + sigma).
+    Every position gives an estimate and a confidence, because noise is most visible where the image is flat; the result
+    is the confidence-weighted mean of log2(1 + sigma). The estimate of a position is a level, not its logarithm,
+    because it then grows with the noise as convolutions and their activations do: with logarithms, a short training
+    estimated 150 for noise of 50.
     """
 
     def __init__(self, *, width: int = 32) -> None:
@@ -38,7 +39,7 @@ class NoiseLevel(nn.Module):
         height, width = x.shape[-2:]
         x = F.pad(x, (0, -width % 4, 0, -height % 4), mode="replicate")
         with torch.autocast(x.device.type, enabled=False):
-            # 16 grey levels are 1 here, so that noise is of order 1
-            level, trust = self.net((x.float() - 0.5) * (255 / UNIT)).flatten(2).unbind(1)
+            # in units of 16 grey levels, so that noise is of order 1
+            level, confidence = self.net((x.float() - 0.5) * (255 / UNIT)).flatten(2).unbind(1)
             octaves = torch.log2(1 + UNIT * F.softplus(level))
-            return torch.exp2((octaves * trust.softmax(1)).sum(1)) - 1
+            return torch.exp2((octaves * confidence.softmax(1)).sum(1)) - 1

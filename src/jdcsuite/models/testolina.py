@@ -1,7 +1,7 @@
-"""Noisy picture -> code of its clean one: the scale hyperprior with a longer decoder.
+"""Noisy image -> code of the clean image: the scale hyperprior with a longer decoder.
 
 Testolina, Upenik and Ebrahimi, "Towards image denoising in the latent space of learning-based compression" (SPIE
-Applications of Digital Image Processing, 2021), as JDC (arXiv 2307.06233) compares with it.
+Applications of Digital Image Processing, 2021), the variant that JDC (arXiv 2307.06233) compares with.
 
     x -> [CompressAI's ScaleHyperprior] -> y_hat -> four 5x5 convolutions -> g_s -> x_hat
 """
@@ -20,7 +20,8 @@ from jdcsuite.models.drop_in import DropIn
 
 
 class LaplaceConditional(GaussianConditional):
-    """CompressAI's conditional prior with the Laplace distribution in place of the normal one; ``scales`` are its b."""
+    """CompressAI's conditional prior with a Laplace instead of a normal distribution; ``scales`` are its parameter
+    b."""
 
     def _standardized_cumulative(self, inputs: Tensor) -> Tensor:
         tail = 0.5 * torch.exp(-inputs.abs())
@@ -28,16 +29,15 @@ class LaplaceConditional(GaussianConditional):
 
     @staticmethod
     def _standardized_quantile(quantile: float) -> float:
-        return math.log(2 * quantile)  # of the lower half, the only one that is asked for
+        return math.log(2 * quantile)  # only quantiles below 1/2 are used
 
 
 class Testolina(DropIn):
-    """``num_channels``, ``num_latents``: N and M of the hyperprior. Decoder and rate both see additive noise when
-    training, as published.
-    """
+    """``num_channels``, ``num_latents``: N and M of the hyperprior. In training, decoder and rate both see additive
+    noise, as published."""
 
-    margin = 192  # pixels: the four convolutions look 8 latents further
-    __test__ = False  # no test class, whatever pytest makes of the name
+    margin = 192  # pixels: the four convolutions reach 8 latents further than a hyperprior's decoder
+    __test__ = False  # pytest would collect the class because of its name
 
     def __init__(self, *, num_channels: int = 192, num_latents: int = 256) -> None:
         super().__init__(architecture="ScaleHyperprior", num_channels=num_channels, num_latents=num_latents)

@@ -1,8 +1,8 @@
-"""Noisy picture -> denoised picture: the U-Net that teaches JDC-UD and stands in denoise-then-compress.
+"""Noisy image -> denoised image: the U-Net, the teacher of JDC-UD and the denoiser of denoise-then-compress.
 
 Ronneberger et al., "U-Net" (MICCAI 2015), in the form of NIND's denoiser (Brummer and De Vleeschouwer, "Natural image
-noise dataset", CVPR workshops 2019): convolutions without padding on the way down, transposed ones on the way up, so
-that every skip fits; max-pooling, PReLU with one slope, linear output, no normalisation.
+noise dataset", CVPR workshops 2019): unpadded convolutions on the way down, transposed ones on the way up, so that
+the skips match in size; max-pooling, PReLU with one slope, linear output, no normalisation.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from jdcsuite.models.denoiser import Denoiser
 from jdcsuite.types import Output
 
-EDGE = 2  # pixels of context around a picture
+EDGE = 2  # pixels of replicated border around an image
 
 
 def _two(inputs: int, outputs: int, *, kinds: tuple[type[nn.Module], type[nn.Module]]) -> nn.Sequential:
@@ -24,13 +24,14 @@ def _two(inputs: int, outputs: int, *, kinds: tuple[type[nn.Module], type[nn.Mod
 
 
 class UNet(Denoiser):
-    """``width``: features of the first of five levels; each next one has twice as many (31.03 M parameters at 64).
+    """``width``: features of the first of five levels; each further level has twice as many (31.03 M parameters at 64).
 
-    A pixel depends on up to 107 pixels to each side: 2 (1 + 2 + 4 + 8) of the convolutions on the way down, as many on
-    the way up, 15 of the pooling and 32 of the bottom.
+    A pixel depends on up to 107 pixels to each side: 2 (1 + 2 + 4 + 8) from the convolutions on the way down, as many
+    on the way up, 15 from the pooling and 32 from the bottom level.
 
-    differs from the reference: borders are replicated, not reflected, so that a picture may be of any size. On whole
-    pictures its tiles of 504 pixels share 12 with their neighbours, blended; ours share all that is looked at.
+    differs from the reference: borders are replicated instead of reflected, because images may have any size. The tiles
+    of a large image overlap by the whole receptive field, so that they equal the whole image; the reference blends
+    tiles of 504 pixels that overlap by 12.
     """
 
     stride = 16
@@ -55,10 +56,10 @@ class UNet(Denoiser):
         sigma: Float[Tensor, "b"] | None = None,
         bpp_noisy: Float[Tensor, "b"] | None = None,
     ) -> Output:
-        """Any size from 1x1 up: it is enlarged to 104 + 16 k pixels a side, the sizes at which all levels fit."""
+        """``x``: of any size from 1x1 up; padded to 104 + 16 k pixels per side, the sizes at which all levels fit."""
         height, width = x.shape[-2:]
-        more = [max(104 - side, (8 - side) % 16) for side in (height, width)]
-        x = F.pad(x, (EDGE, EDGE + more[1], EDGE, EDGE + more[0]), mode="replicate")
+        padding = [max(104 - side, (8 - side) % 16) for side in (height, width)]
+        x = F.pad(x, (EDGE, EDGE + padding[1], EDGE, EDGE + padding[0]), mode="replicate")
         skips = []
         for level in self.down:
             x = level(x)
