@@ -312,8 +312,8 @@ def test_weights_name_the_noise_that_they_learned(root: Path, tmp_path: Path, la
     from jdcsuite.training import job as training
 
     model = {"_target_": "jdcsuite.models.unet.UNet", "width": 4}
-    named = {"method": "unet", "lmbda": None, "budget": "demo", "seed": 0, "min_ms_ssim": None}
+    named = {"method": "unet", "lmbda": None, "budget": "demo", "seed": 0, "min_ms_ssim": None, "curve": "unet"}
     config = {**named, "sigma": 10, "model": model}
     data = photographs(root, training_noise=law, augment=None)
-    training._export(config, UNet(width=4), data, tmp_path, "unet", {}, steps=3)
+    training._export(config, UNet(width=4), data, tmp_path, {}, steps=3)
     assert weights.read_about(tmp_path / "weights.safetensors")["sigma"] == sigma

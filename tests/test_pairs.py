@@ -572,16 +572,6 @@ def test_without_weights_the_draws_are_those_of_one_source(root: Path) -> None:
     assert sum(noisy) == 5 * 6
 
 
-def test_a_weight_is_part_of_the_run_s_key() -> None:
-    from jdcsuite.artifacts import runs
-
-    said = {name: {} for name in runs.IDENTITY} | {"init_from": None}
-    keys = set()
-    for source in ({"folder": "a"}, {"folder": "a", "weight": 2}, {"folder": "a", "weight": 3}):
-        keys.add(runs.key(said | {"data": {"root": None, "train": [source]}}, {}))
-    assert len(keys) == 3
-
-
 def test_clean_pictures_can_be_chosen_by_their_iso(
     root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -169,7 +169,7 @@ def test_a_file_without_one_of_its_tensors_is_refused(path):
 
 FOREIGN = [
     "os.system", "subprocess.Popen", "builtins.exec", "builtins.eval", "pathlib.Path.touch", "pathlib.Path",
-    "jdcsuite.cli.main", "jdcsuite.study.launcher.launch", "jdcsuite.artifacts.weights.save", "jdcsuite.types.Pair",
+    "jdcsuite.cli.main", "jdcsuite.study.sweep.run", "jdcsuite.artifacts.weights.save", "jdcsuite.types.Pair",
     "jdcsuite.models", "jdcsuite.modelsx.Evil", "jdcsuite.models.fllic", "torch.load", "torch.nn.Linear", "", "FLLIC",
     "jdcsuite.models.fllic.conv3x3", "jdcsuite.models.fllic.UserError", "jdcsuite.models.fllic.Tensor",
     "jdcsuite.models.fllic.nn", "jdcsuite.models.fllic.Nothing", "jdcsuite.imaging.lossless.load_imagecodecs",

@@ -27,9 +27,12 @@ import torch
 from hydra import compose, initialize_config_dir
 from lightning.pytorch.callbacks import Checkpoint, Timer
 
-from jdcsuite.artifacts import runs, weights
+import jdcsuite
+from jdcsuite.artifacts import environment, weights
+from jdcsuite.artifacts.rows import write_rows
 from jdcsuite.data.datamodule import Photographs
 from jdcsuite.study import resolvers
+from jdcsuite.study.composition import resolved
 from jdcsuite.training import job as training
 from jdcsuite.training import loggers
 from jdcsuite.training.callbacks import EMA
@@ -109,8 +112,8 @@ def configured(given: argparse.Namespace) -> dict:
     ]  # fmt: skip
     if given.weights.is_file():
         words.append(f"init_from={given.weights}")
-    with initialize_config_dir(str((Path(training.__file__).parent / "conf").resolve()), version_base="1.3"):
-        return runs.plain(compose("config", words))
+    with initialize_config_dir(str((Path(jdcsuite.__file__).parent / "conf").resolve()), version_base="1.3"):
+        return resolved(compose("config", words))
 
 
 def described(config: dict, data: Photographs, before: dict) -> dict:
@@ -164,7 +167,7 @@ def leg(given: argparse.Namespace) -> None:
     about = described(config, data, before)
     keep = Keep(given.out, config, about, data.first_of)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = training._trainer(config, Path(folder), loggers.create(folder=Path(folder)))
+        trainer = training.make_trainer(config, Path(folder), loggers.create(folder=Path(folder)))
         own = [Timer(duration=datetime.timedelta(minutes=given.minutes)), Keeper(keep, seconds=60)]
         trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, Checkpoint)] + own
         start = time.monotonic()
@@ -178,8 +181,9 @@ def leg(given: argparse.Namespace) -> None:
         limit=given.pictures, seconds=60 * given.judge_minutes,
     )  # fmt: skip
     row = {
-        "leg": about["legs"], "date": datetime.date.today().isoformat(), "code": runs.code_version(),
-        "hardware": runs.hardware(), "minutes": round(minutes, 2), "final": given.final, "steps": trainer.global_step,
+        "leg": about["legs"], "date": datetime.date.today().isoformat(), "code": environment.code_version(),
+        "hardware": environment.hardware(), "minutes": round(minutes, 2),
+        "final": given.final, "steps": trainer.global_step,
         "skipped": int(task.skipped), "batch": data.batch, "crop": data.crop, "lr": config["lr"],
         "samples": data.first_of(trainer.global_step), "loss": round(statistics.fmean(losses[-50:] or [math.nan]), 4),
         "pictures": given.pictures or "all", **(at_rate(judged) if len(judged) else {}),
@@ -187,7 +191,7 @@ def leg(given: argparse.Namespace) -> None:
     if len(judged):
         judged.to_csv(given.results, index=False, float_format="%.5f")
         print(judged.round(3).to_string(index=False))
-    runs.write_rows([*_read(given.legs), row], given.legs)
+    write_rows([*_read(given.legs), row], given.legs)
     print(", ".join(f"{name}: {value}" for name, value in row.items()))
 
 

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 
-from jdcsuite.artifacts import runs
+from jdcsuite.artifacts import environment
 from jdcsuite.bench.priors import competition
 
 # crops, their side, widths, repeats: a small batch, and the published one
@@ -26,7 +26,7 @@ for batch, crop, widths, repeats in SETTINGS:
             made = forms[form]
             row |= {f"kept_{form}_mib": f"{made.kept / 2**20:.1f}", f"kernel_{form}": f"{made.kernel:.3f}"}
             row |= {f"loss_{form}": f"{made.loss:.6f}"}
-        row |= {"repeats": repeats, "hardware": runs.hardware()}
+        row |= {"repeats": repeats, "hardware": environment.hardware()}
         if out is None:
             out = csv.DictWriter(sys.stdout, row)
             out.writeheader()

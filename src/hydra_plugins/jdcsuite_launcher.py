@@ -1,4 +1,4 @@
-"""Hydra's launcher plugin: hands a sweep's jobs to `jdcsuite.study`. Hydra finds launchers only in this package."""
+"""Hydra's launcher plugin: hands the jobs of a sweep to `jdcsuite.study`. Hydra finds launchers only here."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ ConfigStore.instance().store(
 
 class JdcsuiteLauncher(Launcher):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.config = config
+        self.config, self.task_function = config, task_function
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from jdcsuite.study import launcher
+        from jdcsuite.study import sweep
+        from jdcsuite.study.launch import JobsFailed
 
-        launcher.launch(
-            [list(overrides) for overrides in job_overrides],
-            config_name=self.config.hydra.job.config_name,
-            sweep=True,
+        failures = sweep.run(
+            [list(overrides) for overrides in job_overrides], config_name=self.config.hydra.job.config_name
         )
-        # Failures are recorded by jdcsuite.study: one reported to Hydra here would skip what comes after a sweep.
-        done = []
-        for overrides in job_overrides:
-            job = JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
-            job.return_value = None
-            done.append(job)
-        return done
+        if failures:
+            raise JobsFailed(failures)
+        return [_completed(overrides) for overrides in job_overrides]
+
+
+def _completed(overrides: Sequence[str]) -> JobReturn:
+    job = JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
+    job.return_value = None
+    return job

@@ -1,4 +1,4 @@
-"""`python -m jdcsuite +experiment=NAME key=value ... [-m]` -> trained, tested and reported runs (Hydra's app)."""
+"""`python -m jdcsuite +experiment=NAME key=value ... [-m]` -> trained, tested and reported runs."""
 
 from __future__ import annotations
 
@@ -15,77 +15,104 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from jdcsuite.study import resolvers
+from jdcsuite.study.launch import JobsFailed
 from jdcsuite.types import UserError
 
-os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach `main`, which tells them in one sentence
+os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach `main`, which reports them in one sentence
 # compressai and kornia warn on import of what their users cannot change
 warnings.filterwarnings("ignore", category=FutureWarning)
 warnings.filterwarnings("ignore", category=DeprecationWarning)
 resolvers.register()
 CONF = str(Path(__file__).resolve().parent / "conf")
+# Other frameworks' names of our keys.
+ALIASES = {
+    "lambda": "lmbda", "lambda_": "lmbda", "lmd": "lmbda", "noise": "sigma", "batch_size": "data.batch",
+    "batch": "data.batch", "epochs": "trainer.max_steps",
+    "steps": "trainer.max_steps", "max_steps": "trainer.max_steps",
+    "devices": "trainer.devices", "gpus": "trainer.devices", "learning_rate": "lr", "dataset": "data.root",
+    "workers": "data.workers", "num_workers": "data.workers", "crop": "data.crop", "patch_size": "data.crop",
+}  # fmt: skip
 
 
-# Hydra prints a line of its own for whatever leaves its app, so an error is carried past it.
-_raised: list[Exception] = []
+def run() -> None:
+    """Hydra's application. One job without -m runs here; a sweep goes to the launcher plugin. JobsFailed where jobs
+    failed."""
+    errors: list[Exception] = []
 
+    @hydra.main(version_base="1.3", config_path=CONF, config_name="config")
+    def app(config: DictConfig) -> None:
+        try:
+            _single(config)
+        except Exception as error:
+            errors.append(error)  # raised after Hydra has ended, which prints a line of its own for it
 
-@hydra.main(version_base="1.3", config_path=CONF, config_name="config")
-def app(config: DictConfig) -> None:
-    """One job without -m; a sweep goes to the launcher plugin."""
-    try:
-        _single(config)
-    except Exception as error:
-        _raised.append(error)
+    app()
+    if errors:
+        raise errors[0]
 
 
 def _single(config: DictConfig) -> None:
-    from jdcsuite.study import launcher
+    from jdcsuite.study import sweep
 
     hydra_config = HydraConfig.get()
     if config.launcher.kind != "local":
         raise UserError(f"launcher={config.launcher.kind} needs -m: without it the job would train on this machine")
-    overrides = list(hydra_config.overrides.task)
-    launcher.launch([overrides], config_name=hydra_config.job.config_name, sweep=False)
+    failures = sweep.run([list(hydra_config.overrides.task)], config_name=hydra_config.job.config_name)
+    if failures:
+        raise JobsFailed(failures)
 
 
 def sentence(error: BaseException) -> str:
-    """What the user did wrong, in one line."""
+    """What is wrong with a command, in one line that says what to do."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
-        known = ", ".join(error.options or []) or "see conf/"
-        return f"there is no {group or 'config'} {name!r}: choose one of {known}"
+        options = ", ".join(error.options or []) or "see conf/"
+        return f"there is no {group or 'config'} {name!r}: choose one of {options}"
     if isinstance(error, OverrideParseException):
         return f"{error.override!r} cannot be read: {' '.join(str(error).split())}"
     cause = error.__cause__ or error
     text = str(error).strip() or type(error).__name__
-    if found := re.search(r"Could not (?:override|append to config|delete)[^']*'([^']+)'", text):
-        return f"there is no key {found[1]!r} in the configuration: see the names with --cfg job"
-    if found := re.search(r"Key '([^']+)' (?:is not in struct|not in)", f"{text} {cause}"):
-        return f"there is no key {found[1]!r} in the configuration: see the names with --cfg job"
+    if match := re.search(r"Ambiguous value for argument '([^']*)'", text):
+        return f"{match[1]} gives several values: add -m to sweep over them, or write one list in brackets"
+    if match := re.search(r"Could not override '(experiment|start|sweep)'", text):
+        return f"{match[1]} is added, not replaced: write +{match[1]}=NAME"
+    if match := re.search(r"Could not (?:override|append to config|delete)[^']*'([^']+)'", text):
+        return _no_key(match[1])
+    if match := re.search(r"Key '([^']+)' (?:is not in struct|not in)", f"{text} {cause}"):
+        return _no_key(match[1])
     return " ".join(text.splitlines()[0].split())
 
 
-def main() -> None:
-    from jdcsuite.study import launcher
+def _no_key(key: str) -> str:
+    advice = f"did you mean {ALIASES[key]}?" if key in ALIASES else "see the names with --cfg job"
+    return f"there is no key {key!r} in the configuration: {advice}"
 
-    words = sys.argv[1:]
-    # argparse refuses words after -m, wherever a person puts it
+
+def _arguments(words: list[str]) -> list[str]:
+    """The command line as Hydra's parser takes it: -m first, since it refuses words after it; and no -m beside --cfg,
+    which shows the configuration of one job. UserError for several methods without a ladder."""
+    methods = [word for word in words if word.startswith("+experiment=") and "," in word]
+    if methods and not any(word.startswith("+sweep=") for word in words):
+        raise UserError(f"{methods[0]} names several methods, which share no ladder: add +sweep=ladder")
     flags = [word for word in words if word in ("-m", "--multirun")]
-    sys.argv[1:] = flags[:1] + [word for word in words if word not in flags]
-    _raised.clear()
+    others = [word for word in words if word not in flags]
+    if any(word in ("--cfg", "-c", "--info", "-i") or word.startswith(("--cfg=", "--info=")) for word in words):
+        return others
+    return flags[:1] + others
+
+
+def main() -> None:
+    words = sys.argv[1:]
     try:
-        methods = [word for word in words if word.startswith("+experiment=") and "," in word]
-        if methods and not any(word.startswith("+sweep=") for word in words):
-            raise UserError(f"{methods[0]} names several methods, which share no ladder: add +sweep=ladder")
-        app()
-        if _raised:
-            raise _raised[0]
+        sys.argv[1:] = _arguments(words)
+        run()
+    except JobsFailed:
+        raise SystemExit(1) from None
     except (UserError, HydraException, ConfigCompositionException, OmegaConfBaseException) as error:
         if any(word in ("debug=true", "debug=True") for word in words):
             raise
         print(f"jdcsuite: {sentence(error)}", file=sys.stderr)
         raise SystemExit(2) from None
-    raise SystemExit(launcher.exit_status())
 
 
 if __name__ == "__main__":

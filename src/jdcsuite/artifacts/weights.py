@@ -1,7 +1,8 @@
 """Trained model <-> `weights.safetensors`: tensors, the model's configuration and its integer tables in one file.
 
 Nothing is unpickled. The configuration is built into objects only where every ``_target_`` in it is a class of
-this package's models, or its lossless coder, so a file from elsewhere cannot call anything else.
+jdcsuite's models, of its lossless coder, or of a module that the user trusts (`trusted_modules`), so a file from
+elsewhere cannot call anything else.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import hashlib
 import importlib
 import json
 import os
+from collections.abc import Iterable
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import torch
@@ -19,26 +22,30 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from jdcsuite.coding.codec import Codec
+from jdcsuite.imaging import atomic
 from jdcsuite.types import UserError
 
+NAME = "weights.safetensors"  # in a run folder
 FORMAT = "jdcsuite-1"
 SHIPPED = Path(__file__).parents[1] / "flagship.safetensors"
 ROOMS = ("jdcsuite.models.", "jdcsuite.imaging.")
 # classes that older files name -> where they are now
 MOVED = {"jdcsuite.entropy.lossless.Lossless": "jdcsuite.imaging.lossless.Lossless"}
+TRUST = "JDCSUITE_TRUST"  # environment variable: modules with model classes, separated by commas
+ENTRY_POINTS = "jdcsuite.models"  # installed packages declare such modules in this group
 
 
 def path_of(run_or_file: str | Path) -> Path:
     """A run folder or a weights file -> the weights file."""
     path = Path(run_or_file)
-    path = path / "weights.safetensors" if path.is_dir() else path
+    path = path / NAME if path.is_dir() else path
     if not path.is_file():
         raise UserError(f"there are no weights at {run_or_file}: give a finished run's folder or a .safetensors file")
     return path
 
 
 def shipped() -> Path:
-    """The weights that came with the package: they serve any noise and any rate."""
+    """The weights that are part of the package: one network for any noise and any rate."""
     if not SHIPPED.is_file():
         raise UserError(
             "this jdcsuite came without weights: name some (--weights, in Python weights=), a finished run's folder or "
@@ -47,12 +54,28 @@ def shipped() -> Path:
     return SHIPPED
 
 
+def content_hash(run_or_file: str | Path) -> str | None:
+    """SHA-256 of a weights file, or None where there is none. safetensors writes its header's entries in any order, so
+    two files of the same weights differ in bytes; the header is hashed sorted."""
+    path = Path(run_or_file)
+    path = path / NAME if path.is_dir() else path
+    if not path.is_file():
+        return None
+    data = path.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    try:
+        header = json.dumps(json.loads(data[8:start]), sort_keys=True).encode()
+    except ValueError:
+        header = data[:start]
+    return hashlib.sha256(header + data[start:]).hexdigest()
+
+
 def save(
     model: nn.Module, config: dict, path: Path, *, about: dict[str, object], dtype: torch.dtype = torch.float32
 ) -> None:
-    """``config``: what builds the model (plain containers). ``about``: run, method, licence, data and the like, for
-    people.
-    ``dtype``: of the parameters in the file, which the model's own must fit (`export`)."""
+    """Write a weights file. ``config``: what builds the model, plain containers. ``about``: metadata for people, as
+    run, method, licence and data. ``dtype``: of the parameters in the file; the model's own must be representable in it
+    (`export`)."""
     tensors = {name: t.detach().cpu().contiguous().clone() for name, t in model.state_dict().items()}
     tensors |= {name: tensors[name].to(dtype) for name, _ in model.named_parameters()}
     if isinstance(model, Codec):
@@ -63,17 +86,16 @@ def save(
         "about": json.dumps(about, default=str),
         "sha256": _digest(tensors),
     }
-    part = path.with_suffix(".part")
-    save_file(tensors, part, metadata=metadata)
-    part.chmod(0o666 & ~_umask())  # safetensors writes files that nobody else can read
-    part.replace(path)
+    with atomic.replacing(path) as part:
+        save_file(tensors, part, metadata=metadata)
+        part.chmod(0o666 & ~_umask())  # safetensors creates files that only their owner can read
 
 
 def export(run_or_file: str | Path, out: Path, **stated: str | None) -> None:
-    """A run's weights at half their size: parameters rounded to bfloat16, tables made anew for the rounded ones.
+    """Write a run's weights at half their size: parameters rounded to bfloat16, tables rebuilt from the rounded ones.
 
-    They are other weights, with an id of their own: a file names those that wrote it. ``stated``: what they
-    shall say of themselves beside what the run's do, as licence and data."""
+    They are different weights with a model id of their own, and do not open files of the original ones. ``stated``:
+    metadata to add or replace, as licence and data."""
     source = path_of(run_or_file)
     config, about, _ = read(source)
     model = load(source)
@@ -81,13 +103,13 @@ def export(run_or_file: str | Path, out: Path, **stated: str | None) -> None:
     if isinstance(model, Codec):
         model.update()
     out.parent.mkdir(parents=True, exist_ok=True)
-    about |= {name: words for name, words in stated.items() if words is not None}
+    about |= {name: text for name, text in stated.items() if text is not None}
     save(model, config, out, about=about, dtype=torch.bfloat16)
 
 
 @torch.no_grad()
 def round_to_bf16(model: nn.Module) -> None:
-    """Rounds all parameters in place to numbers that bfloat16 holds; tables have to be made anew then."""
+    """Round all parameters in place to values of bfloat16; probability tables must be rebuilt afterwards."""
     for parameter in model.parameters():
         parameter.copy_(parameter.bfloat16())
 
@@ -108,7 +130,7 @@ def read(path: Path) -> tuple[dict, dict, dict[str, Tensor]]:
 
 
 def read_about(path: Path) -> dict:
-    """What a weights file says about itself, its tensors left unread."""
+    """The metadata of a weights file, without reading its tensors."""
     return _described(_read(path, with_tensors=False)[0], path)[1]
 
 
@@ -134,7 +156,7 @@ def _described(metadata: dict[str, str], path: Path) -> tuple[dict, dict]:
 
 
 def _with_moved(node: object) -> object:
-    """A description of an older file with classes named where they are now."""
+    """Metadata with the present paths of classes that have moved since."""
     if isinstance(node, dict):
         named = {key: _with_moved(value) for key, value in node.items()}
         return named | (
@@ -152,13 +174,13 @@ def _digest(tensors: dict[str, Tensor]) -> str:
 
 
 def load(run_or_file: str | Path, *, device: str | torch.device = "cpu") -> nn.Module:
-    """The model of a run, in evaluation mode, its integer tables as they were written, never rebuilt."""
+    """The model of a run in evaluation mode; its integer tables are those in the file, never rebuilt."""
     path = path_of(run_or_file)
     try:
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # what torch says of a device that is not there
-        said = str(error).splitlines()[0].partition(". ")[0]
-        raise UserError(f"device {device} cannot be used here ({said}): give cpu") from None
+    except (RuntimeError, AssertionError) as error:  # torch's errors for a missing device
+        reason = str(error).splitlines()[0].partition(". ")[0]
+        raise UserError(f"device {device} cannot be used here ({reason}): give cpu") from None
     config, _, tensors = read(path)
     _check_targets(config, path)
     try:
@@ -171,10 +193,14 @@ def load(run_or_file: str | Path, *, device: str | torch.device = "cpu") -> nn.M
     return model.eval().to(device)
 
 
-def load_into(model: nn.Module, run_or_file: str | Path) -> None:
-    """Starts ``model`` from another run's weights. UserError when they are another model's."""
+def load_into(model: nn.Module, run_or_file: str | Path, *, without: Iterable[str] = ()) -> None:
+    """Start ``model`` from another run's weights. ``without``: submodules that keep their own weights, whether or not
+    the file has them. UserError where the file's model is another one."""
     path = path_of(run_or_file)
-    _fill(model, read(path)[2], path)
+    kept = tuple(f"{name}." for name in without)
+    tensors = {name: tensor for name, tensor in read(path)[2].items() if not (kept and name.startswith(kept))}
+    tensors |= {name: tensor for name, tensor in model.state_dict().items() if kept and name.startswith(kept)}
+    _fill(model, tensors, path)
 
 
 def _fill(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
@@ -182,7 +208,9 @@ def _fill(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     state = {name: t for name, t in tensors.items() if name not in tables}
     own = model.state_dict()
     differing = [
-        n for n in own.keys() | state.keys() if n not in own or n not in state or own[n].shape != state[n].shape
+        name
+        for name in own.keys() | state.keys()
+        if name not in own or name not in state or own[name].shape != state[name].shape
     ]
     if differing:
         raise UserError(
@@ -199,14 +227,23 @@ def _fill(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
             raise UserError(f"{path} is damaged: {error}; take the file again") from None
 
 
+def trusted_modules() -> tuple[str, ...]:
+    """Modules outside jdcsuite whose model classes a weights file may name: those in the environment variable
+    JDCSUITE_TRUST, separated by commas, and those that installed packages declare as entry points of the group
+    "jdcsuite.models"."""
+    named = [name.strip() for name in os.environ.get(TRUST, "").split(",") if name.strip()]
+    return (*named, *(point.value.partition(":")[0] for point in entry_points(group=ENTRY_POINTS)))
+
+
 def _check_targets(node: object, path: Path) -> None:
     if isinstance(node, dict):
         target = node.get("_target_")
-        if target is not None:
-            module, _, name = str(target).rpartition(".")
-            found = _attribute(module, name) if module.startswith(ROOMS) else None
-            if not isinstance(found, type) or not found.__module__.startswith(ROOMS):
-                raise UserError(f"{path} asks for {target}, which is no model of jdcsuite: do not use this file")
+        if target is not None and not _is_allowed(str(target)):
+            module = str(target).rpartition(".")[0]
+            raise UserError(
+                f"{path} names {target}, which is no model of jdcsuite: where you know and trust its code, set "
+                f"{TRUST}={module}, else do not use this file"
+            )
         if any(key.startswith("_") and key != "_target_" for key in node):
             raise UserError(f"{path} holds a configuration that jdcsuite never writes: do not use this file")
         for value in node.values():
@@ -214,8 +251,20 @@ def _check_targets(node: object, path: Path) -> None:
     elif isinstance(node, list):
         for value in node:
             _check_targets(value, path)
-    elif isinstance(node, str) and "${" in node:  # would be resolved after this check: the environment, other targets
+    elif isinstance(node, str) and "${" in node:  # resolved after this check, it could name anything
         raise UserError(f"{path} holds an interpolation, which jdcsuite never writes: do not use this file")
+
+
+def _is_allowed(target: str) -> bool:
+    """Whether a target is a class that is defined in an allowed module, not one that is imported there."""
+    module, _, name = target.rpartition(".")
+    trusted = trusted_modules()
+
+    def is_known(module: str) -> bool:
+        return module.startswith(ROOMS) or module in trusted
+
+    found = _attribute(module, name) if is_known(module) else None
+    return isinstance(found, type) and is_known(found.__module__)
 
 
 def _attribute(module: str, name: str) -> object:

@@ -6,7 +6,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from jdcsuite.artifacts import runs
+from jdcsuite.artifacts import environment
 from jdcsuite.bench.coding import SIZE, codec_speed, coders, kmac, rivals
 from jdcsuite.bench.common import configuration, quartiles
 from jdcsuite.bench.loops import loop_overhead
@@ -32,7 +32,7 @@ def report(
     JDC's codec of ``width`` on crops of ``crop`` pixels, and coding at the FLLIC of ``width``, its weights as they
     start."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    table = Table("what", "median", "quartiles", title=f"FLLIC on {runs.hardware()}")
+    table = Table("what", "median", "quartiles", title=f"FLLIC on {environment.hardware()}")
     if blocks:
         ratios = loop_overhead(overrides=overrides, steps=steps, blocks=blocks).ratios
         table.add_row(f"training step, Lightning / bare loop ({blocks - 1} x {steps} steps)", *quartiles(ratios, ".3f"))

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from hydra import compose, initialize_config_dir
 
-from jdcsuite.artifacts import runs
 from jdcsuite.study import resolvers
+from jdcsuite.study.composition import resolved
 
 
 def configuration(*overrides: str, experiment: str = "fllic") -> dict:
@@ -18,7 +18,7 @@ def configuration(*overrides: str, experiment: str = "fllic") -> dict:
     named = any(word.startswith("+experiment=") for word in overrides)
     said = [*([] if named else [f"+experiment={experiment}"]), "logger=none", "trainer.progress=false", *overrides]
     with initialize_config_dir(str(Path(__file__).resolve().parents[1] / "conf"), version_base="1.3"):
-        return runs.plain(compose("config", said))
+        return resolved(compose("config", said))
 
 
 def quartiles(values: list[float] | tuple[float, ...], form: str) -> tuple[str, str]:

@@ -108,7 +108,7 @@ def loop_overhead(*, overrides: tuple[str, ...] = (), steps: int = 10, blocks: i
         L.seed_everything(config["seed"], verbose=False)
         tasks.append(training.build(config, {})[1])
     with tempfile.TemporaryDirectory() as folder:
-        trainer = training._trainer(config, Path(folder), loggers.create(folder=Path(folder)))
+        trainer = training.make_trainer(config, Path(folder), loggers.create(folder=Path(folder)))
         trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, Checkpoint)]
         device = trainer.strategy.root_device
         bare = BareLoop(tasks[1], device=device, precision=str(trainer.precision))

@@ -22,7 +22,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from jdcsuite.artifacts import runs
+from jdcsuite.artifacts import environment
 from jdcsuite.bench.common import configuration, quartiles
 from jdcsuite.bench.loops import BareLoop, now
 from jdcsuite.training import job as training
@@ -135,7 +135,7 @@ def measure(overrides: tuple[str, ...] = (), *, steps: int | None = None, blocks
         tasks.append(task)
     data.prepare()
     with tempfile.TemporaryDirectory() as folder:
-        trainer = training._trainer(config, Path(folder), loggers.create(folder=Path(folder)))
+        trainer = training.make_trainer(config, Path(folder), loggers.create(folder=Path(folder)))
         trainer.limit_val_batches = 0
         device = trainer.strategy.root_device
         rate = matrix_rate(device)
@@ -196,7 +196,7 @@ def report(console: Console, overrides: tuple[str, ...] = (), *, steps: int | No
     found = measure(overrides, steps=steps, blocks=blocks)
     gpu = found.device.type == "cuda"
     words = " ".join(overrides) or "+experiment=fllic"
-    title = f"{words}: steps of {found.batch} crops of {found.crop} pixels on {runs.hardware()}"
+    title = f"{words}: steps of {found.batch} crops of {found.crop} pixels on {environment.hardware()}"
     table = Table("what", "median", "quartiles", title=title)
     table.add_row(f"samples a second ({blocks} x {found.steps} steps)", *quartiles(found.samples(0), ".1f"))
     table.add_row("  of the bare loop", *quartiles(found.samples(1), ".1f"))

@@ -18,7 +18,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from jdcsuite.artifacts import runs, weights
+from jdcsuite.artifacts import environment, weights
+from jdcsuite.artifacts.rows import write_rows
 from jdcsuite.baselines.denoisers import UNTAUGHT
 from jdcsuite.data import provenance, quality
 from jdcsuite.data.pairs import scene_and_iso
@@ -99,13 +100,15 @@ def teacher(word: str, *, sigma: float | None = None, tile: int = TILE, device: 
     if word in UNTAUGHT:
         level = "estimated" if sigma is None else f"{sigma:g}"
         package = "scikit-image" if word == "nlm" else "bm3d"
-        about = provenance.Teacher(name=word, id=f"{package} {runs.installed(package)}, sigma {level}", train_scenes=[])
+        about = provenance.Teacher(
+            name=word, id=f"{package} {environment.package_version(package)}, sigma {level}", train_scenes=[]
+        )
     elif sigma is not None:
         raise UserError(f"--sigma is for {' and '.join(UNTAUGHT)}: a trained denoiser is not told the noise level")
     else:
         path = weights.path_of(word)
         said = weights.read(path)[1]
-        about = provenance.Teacher.of_weights(said, id=str(runs.weights_hash(path)), name=path.stem)
+        about = provenance.Teacher.of_weights(said, id=str(weights.content_hash(path)), name=path.stem)
     asked = Asked(word, about.id, sigma, tile, device)
     _loaded(asked)  # what is wrong with it is told before anything is written
     return Teacher(asked, about)
@@ -174,7 +177,7 @@ def run(jobs: list[Job], taught_by: Teacher, out: Path, *, processes: int = 1) -
             row = {"image": job.name, **there[job.name], "height": done.height, "width": done.width}
             rows.append({**row, "ms_ssim": done.score, "teacher": taught_by.about.name})
         if rows:
-            runs.write_rows(rows, out / SCORES)
+            write_rows(rows, out / SCORES)
         _record(Predenoised(teacher=made.teacher, pictures=there), out)
 
 
@@ -196,7 +199,7 @@ def _ended(job: Job, out: Path) -> Done:
 
 
 def _record(made: Predenoised, out: Path) -> None:
-    atomic.write(out / provenance.FILE, made.dump(code_version=runs.code_version()))
+    atomic.write(out / provenance.FILE, made.dump(code_version=environment.code_version()))
 
 
 def _origin(source: Path) -> dict[str, str]:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import track
 from torch.utils.data import Dataset
 
-from jdcsuite.artifacts import runs
+from jdcsuite.artifacts import environment
 from jdcsuite.baselines.cascade import denoised
 from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.datamodule import Named, Pictures
@@ -68,7 +68,7 @@ def _distinct(folders: list[Path]) -> list[Path]:
 def _test_sets(folder: Path, sigmas: list[float], noise_seed: int, protocol: str) -> list[ImageSet]:
     images = image_files(folder)
     scenes = frozenset(scene_and_iso(path)[0] for path in images)
-    version = Row(code_version=runs.code_version())
+    version = Row(code_version=environment.code_version())
     if pairs := shots(folder, Source.read(folder.name)):
         noisy = PairPictures(PairCache.of_shots(pairs, cache_dir=None), lossless=None)
         return [ImageSet(folder.name, noisy, replace(version, noise_protocol="real"), scenes)]

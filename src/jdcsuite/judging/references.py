@@ -16,7 +16,7 @@ from filelock import FileLock
 from hydra.utils import instantiate
 from rich.console import Console
 
-from jdcsuite.artifacts import runs
+from jdcsuite.artifacts import environment
 from jdcsuite.data.datamodule import Photographs
 from jdcsuite.judging import candidates, results
 from jdcsuite.judging.candidates import Candidate
@@ -47,7 +47,7 @@ def reference_rows(config: dict, console: Console) -> list[Path]:
 
 
 def _rows(data: Photographs, judged: list[Candidate], console: Console) -> list[Row]:
-    row = Row(noise_protocol=data.noise.protocol, noise_seed=data.noise_seed, code_version=runs.code_version())
+    row = Row(noise_protocol=data.noise.protocol, noise_seed=data.noise_seed, code_version=environment.code_version())
     test_sets = [ImageSet(name, data.pictures(name), row) for name in data.test_sets]
     return [row for test_set in test_sets for row in rows_of(judged, test_set, console=console)]
 

@@ -1,9 +1,10 @@
-"""One job's configuration and folder -> trained weights and tested rows in that folder: build, fit, test."""
+"""Run folder with config.yaml -> trained weights and test results in that folder."""
 
 from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,15 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from PIL import Image
-from rich.console import Console
 from torch import nn
 
-from jdcsuite.artifacts import runs, weights
+from jdcsuite.artifacts import environment, weights
+from jdcsuite.artifacts import folder as run_folder
 from jdcsuite.coding.container import PLAIN, VERSION
+from jdcsuite.data import provenance
 from jdcsuite.data.datamodule import Photographs
-from jdcsuite.data.provenance import Teacher, refuse_learned_scenes, refuse_start, saw
+from jdcsuite.data.pairs import Source, several
+from jdcsuite.data.provenance import Teacher
 from jdcsuite.device import layout, training_arithmetic
 from jdcsuite.imaging.pixels import to_bytes
 from jdcsuite.judging import results
@@ -28,89 +31,64 @@ from jdcsuite.training.task import Task
 from jdcsuite.types import Row, UserError
 
 
-def run(config: dict, folder: Path, *, needs: dict[str, Path], curve: str, console: Console) -> None:
-    """Trains (or resumes) and tests. ``needs``: role -> finished run whose weights start the part of that name."""
+def run(folder: Path) -> None:
+    """Train the job that ``folder`` holds, or resume it from its last checkpoint, then test it. Every rank of a process
+    group calls this. UserError for a configuration, data or weights that cannot be used."""
+    config = run_folder.read_config(folder)
+    needs = run_folder.needed(folder, config)
     quieten()
     L.seed_everything(config["seed"], workers=True, verbose=False)
     data, task = build(config, needs)
     data.prepare()
-    learned = _learned(config, needs)
-    refuse_start(learned, data.test_scenes)
-    teachers = _teachers(config, needs)
-    for teacher in teachers:
-        refuse_learned_scenes(teacher, config["method"], data.test_scenes)
-    if config["min_ms_ssim"] != config["data"].get("min_ms_ssim"):
-        data.facts["crops_kept"] = None  # the criterion chooses, batch by batch
-    data.facts |= {"teacher": "+".join(t.label for t in teachers), "teacher_saw": saw(teachers, data.train_scenes)}
+    learned = _learned_scenes(config, needs)
+    provenance.refuse_start(learned, data.test_scenes)
+    _record_teachers(config, needs, data)
     run_loggers = _loggers(config, folder)
     failed = True
     try:
-        trainer = _trainer(config, folder, run_loggers)
+        trainer = make_trainer(config, folder, run_loggers)
         last = folder / "checkpoints" / "last.ckpt"
         fit(trainer, task, data, resume=last if last.is_file() else None)
         if trainer.interrupted:
             raise KeyboardInterrupt
         if trainer.is_global_zero:
-            _export(config, task.model, data, folder, curve, learned, steps=trainer.global_step)
+            _export(config, task.model, data, folder, learned, steps=trainer.global_step)
         trainer.strategy.barrier()
         trainer.test(task, data, verbose=False)
-        _write_results(config, task, data, trainer, folder, curve)
+        _write_results(config, task, data, trainer, folder)
         failed = False
     finally:
         loggers.finish(run_loggers, failed=failed)
 
 
 def quieten() -> None:
-    """Devices found, tips and the like are not said."""
+    """Suppress Lightning's reports of devices and its tips."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def fit(trainer: L.Trainer, task: Task, data: object, *, resume: Path | None = None) -> None:
-    """`trainer.fit` on a datamodule or loader, with weights and arithmetic as its device is fast at; ``resume``: a
-    checkpoint. The weights end contiguous: coding is laid out alike on every device."""
-    device = trainer.strategy.root_device
-    task.to(memory_format=layout(device))
-    with training_arithmetic(device):
-        trainer.fit(task, data, ckpt_path=resume and str(resume), weights_only=True)
-    task.to(memory_format=torch.contiguous_format)
-
-
-def build(config: dict, needs: dict[str, Path]) -> tuple[Photographs, Task]:
-    """The datamodule and the task of a configuration, parts started from the weights of ``needs`` and init_from; what
-    these have learned from comes in no sample again, where they go on learning."""
+def build(config: Mapping, needs: Mapping[str, Path] | None = None) -> tuple[Photographs, Task]:
+    """The datamodule and the task of a configuration, started from the weights of init_from and of ``needs`` (role ->
+    run). The whole model is loaded before parts that have a run of their own. Samples that these weights have seen are
+    not drawn again."""
     data: Photographs = construct(config["data"])
     model, criterion = construct(config["model"]), construct(config["criterion"])
     task: Task = construct(config["task"], model=model, criterion=criterion)
     task.first_of = data.first_of
-    starts = [(config["needs"][role]["into"], run) for role, run in runs.whole_first(needs, config["needs"])]
-    for place, run in starts + ([("model", config["init_from"])] if config["init_from"] else []):
-        part = task.get_submodule(place)
-        weights.load_into(part, run)
-        if any(parameter.requires_grad for parameter in part.parameters()):
-            about = weights.read(weights.path_of(run))[1]
-            data.begin_behind(int(about.get("samples") or 0))  # files of before 2026-12 do not say
+    parts = {config["needs"][role]["into"]: run for role, run in (needs or {}).items()}
+    starts = [("model", config["init_from"])] if config["init_from"] else []
+    starts += sorted(parts.items(), key=lambda part: part[0].count("."))
+    for place, run in starts:
+        module = task.get_submodule(place)
+        own = [name.removeprefix(f"{place}.") for name in parts if name.startswith(f"{place}.")]
+        weights.load_into(module, run, without=own)
+        if any(parameter.requires_grad for parameter in module.parameters()):
+            about = weights.read_about(weights.path_of(run))
+            data.begin_behind(int(about.get("samples") or 0))  # absent from older weights
     return data, task
 
 
-def _learned(config: dict, needs: dict[str, Path]) -> dict[str, list[str]]:
-    """Weights that the model starts from, whole or in part -> the scenes that they learned from, where they say so."""
-    parts = [run for role, run in needs.items() if config["needs"][role]["into"].partition(".")[0] == "model"]
-    starts = [weights.path_of(run) for run in (*parts, config["init_from"]) if run]
-    return {str(path): weights.read(path)[1].get("train_scenes") or [] for path in starts}
-
-
-def _teachers(config: dict, needs: dict[str, Path]) -> list[Teacher]:
-    """Who made the targets: of predenoised folders, and the need that is called teacher."""
-    found = list(runs.teachers(config["data"]).values())
-    if "teacher" in needs:
-        run = needs["teacher"]
-        about = weights.read(weights.path_of(run))[1]
-        found.append(Teacher.of_weights(about, id=str(runs.weights_hash(run)), name=run.name))
-    return found
-
-
-def construct(config: dict, **parts: nn.Module) -> Any:
+def construct(config: Mapping, **parts: nn.Module) -> Any:
     """Hydra's instantiate; what a constructor refuses is a UserError in its own words."""
     try:
         return instantiate(config, **parts, _convert_="all")
@@ -123,115 +101,145 @@ def construct(config: dict, **parts: nn.Module) -> Any:
         raise UserError(" ".join(str(error).split())) from error
 
 
-def check_device(trainer: dict) -> None:
-    """A GPU that is visible but unusable is an error, not a slow run on the CPU."""
-    wanted = trainer["accelerator"]
-    if "mixed" in trainer["precision"] and not torch.cuda.is_available():
-        raise UserError(f"trainer.precision={trainer['precision']} crashes on CPUs: leave it at auto, or take a GPU")
-    if torch.cuda.is_available() or (wanted == "cpu"):
-        return
-    visible = Path("/proc/driver/nvidia/version")
-    if visible.exists():
-        driver = visible.read_text().splitlines()[0]
-        raise UserError(
-            f"a GPU is visible but torch {torch.__version__} (CUDA {torch.version.cuda}) cannot use it ({driver}): "
-            "install a torch built for this driver, or say trainer.accelerator=cpu"
-        )
-    if wanted in ("gpu", "cuda"):
-        raise UserError("trainer.accelerator=gpu was asked for, but no GPU is visible: say trainer.accelerator=cpu")
+def fit(trainer: L.Trainer, task: Task, data: object, *, resume: Path | None = None) -> None:
+    """`trainer.fit` on a datamodule or loader, with the memory layout and arithmetic that are fast on its device;
+    ``resume``: a checkpoint. The weights end contiguous, so that coding runs alike on every device."""
+    device = trainer.strategy.root_device
+    task.to(memory_format=layout(device))
+    with training_arithmetic(device):
+        trainer.fit(task, data, ckpt_path=resume and str(resume), weights_only=True)
+    task.to(memory_format=torch.contiguous_format)
 
 
-def precision(asked: str) -> str:
-    """``auto``: bf16 where the GPU has it, else float32."""
-    if asked != "auto":
-        return asked
-    return "bf16-mixed" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "32-true"
-
-
-def _trainer(config: dict, folder: Path, loggers: list) -> L.Trainer:
-    said = config["trainer"]
+def make_trainer(config: Mapping, folder: Path, run_loggers: list) -> L.Trainer:
+    """Lightning's Trainer for a run folder."""
+    options = config["trainer"]
     return L.Trainer(
         default_root_dir=folder,
-        accelerator=said["accelerator"],
-        devices=said["devices"],
-        strategy="ddp" if said["devices"] > 1 else "auto",
-        precision=precision(said["precision"]),
-        max_steps=said["max_steps"],
+        accelerator=options["accelerator"],
+        devices=options["devices"],
+        strategy="ddp" if options["devices"] > 1 else "auto",
+        precision=precision(options["precision"]),
+        max_steps=options["max_steps"],
         max_epochs=-1,
-        val_check_interval=min(said["val_every"], said["max_steps"]),
+        val_check_interval=min(options["val_every"], options["max_steps"]),
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
-        log_every_n_steps=said["log_every"],
+        log_every_n_steps=options["log_every"],
         use_distributed_sampler=False,
-        logger=loggers,
-        callbacks=[EMA(), checkpoint(folder=folder / "checkpoints", every=said["checkpoint_every"])]
-        + ([Compiled()] if said["compile"] else [])
-        + ([Progress()] if said["progress"] else []),
-        enable_progress_bar=said["progress"],
+        logger=run_loggers,
+        callbacks=[EMA(), checkpoint(folder=folder / "checkpoints", every=options["checkpoint_every"])]
+        + ([Compiled()] if options["compile"] else [])
+        + ([Progress()] if options["progress"] else []),
+        enable_progress_bar=options["progress"],
         enable_model_summary=False,
     )
 
 
-def _loggers(config: dict, folder: Path) -> list:
-    said = config["logger"]
+def precision(option: str) -> str:
+    """``auto``: bf16 where the GPU has it, else float32."""
+    if option != "auto":
+        return option
+    return "bf16-mixed" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "32-true"
+
+
+def check_device(trainer: Mapping) -> None:
+    """UserError where the requested device cannot be used: a visible but unusable GPU is no reason for a slow run on
+    the CPU."""
+    accelerator = trainer["accelerator"]
+    if "mixed" in trainer["precision"] and not torch.cuda.is_available():
+        raise UserError(f"trainer.precision={trainer['precision']} crashes on CPUs: leave it at auto, or take a GPU")
+    if torch.cuda.is_available() or accelerator == "cpu":
+        return
+    driver_file = Path("/proc/driver/nvidia/version")
+    if driver_file.exists():
+        driver = driver_file.read_text().splitlines()[0]
+        raise UserError(
+            f"a GPU is visible but torch {torch.__version__} (CUDA {torch.version.cuda}) cannot use it ({driver}): "
+            "install a torch built for this driver, or give trainer.accelerator=cpu"
+        )
+    if accelerator in ("gpu", "cuda"):
+        raise UserError("trainer.accelerator=gpu was requested, but no GPU is visible: give trainer.accelerator=cpu")
+
+
+def predenoised_teachers(data: Mapping) -> dict[str, Teacher]:
+    """Training folders of a data configuration that `jdc predenoise` made -> the denoiser that made them."""
+    folders = [Source.read(one).folder for one in several("data.train", data["train"])]
+    records = {name: provenance.read(Path(data["root"]).expanduser() / name) for name in folders if data["root"]}
+    return {name: record.teacher for name, record in records.items() if record}
+
+
+def _record_teachers(config: Mapping, needs: Mapping[str, Path], data: Photographs) -> None:
+    """Put the denoisers that make the targets into the columns of the rows: those of predenoised folders, and the need
+    that is called teacher. UserError where one learned from a test scene."""
+    teachers = list(predenoised_teachers(config["data"]).values())
+    if "teacher" in needs:
+        run = needs["teacher"]
+        about = weights.read_about(weights.path_of(run))
+        teachers.append(Teacher.of_weights(about, id=str(weights.content_hash(run)), name=run.name))
+    for teacher in teachers:
+        provenance.refuse_learned_scenes(teacher, config["method"], data.test_scenes)
+    if config["min_ms_ssim"] != config["data"].get("min_ms_ssim"):
+        data.facts["crops_kept"] = None  # the criterion selects crops batch by batch
+    saw = provenance.saw(teachers, data.train_scenes)
+    data.facts |= {"teacher": "+".join(teacher.label for teacher in teachers), "teacher_saw": saw}
+
+
+def _learned_scenes(config: Mapping, needs: Mapping[str, Path]) -> dict[str, list[str]]:
+    """Weights that the model starts from, whole or in part -> the scenes that they learned from, where recorded."""
+    parts = [run for role, run in needs.items() if config["needs"][role]["into"].partition(".")[0] == "model"]
+    starts = [weights.path_of(run) for run in (*parts, config["init_from"]) if run]
+    return {str(path): weights.read_about(path).get("train_scenes") or [] for path in starts}
+
+
+def _loggers(config: Mapping, folder: Path) -> list:
     noise = "real noise" if config["sigma"] is None else f"sigma {config['sigma']:g}"
+    state = run_folder.read_state(folder) or {}
     wandb = tracker.tracker(
-        folder=folder, project=said["project"], group=config["name"], job_type=config["method"], name=folder.name,
-        id=folder.name, tags=[config["method"], noise, config["budget"]], mode=said["mode"],
-        config=config,
+        folder=folder, project=config["logger"]["project"], group=config["name"], job_type=config["method"],
+        name=folder.name, id=f"{folder.name}-{state.get('id', 'unrecorded')}", mode=config["logger"]["mode"],
+        tags=[config["method"], noise, config["budget"]], config=dict(config),
     )  # fmt: skip
     return loggers.create(folder=folder, tracker=wandb)
 
 
 def _export(
-    config: dict,
-    model: nn.Module,
-    data: Photographs,
-    folder: Path,
-    curve: str,
-    learned: dict[str, list[str]],
-    *,
+    config: Mapping, model: nn.Module, data: Photographs, folder: Path, learned: Mapping[str, Sequence[str]], *,
     steps: int,
-) -> None:
+) -> None:  # fmt: skip
+    """Write the weights with their metadata."""
     model.eval()
     if hasattr(model, "update"):
         model.update()
-    about = {name: config[name] for name in ("method", "lmbda", "budget", "seed")} | {
-        "sigma": config["sigma"] if data.training_noise is None else None,  # a law of noises has no one level
+    scenes = data.train_scenes
+    about = {name: config[name] for name in ("method", "lmbda", "budget", "seed", "curve", "min_ms_ssim")} | {
+        "sigma": config["sigma"] if data.training_noise is None else None,  # a law of noises has no single level
         "run": folder.name,
-        "curve": curve,
         "train_set": data.train_set,
-        # in all, those of the weights that training started from included: their numbers are not used again
+        # in all, with those of the weights at the start: their numbers are not drawn again
         "samples": data.first_of(steps),
-        # what this model starts or teaches must not be tested on them
-        "train_scenes": _union(data.train_scenes, learned),
-        # of rows that `jdc evaluate` makes
-        "min_ms_ssim": config["min_ms_ssim"],
+        # models that start from this one or are taught by it must not be tested on them; with those of its own start
+        "train_scenes": None if scenes is None else sorted({*scenes, *(s for some in learned.values() for s in some)}),
         **{name: data.facts[name] for name in ("teacher", "teacher_saw") if data.facts.get(name)},
     }
-    weights.save(model, config["model"], folder / "weights.safetensors", about=about)
+    weights.save(model, config["model"], folder / weights.NAME, about=about)
 
 
-def _union(seen: list[str] | None, learned: dict[str, list[str]]) -> list[str] | None:
-    """Scenes that training has seen, with those that its start had; None where the data name none."""
-    return None if seen is None else sorted({*seen, *(scene for scenes in learned.values() for scene in scenes)})
-
-
-def _write_results(config: dict, task: Task, data: Photographs, trainer: L.Trainer, folder: Path, curve: str) -> None:
-    """Every rank's rows -> results.csv, and one picture a test set -> pictures/, by rank 0."""
+def _write_results(config: Mapping, task: Task, data: Photographs, trainer: L.Trainer, folder: Path) -> None:
+    """Gather every rank's rows into results.csv, and save one image of each test set to pictures/."""
     ranks = [task.rows]
     if trainer.world_size > 1:
         ranks = [[] for _ in range(trainer.world_size)]
         torch.distributed.all_gather_object(ranks, task.rows)
     about = Row(
         run=folder.name,
-        curve=curve,
+        curve=config["curve"],
         method=config["method"],
         lmbda=config["lmbda"],
         sigma_train=config["sigma"] if data.training_noise is None else None,
         min_ms_ssim=config["min_ms_ssim"],
-        target=config["target"] if "guide" in config["needs"] else None,
-        rate_scale=config["rate_scale"] if config["method"] == "fllic_w" else None,
+        target=config["criterion"].get("target"),
+        rate_scale=config["criterion"].get("rate_scale"),
         seed=config["seed"],
         budget=config["budget"],
         train_set=data.train_set,
@@ -239,26 +247,24 @@ def _write_results(config: dict, task: Task, data: Photographs, trainer: L.Train
         noise_seed=data.noise_seed,
         entropy_coder=f"rANS, file version {VERSION if getattr(task.model, 'any_rate', False) else PLAIN}",
         lossless_coder=data.lossless.version if data.lossless else None,
-        code_version=runs.code_version(),
+        code_version=environment.code_version(),
         **data.facts,
     )
     if trainer.is_global_zero:
-        results.write([row.fill(about) for row in joined(ranks)], folder / "results.csv")
+        results.write([row.fill(about) for row in joined(ranks)], folder / run_folder.ROWS)
     for (dataset, image), kinds in task.pictures.items():
         (folder / "pictures").mkdir(exist_ok=True)
         for kind, picture in kinds.items():
             Image.fromarray(to_bytes(picture[0])).save(folder / "pictures" / f"{dataset}_{Path(image).stem}_{kind}.png")
     trainer.strategy.barrier()
     if trainer.is_global_zero:
-        summary = {
-            "skipped_batches": int(task.skipped),
-            "parameters": sum(p.numel() for p in task.model.parameters()),
-        }
+        parameters = sum(parameter.numel() for parameter in task.model.parameters())
+        summary = {"skipped_batches": int(task.skipped), "parameters": parameters}
         (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-        runs.finish(folder)
+        run_folder.finish(folder)
 
 
-def joined(ranks: list[list[Row]]) -> list[Row]:
+def joined(ranks: Sequence[Sequence[Row]]) -> list[Row]:
     """The rows of all ranks by dataset and image; images that two ranks tested count once."""
     distinct = {(row.dataset, row.image, row.quality): row for rows in ranks for row in rows}
     return sorted(distinct.values(), key=lambda row: (row.dataset, row.image))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -13,13 +14,14 @@ import torch
 import yaml
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from jdcsuite import __main__ as entry
-from jdcsuite.artifacts import runs, weights
+from jdcsuite.artifacts import folder as run_folder
+from jdcsuite.artifacts import weights
 from jdcsuite.data import provenance
 from jdcsuite.data.datamodule import Photographs
-from jdcsuite.study import launcher
+from jdcsuite.study import identity, plan
 from jdcsuite.training import job as training
 from jdcsuite.types import UserError
 
@@ -50,8 +52,8 @@ class Command:
     def __call__(self, *words: str) -> tuple[int, str, str]:
         self.monkeypatch.setattr(sys, "argv", ["jdcsuite", *words, f"runs={self.folder}", "name=t"])
         GlobalHydra.instance().clear()
-        launcher._failures.clear()
         self.capfd.readouterr()
+        status = 0
         try:
             entry.main()
         except SystemExit as end:
@@ -175,21 +177,19 @@ def test_fllic_w_needs_the_entropy_net_which_needs_fllic(command: Command, pictu
 def test_targets_resolve_their_own_chains(command: Command) -> None:
     def chain(*words: str) -> dict[str, str]:
         with hydra_config():
-            job = launcher.plan(["+experiment=fllic_w", *words])
+            job = plan.plan(["+experiment=fllic_w", *words])
         return {role: need.config["method"] for role, need in job.needs.items()}
 
     assert chain() == {"guide": "clean_entropy"} and chain("target=lossless") == {"guide": "clean_entropy"}
     assert chain("target=distortion") == {}
     with hydra_config():
-        lossless = launcher.plan(["+experiment=clean_entropy", "target=lossless"])
-        codec = launcher.plan(
-            ["+experiment=clean_entropy", "trainer.max_steps=7", "seed=3", "lr=0.5", "model.hidden=3"]
-        )
+        lossless = plan.plan(["+experiment=clean_entropy", "target=lossless"])
+        codec = plan.plan(["+experiment=clean_entropy", "trainer.max_steps=7", "seed=3", "lr=0.5", "model.hidden=3"])
     assert lossless.needs == {}
     with hydra_config():
-        rungs = [launcher.plan(["+experiment=fllic_w", "target=lossless", f"lmbda={rung}"]) for rung in (2048, 512)]
+        rungs = [plan.plan(["+experiment=fllic_w", "target=lossless", f"lmbda={rung}"]) for rung in (2048, 512)]
     assert len({job.needs["guide"].folder for job in rungs}) == 1, "a lossless entropy has no rungs"
-    assert len(launcher._order(rungs)) == 3
+    assert len(plan.in_order(rungs)) == 3
     supervised = codec.needs["codec"].config
     said = (supervised["trainer"]["max_steps"], supervised["seed"], supervised["task"]["optimizer"]["lr"])
     assert said == (7, 3, 0.5), "what was said for the job passes on"
@@ -198,7 +198,7 @@ def test_targets_resolve_their_own_chains(command: Command) -> None:
 def test_key_holds_what_changes_the_result_and_nothing_else() -> None:
     def key(*words: str) -> str:
         with hydra_config():
-            return launcher.plan(["+experiment=fllic_w", *words]).key
+            return plan.plan(["+experiment=fllic_w", *words]).key
 
     same = key()
     for word in ("data.workers=0", "runs=elsewhere", "logger=none", "trainer.accelerator=cpu", "rerun=true", "name=b",
@@ -216,8 +216,8 @@ def test_key_and_curve_hold_who_made_the_targets(tmp_path: Path) -> None:
         (tmp_path / "taught").mkdir(exist_ok=True)
         (tmp_path / "taught" / provenance.FILE).write_bytes(provenance.Predenoised(teacher=teacher).dump())
         with hydra_config():
-            job = launcher.plan(["+experiment=jdc_ud_whole", f"data.root={tmp_path}", *words])
-        return job.key, runs.curve(job.config, job.overrides)
+            job = plan.draft(["+experiment=jdc_ud_whole", f"data.root={tmp_path}", *words])
+        return identity.key(job.config, data="", needs={}), job.config["curve"]
 
     for train in ("data.train=[taught]", "data.train=taught", "data.train=[{folder: taught, name: other}]"):
         one, two = planned("a" * 64, train), planned("b" * 64, train)
@@ -229,7 +229,7 @@ def test_key_and_curve_hold_who_made_the_targets(tmp_path: Path) -> None:
 def test_the_threshold_of_jdc_ud_is_on_its_targets() -> None:
     """min_ms_ssim= used to sort its crops by the clean pictures that the method must not see."""
     with hydra_config():
-        config = launcher.plan(["+experiment=jdc_ud", "min_ms_ssim=0.5"]).config
+        config = plan.draft(["+experiment=jdc_ud", "min_ms_ssim=0.5"]).config
     assert config["data"]["min_ms_ssim"] is None and config["criterion"]["supervision"]["min_ms_ssim"] == 0.5
 
 
@@ -237,9 +237,8 @@ def test_a_curve_tells_parts_of_a_training_folder_apart() -> None:
     """The column train_set has the folder's name alone, so two parts of it used to be averaged."""
     with hydra_config():
         curves = {
-            runs.curve(launcher.plan(words).config, words)
+            plan.draft(["+experiment=jdc_n", "data.root=nowhere", f"data.train={part}"]).config["curve"]
             for part in ("[a]", "[{folder: a, only: ['X*']}]", "[{folder: a, only: ['Y*']}]")
-            for words in [["+experiment=jdc_n", "data.root=nowhere", f"data.train={part}"]]
         }
     assert len(curves) == 3
 
@@ -248,7 +247,7 @@ def test_a_need_takes_words_of_its_own() -> None:
     words = ["+experiment=jdc_ud", "lmbda=512", "trainer.max_steps=3", "criterion.supervision.min_ms_ssim=0.5"]
     more = ["+needs.teacher.trainer.max_steps=12", "+needs.teacher.criterion.distance=ms_ssim"]
     with hydra_config():
-        plain, told = launcher.plan(words), launcher.plan([*words, *more])
+        plain, told = plan.plan(words), plan.plan([*words, *more])
     assert plain.needs["teacher"].config["trainer"]["max_steps"] == told.config["trainer"]["max_steps"] == 3
     teacher = told.needs["teacher"].config
     assert (teacher["trainer"]["max_steps"], teacher["criterion"]["distance"]) == (12, "ms_ssim")
@@ -312,7 +311,7 @@ def test_an_interrupted_run_ends_with_the_weights_of_one_that_never_was(
 
     # and once more, dying when there is no step left to do
     (begun / "weights.safetensors").unlink()
-    runs.write_state(begun, {**runs.read_state(begun), "finished": False})
+    run_folder.write_state(begun, {**run_folder.read_state(begun), "finished": False})
     status, out, err = command(*words)
     assert status == 0, out + err
     again = load_file(begun / "weights.safetensors")
@@ -396,10 +395,10 @@ def test_init_from_starts_from_another_run(command: Command, pictures: Path) -> 
     one, two = (load_file(f / "weights.safetensors") for f in (first, second))
     assert all(torch.allclose(one[n], two[n], atol=1e-6) for n in one if not n.startswith("tables"))
     (curve,) = {row["curve"] for row in rows(second)}
-    assert f"init_from={first.name}@{runs.weights_hash(first)[:8]}" in curve and str(first.parent) not in curve
+    assert re.search(r" init_from=fllic-[0-9a-f]{4}:2 ", curve), "the method and samples of the start, not its path"
     with hydra_config():
-        config, file = launcher.plan(["+experiment=fllic"]).config, first / "weights.safetensors"
-    assert runs.curve(config, [f"init_from={first}"]) == runs.curve(config, [f"init_from='{file}'"])
+        starts = [plan.draft(["+experiment=fllic", f"init_from={place}"]) for place in (first, first / weights.NAME)]
+    assert starts[0].config["curve"] == starts[1].config["curve"]
     status, _, err = command("+experiment=fllic", f"init_from={first}", "model.num_latents=64", *tiny)
     assert status == 1 and "weights of another model" in err
 
@@ -444,18 +443,18 @@ def test_a_failed_job_leaves_the_others_and_sets_the_status(
 ) -> None:
     run = training.run
 
-    def fail_one(config: dict, *a: object, **k: object) -> None:
-        if config["lmbda"] == 2048 and config["method"] == "fllic":
+    def fail_one(folder: Path) -> None:
+        if folder.name.startswith("fllic-s10-l2048"):
             raise RuntimeError("the disk is on fire")
-        run(config, *a, **k)
+        run(folder)
 
     monkeypatch.setattr(training, "run", fail_one)
-    status, _, err = command(
+    status, out, err = command(
         "+experiment=clean_entropy", "-m", "lmbda=2048,512", "trainer.max_steps=1", *TINY, *data(pictures)
     )
-    assert status == 1
+    assert status == 1, out + err
     assert "the disk is on fire" in err and "it needs fllic-s10-l2048" in err
-    assert sum(runs.read_state(f)["finished"] for f in command.runs() if runs.read_state(f)) == 2
+    assert sum(run_folder.read_state(f)["finished"] for f in command.runs() if run_folder.read_state(f)) == 2
     assert (command.folder / "t" / "report" / "results.csv").is_file()
 
 
@@ -477,9 +476,10 @@ def test_a_folder_of_another_configuration_is_refused(command: Command, pictures
     words = ("+experiment=fllic", "trainer.max_steps=1", *TINY, *data(pictures))
     assert command(*words)[0] == 0
     (folder,) = command.runs()
-    runs.write_state(folder, {**runs.read_state(folder), "key": "00000000"})
+    config = folder / "config.yaml"
+    config.write_text(config.read_text().replace(f"key: {folder.name[-8:]}", "key: '00000000'"))
     status, _, err = command(*words)
-    assert status == 1 and "belongs to another configuration" in err and "Traceback" not in err
+    assert status == 2 and "belongs to another configuration" in err and "Traceback" not in err
 
 
 @pytest.mark.parametrize(
@@ -509,7 +509,23 @@ def test_a_folder_of_another_configuration_is_refused(command: Command, pictures
         (["+experiment=fllic", "init_from=NOWHERE"], "there are no weights at NOWHERE"),
         (["+experiment=fllic_w", "target=x"], "target=x is unknown"),
         (["+experiment=fllic,fllic_u", "-m"], "add +sweep=ladder"),
-        (["+experiment=fllic", "-m", "trainer.devices=2"], "does not go with -m yet"),
+        (["+experiment=fllic", "trainer.devices=0"], "trainer.devices=0 is not usable"),
+        (["+experiment=fllic", "trainer.devices=auto"], "trainer.devices=auto is not usable"),
+        (["+experiment=fllic", "width=0"], "width=0 is not usable"),
+        (["+experiment=fllic", "lr=abc"], "lr=abc is not usable"),
+        (["experiment=fllic"], "write +experiment=NAME"),
+        (["+experiment=fllic", "lambda=3"], "there is no key 'lambda' in the configuration: did you mean lmbda?"),
+        (["+experiment=fllic", "batch_size=3"], "did you mean data.batch?"),
+        (["+experiment=fllic", "sigma=10,20"], "sigma=10,20 gives several values: add -m"),
+        (["+experiment=fllic", "launcher.kind=slurm", "-m"], "launcher=slurm is unknown"),
+        (["+experiment=jdc_cn8", "sigma=5"], "sigma=5 has no effect on jdc_cn8: leave it out"),
+        (["+experiment=jdc_cn8", "sigma=5,20", "-m"], "sigma=5 has no effect on jdc_cn8: leave it out"),
+        (["+experiment=fllic", "min_ms_ssim=.5,.8", "-m"], "min_ms_ssim=0.5 has no effect on fllic: leave it out"),
+        (["+experiment=fllic", "rate_scale=2"], "rate_scale=2 has no effect on fllic: leave it out"),
+        (["+experiment=fllic", "+trainer.gradient_clip_val=1"], "set task.max_norm"),
+        (["+experiment=fllic", "+trainer.max_stepss=1"], "did you mean trainer.max_steps?"),
+        (["+experiment=fllic", "+sedd=1"], "did you mean seed?"),
+        (["+experiment=jdc_ud", "+needs.teacher.foo=1"], "needs.teacher.foo is not a key of unet"),
         (["+experiment=fllic", "trainer.accelerator=gpu"], "no GPU is visible"),
         (["+experiment=fllic", "trainer.precision=bf16-mixed"], "crashes on CPUs"),
         (["+experiment=codec", "criterion.distance=ms_ssim"], "needs crops of 176 pixels or more: set data.crop"),
@@ -572,7 +588,7 @@ def test_cards_state_what_the_models_are() -> None:
     counted: dict[str, tuple[int, float]] = {}
     for experiment in EXPERIMENTS:
         with hydra_config():
-            config = launcher.plan([f"+experiment={experiment}", "width=1"]).config
+            config = plan.draft([f"+experiment={experiment}", "width=1"]).config
         said = json.dumps(config["model"])
         if said not in counted:
             model = training.construct(config["model"]).eval()
@@ -593,7 +609,7 @@ def test_cards_state_what_the_models_are() -> None:
 def test_what_all_must_pass_does_not_shrink_with_width(model: str, deep: int, latents: int) -> None:
     for width in (0.04, 0.1, 0.45, 1.0):
         with hydra_config():
-            said = launcher.plan(["+experiment=fllic", f"model={model}", f"width={width}"]).config["model"]
+            said = plan.draft(["+experiment=fllic", f"model={model}", f"width={width}"]).config["model"]
         assert (said["widths"][2], said["num_latents"]) == (deep, latents)
         assert said["widths"][1] >= 32
         assert said["prior_width"] == {0.04: 8, 0.1: 16, 0.45: 80, 1.0: 192}[width]
@@ -601,7 +617,7 @@ def test_what_all_must_pass_does_not_shrink_with_width(model: str, deep: int, la
 
 def test_weights_of_the_lab_budget_are_small(tmp_path: Path) -> None:
     with hydra_config():
-        said = launcher.plan(["+experiment=fllic", "budget=lab"]).config["model"]
+        said = plan.draft(["+experiment=fllic", "budget=lab"]).config["model"]
     model, file = training.construct(said), tmp_path / "weights.safetensors"
     model.update()
     weights.save(model, said, file, about={}, dtype=torch.bfloat16)
@@ -623,7 +639,7 @@ def test_jdc_s_methods_can_start_from_one_plain_codec(command: Command, pictures
     assert "-l1024-" in start.name
     for folder in command.runs("jdc_n"):
         needs = json.loads((folder / "run.json").read_text())["needs"]
-        assert needs["start"]["weights"] == runs.weights_hash(start)
+        assert needs["start"]["weights"] == weights.content_hash(start)
 
 
 def test_what_was_said_of_the_model_holds_where_it_starts_from_a_codec() -> None:
@@ -631,7 +647,7 @@ def test_what_was_said_of_the_model_holds_where_it_starts_from_a_codec() -> None
     with hydra_config():
         said = ["+experiment=jdc_cn8", "model.index_cost=adaptive", "lmbda=2048"]
         for start, role in (("codec", "start"), ("codec_chain", "above")):
-            job = launcher.plan([*said, f"+start={start}"])
+            job = plan.draft([*said, f"+start={start}"])
             assert job.config["model"]["index_cost"] == "adaptive"
             assert job.needs[role].config["model"] == job.config["model"]
         for words, said in {
@@ -641,7 +657,7 @@ def test_what_was_said_of_the_model_holds_where_it_starts_from_a_codec() -> None
             ("+experiment=jdc_n", "+start=codec_chain", "lmbda=4096", "init_from=x"): "leave one out",
         }.items():
             with pytest.raises(UserError, match=said):
-                launcher.plan(list(words))
+                plan.draft(list(words))
 
 
 def test_a_ladder_without_a_sigma_is_jdc_s() -> None:
@@ -678,8 +694,8 @@ def test_a_chain_trains_each_rung_once_from_the_one_above(
     assert top["needs"] == {}
     for rung in (2048, 1024, 512, 256):
         needs = json.loads((folders[rung] / "run.json").read_text())["needs"]
-        assert needs["above"]["run"] == str(folders[2 * rung])
-        assert needs["above"]["weights"] == runs.weights_hash(folders[2 * rung])
+        assert needs["above"]["run"] == folders[2 * rung].name
+        assert needs["above"]["weights"] == weights.content_hash(folders[2 * rung])
         above = weights_of(folders[2 * rung])
         assert above.keys() == begun[rung].keys()
         assert all(torch.equal(t, begun[rung][name]) for name, t in above.items())
@@ -696,7 +712,7 @@ def test_a_chain_trains_each_rung_once_from_the_one_above(
 def test_chains_go_down_the_method_s_own_ladder() -> None:
     def rungs(*words: str) -> list[tuple[str, float]]:
         with hydra_config():
-            job = launcher.plan(list(words))
+            job = plan.draft(list(words))
         found = []
         while True:
             found.append((job.config["method"], job.config["lmbda"]))
@@ -718,20 +734,19 @@ def test_chains_go_down_the_method_s_own_ladder() -> None:
 
 def test_what_was_said_of_the_method_holds_for_every_rung_of_its_chain(tmp_path: Path) -> None:
     start = tmp_path / "w.safetensors"
-    start.write_bytes(b"12345678{}")
+    save_file({}, start, metadata={"format": weights.FORMAT, "model": "{}", "about": "{}"})
     words = ["+experiment=fllic_w", "+start=chain", "lmbda=8192", "rate_scale=0.7", "model.start=random",
              "criterion.lean=0.5", f"init_from={start}", "rerun=true"]  # fmt: skip
     with hydra_config():
-        low = launcher.plan(words)
-        alone = launcher.plan([w.replace("8192", "32768") for w in words])
+        low = plan.plan(words)
+        alone = plan.plan([w.replace("8192", "32768") for w in words])
     top = low.needs["above"]
     assert top.key == alone.key and top.folder == alone.folder, "a rung is one run, however it is asked for"
     assert top.config["rate_scale"] == 0.7 and top.config["criterion"]["lean"] == 0.5
     assert low.config["init_from"] is None and top.config["init_from"] == str(start)
     assert low.config["rerun"] and not top.config["rerun"]
     # a guide is of its own rung, not of the one above
-    order = [role for role, _ in runs.whole_first(low.needs, low.config["needs"])]
-    assert order == ["above", "guide"] and low.needs["guide"].config["lmbda"] == 8192
+    assert low.into == {"above": "model", "guide": "model.guide"} and low.needs["guide"].config["lmbda"] == 8192
     assert low.config["model"]["guide"]["_target_"].endswith("CleanEntropy")
 
 
@@ -752,6 +767,6 @@ def test_any_codec_can_be_trained_for_ms_ssim(command: Command, pictures: Path) 
 
 def test_testolina_s_range_is_both_levels_range() -> None:
     with hydra_config():
-        job = launcher.plan(["+experiment=testolina_range"])
+        job = plan.draft(["+experiment=testolina_range"])
     noise = training.construct(job.config["data"]).synthetic
     assert (noise.a, noise.b) == ((0.001, 0.1), (0.001, 0.1))

@@ -1,0 +1,123 @@
+"""A run folder <-> what it says: the job's configuration, the state of the run and its results.
+
+`runs/<study>/<method>-s<sigma>-l<lmbda>-<key>/` holds config.yaml (the whole job: configuration, key, curve and the
+runs it needs), run.json (state and provenance), weights.safetensors, checkpoints/, metrics.csv, results.csv, pictures/.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+from jdcsuite.artifacts import environment, weights
+from jdcsuite.imaging import atomic
+from jdcsuite.types import UserError
+
+CONFIG, STATE, ROWS, ERROR = "config.yaml", "run.json", "results.csv", "error.log"
+RESULTS = (ROWS, "metrics.csv", "summary.json", weights.NAME, ERROR, STATE, "checkpoints/last.ckpt")
+
+
+def name(config: Mapping, key: str) -> str:
+    """Name of a job's folder."""
+    sigma, lmbda = (
+        f"-{letter}{config[option]:g}" if config[option] is not None else ""
+        for letter, option in (("s", "sigma"), ("l", "lmbda"))
+    )
+    return f"{config['method']}{sigma}{lmbda}-{key}"
+
+
+def write_config(path: Path, config: Mapping) -> None:
+    """Make a run folder that holds its job, or update that of the same key. UserError where the folder holds something
+    else."""
+    try:
+        earlier = yaml.safe_load((path / CONFIG).read_text())
+        key = earlier.get("key") or (read_state(path) or {}).get("key")  # runs of before 2026-12 have it there alone
+    except FileNotFoundError:
+        key = None
+        if path.is_dir() and any(path.iterdir()):
+            raise UserError(f"{path} exists and is no run of jdcsuite: move it or take another name=") from None
+    except (yaml.YAMLError, AttributeError):
+        key = "unreadable"
+    if key not in (None, config["key"]):
+        raise UserError(f"{path} belongs to another configuration ({key}, not {config['key']}): move it or take "
+                        "another name=")  # fmt: skip
+    path.mkdir(parents=True, exist_ok=True)
+    atomic.write(path / CONFIG, yaml.safe_dump(dict(config), sort_keys=False).encode())
+
+
+def read_config(path: Path) -> dict:
+    """The job of a run folder. UserError where it holds none."""
+    try:
+        config = yaml.safe_load((path / CONFIG).read_text())
+    except (OSError, yaml.YAMLError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no YAML"
+        raise UserError(f"{path / CONFIG} cannot be read ({reason}): give a run folder") from None
+    if not isinstance(config, dict) or "key" not in config:
+        raise UserError(f"{path / CONFIG} holds no job: run the command again that made {path}")
+    return config
+
+
+def needed(path: Path, config: Mapping) -> dict[str, Path]:
+    """Role -> folder of the run that fills it."""
+    return {role: path.parent / need["run"] for role, need in config["needs"].items()}
+
+
+def begin(path: Path, config: Mapping) -> None:
+    """Record that a run begins, or goes on: its key, the weights that it starts from, and its provenance."""
+    earlier = read_state(path) or {}
+    state = {
+        "key": config["key"],
+        "id": earlier.get("id") or secrets.token_hex(6),  # of this run in W&B: study and folder names are not unique
+        "finished": False,
+        "needs": {
+            role: {"run": need["run"], "weights": weights.content_hash(path.parent / need["run"])}
+            for role, need in config["needs"].items()
+        },
+        **environment.described(),
+    }
+    difference = path / "code.diff"
+    if diff := environment.uncommitted_changes():
+        atomic.write(difference, f"{diff}\n".encode())
+    else:
+        difference.unlink(missing_ok=True)
+    write_state(path, state)
+
+
+def read_state(path: Path) -> dict | None:
+    """None where there is no state, or none that can be read."""
+    try:
+        state = json.loads((path / STATE).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return state if isinstance(state, dict) and {"key", "finished", "needs"} <= state.keys() else None
+
+
+def write_state(path: Path, state: Mapping) -> None:
+    atomic.write(path / STATE, f"{json.dumps(state, indent=2)}\n".encode())
+
+
+def finish(path: Path) -> None:
+    write_state(path, {**(read_state(path) or {}), "finished": True})
+
+
+def is_finished(path: Path, key: str) -> bool:
+    """Whether a run of this key ended, its results are there and its needs have the weights that it started from."""
+    state = read_state(path)
+    there = (path / weights.NAME).is_file() and (path / ROWS).is_file()
+    return bool(state and there and state["finished"] and state["key"] == key and not needs_changed(path))
+
+
+def needs_changed(path: Path) -> bool:
+    """Whether a run has begun with other weights of its needs than they have now."""
+    needs = (read_state(path) or {"needs": {}})["needs"].values()
+    return any(weights.content_hash(path.parent / need["run"]) != need["weights"] for need in needs)
+
+
+def clear(path: Path) -> None:
+    """Remove the results of a run, so that it starts again."""
+    for file in RESULTS:
+        (path / file).unlink(missing_ok=True)

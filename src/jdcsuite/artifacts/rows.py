@@ -1,0 +1,17 @@
+"""Rows of results -> one csv file."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from jdcsuite.imaging import atomic
+
+
+def write_rows(rows: list[dict[str, object]], path: Path) -> None:
+    """Write one csv file; columns in the order in which the rows first have them."""
+    names = list(dict.fromkeys(column for row in rows for column in row))
+    with atomic.replacing(path) as part, part.open("w", newline="") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows({column: "" if value is None else value for column, value in row.items()} for row in rows)

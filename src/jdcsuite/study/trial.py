@@ -1,0 +1,43 @@
+"""Planned jobs -> a UserError for what would fail, before anything is trained: every distinct model, criterion and
+datamodule is built, models and criteria take one step, and all pictures are read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jdcsuite.study.plan import Job, Parts, drafts_in_order
+from jdcsuite.training import job as training
+from jdcsuite.types import UserError
+
+
+def construct(jobs: Sequence[Job], parts: Parts) -> None:
+    """Build what the drafts of jobs configure; no picture is read."""
+    for job in drafts_in_order(jobs):
+        training.check_device(job.config["trainer"])
+        for section in ("model", "criterion", "data"):
+            parts.get(job, section)
+        side = smallest_crop(job, parts)
+        if min(job.config["data"]["crop"], job.config["data"]["val_crop"]) < side:
+            raise UserError(
+                f"MS-SSIM, in criterion.distance or min_ms_ssim, needs crops of {side} pixels or more: set data.crop "
+                "and data.val_crop"
+            )
+
+
+def smallest_crop(job: Job, parts: Parts) -> int:
+    """Side in pixels of the smallest crop that the criterion takes."""
+    return getattr(parts.get(job, "criterion"), "smallest", 1)
+
+
+def check_data(jobs: Sequence[Job], parts: Parts) -> None:
+    """UserError where validation pictures are too small, or a needed run would learn from scenes that are tested."""
+    for job in drafts_in_order(jobs):
+        data = parts.data(job)
+        data.require_val(smallest_crop(job, parts))
+        tested = set(data.test_scenes)
+        for need in job.needs.values():
+            if shared := sorted(tested.intersection(parts.data(need).train_scenes or ())):
+                raise UserError(
+                    f"{need.folder.name}, which {job.folder.name} needs, would learn from {len(shared)} scenes of "
+                    f"data.test (as {shared[0]}): leave them out of one of the two"
+                )
