@@ -1,92 +1,189 @@
-"""The benchmarks, not timed: the two loops do the same work, the clocks add up, the table prints."""
+"""`jdc bench`, without its timings: what is measured, and what the tables show."""
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from io import StringIO
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from unittest.mock import Mock
 
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import Checkpoint
 from rich.console import Console
+from torch.autograd import DeviceType
+from torch.profiler import profile
+from torch.utils.data import DataLoader
+from typer.testing import CliRunner
 
-from jdcsuite.bench import code, coding, loops, priors
+from jdcsuite.bench import code, coding, train
 from jdcsuite.bench.common import configuration
+from jdcsuite.cli.app import app
 from jdcsuite.entropy.competition import Competition
 from jdcsuite.training import job as training
+from jdcsuite.training import loggers
+from jdcsuite.types import Pair, UserError
 
-TINY = ("width=0.04", "data.crop=64", "data.batch=2", "trainer.accelerator=cpu", "trainer.log_every=2")
+TINY = ("width=0.04", "data.crop=64", "data.batch=2", "data.workers=0", "trainer.accelerator=cpu",
+        "trainer.log_every=2")  # fmt: skip
+
+# -- code ------------------------------------------------------------------------------------------------------------
 
 
 def model() -> coding.Codec:
-    made = training.build(configuration(*TINY), {})[1].model.eval()
-    made.update()
-    return made
-
-
-def test_both_loops_end_with_the_same_weights() -> None:
-    found = loops.loop_overhead(overrides=TINY, steps=2, blocks=3)
-    lightning, bare = found.averages
-    assert all(torch.equal(a, b) for a, b in zip(lightning, bare, strict=True))
-    config = configuration(*TINY)
-    L.seed_everything(config["seed"], verbose=False)
-    start = training.build(config, {})[1].parameters()
-    assert not all(torch.equal(a, b) for a, b in zip(bare, start, strict=True))
-    assert len(found.ratios) == 2  # the first block is the warm-up
-    assert all(ratio > 0 for ratio in found.ratios)
-
-
-def test_the_loops_take_turns() -> None:
-    said: list[str] = []
-    batch = loops._batch(configuration(*TINY))
-    ticks = iter(range(100))
-    turns = loops.Turns(
-        [batch], bare=lambda pair: said.append("bare"), steps=2, blocks=2, clock=lambda: float(next(ticks))
-    )
-    for _ in turns:
-        said.append("lightning")
-    assert said == ["lightning"] * 2 + ["bare"] * 2 + ["lightning"] * 2 + ["bare"] * 3 + ["lightning"]
-    assert len(turns) == said.count("lightning") == said.count("bare")
-    assert len(turns.seconds) == 2
+    codec = training.build(configuration(*TINY), {})[1].model.eval()
+    codec.update()
+    return codec
 
 
 def test_coding_is_split_between_networks_and_the_rest() -> None:
     codec = model()
-    found = coding.codec_speed(codec, size=(65, 130), repeats=2)
-    assert set(found) == {"compress", "decompress"}
-    for repeats in found.values():
+    speed = coding.codec_speed(codec, size=(65, 130), repeats=2)
+    assert set(speed) == {"compress", "decompress"}
+    for repeats in speed.values():
         assert len(repeats) == 2
         assert all(ms > 0 and 0 < outside < 1 for ms, outside in repeats)
     assert not any("forward" in vars(part) for part in codec.children())
 
 
-def test_a_failure_leaves_the_codec_as_it_was() -> None:
+def test_a_failure_leaves_the_codec_unchanged() -> None:
     codec = model()
     with pytest.raises(ZeroDivisionError):
         coding._split(codec, lambda: 1 // 0, like=torch.zeros(1))
     assert not any("forward" in vars(part) for part in codec.children())
 
 
-def test_the_table_names_the_hardware() -> None:
+def test_the_table_of_coding_names_hardware_and_rivals() -> None:
     console = Console(file=StringIO(), width=200)
-    code.report(console, overrides=TINY, steps=1, blocks=2, repeats=1, size=(64, 128), width=0.04, rival_width=0.04,
-                crop=32)  # fmt: skip
+    code.report(console, repeats=1, size=(64, 128), width=0.04, rival_width=0.04)
     text = console.file.getvalue()
-    assert "Lightning / bare loop" in text and "decompress 128x64" in text and "CPU threads" in text
-    assert "naive / searched priors" in text
+    rows = (
+        "decompress 128x64",
+        "CompressAI mbt2018-mean",
+        "our rANS / CompressAI's rANS",
+        "share outside the networks",
+    )
+    for row in ("CPU threads", *rows):
+        assert row in text
 
 
-def test_both_forms_of_the_competition_take_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    taken = []
-    naive = priors.naive.likelihoods
-    monkeypatch.setattr(priors.naive, "likelihoods", lambda prior, y: taken.append(y.shape) or naive(prior, y))
-    searched: list[int] = []
-    search = Competition.search
+# -- train -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_bare_loop_trains_the_same_weights_as_a_run(tmp_path: Path) -> None:
+    config = configuration(*TINY, "trainer.max_steps=5")
+    tasks = []
+    for _ in range(2):
+        L.seed_everything(config["seed"], verbose=False)
+        tasks.append(training.build(config, {})[1])
+    start = [p.detach().clone() for p in tasks[1].parameters()]
+    clean = torch.rand(5, 2, 3, 64, 64)
+    noisy = (clean + 10 / 255 * torch.randn_like(clean)).clamp(0, 1)
+    pairs = [Pair(noisy=a, clean=b, sigma=torch.full((2,), 10.0)) for a, b in zip(noisy, clean, strict=True)]
+    trainer = training.make_trainer(config, tmp_path, loggers.create(folder=tmp_path))
+    trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, Checkpoint)]
+    training.fit(trainer, tasks[0], DataLoader(pairs, batch_size=None, collate_fn=lambda pair: pair))
+    bare = train.BareLoop(tasks[1], device=torch.device("cpu"), precision="32-true")
+    for pair in pairs:
+        bare(pair)
+    average = list(tasks[0].parameters())  # at the end of a fit
+    assert all(torch.equal(a, b) for a, b in zip(average, bare.average, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(start, bare.average, strict=True))
+
+
+def test_the_loops_alternate_and_the_flops_are_those_of_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    run, bare = training.Task.training_step, train.BareLoop.__call__
+    monkeypatch.setattr(training.Task, "training_step", lambda *a: calls.append("run") or run(*a))
+    monkeypatch.setattr(train.BareLoop, "__call__", lambda *a: calls.append("bare") or bare(*a))
+    result = train.measure(TINY, steps=2, blocks=2)
+    assert calls == (["run"] * 2 + ["bare"] * 2) * 3 + ["run"] * train.TRACED
+    assert len(result.seconds) == 2 and all(a > 0 and b > 0 for a, b in result.seconds)
+    assert result.samples(0) == [4 / block[0] for block in result.seconds]
+    model = training.build(configuration(*TINY), {})[1].model
+    forward = 2 * 1000 * coding.kmac(model) * 2 * 64 * 64  # two crops of 64 pixels
+    assert result.flops == pytest.approx(3 * forward)
+    assert result.shares(1)[0] == pytest.approx(result.flops * 2 / result.seconds[0][1] / result.rate)
+    assert result.rate > 1e9 and min(result.peaks) > 2**20
+    shares = [share for _, share, _ in result.costliest]
+    assert len(shares) == 5 and shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 1
+    assert any("convolution" in name for name, _, _ in result.costliest)
+    assert all(calls == int(calls) for _, _, calls in result.costliest), "the same number in every step"
+
+
+def test_kernels_of_a_gpu_are_counted_without_the_operators_that_launch_them() -> None:
+    def event(key: str, device: DeviceType, time: float, *, span: bool = False) -> SimpleNamespace:
+        return SimpleNamespace(key=key, device_type=device, self_device_time_total=time, self_cpu_time_total=time,
+                               count=6, is_user_annotation=span)  # fmt: skip
+
+    cuda, cpu = DeviceType.CUDA, DeviceType.CPU
+    events = [event("a kernel", cuda, 30.0), event("another", cuda, 10.0), event("aten::conv2d", cpu, 99.0),
+              event("Optimizer.step#Adam.step", cuda, 50.0, span=True)]  # fmt: skip
+    trace = Mock(spec=profile, key_averages=lambda: events)
+    assert train.costliest(trace, torch.device("cuda")) == [("a kernel", 0.75, 2.0), ("another", 0.25, 2.0)]
+
+
+def test_the_table_of_training_is_complete() -> None:
+    console = Console(file=StringIO(), width=200)
+    train.report(console, ("+experiment=jdc_cn", *TINY), steps=1, blocks=1)
+    text = console.file.getvalue()
+    rows = ("samples a second", "run / bare loop", "share of the matrix rate", "peak memory", "convolution_backward")
+    for row in ("+experiment=jdc_cn", "CPU threads", *rows):
+        assert row in text
+
+
+# -- command line ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["code", "data.batch=2"], "jdc bench code takes no overrides"),
+        (["loop"], "loop is nothing that jdc bench measures: say code or train"),
+        (["train", "nonsense=1"], "Could not override 'nonsense'"),
+        (["train", "+experiment=fllic_w", "target=codec"], "fllic_w needs a run of clean_entropy first"),
+        (["train", "trainer.devices=2"], "leave it at 1"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(words: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        raise CliRunner().invoke(app, ["bench", *words]).exception
+
+
+def test_bench_without_arguments_measures_coding(monkeypatch: pytest.MonkeyPatch) -> None:
+    options: list[dict] = []
+    monkeypatch.setattr(code, "report", lambda console, **given: options.append(given))
+    for words in (["bench"], ["bench", "code", "--width", "0.5"]):
+        assert CliRunner().invoke(app, words).exit_code == 0
+    assert options == [{"width": 1.0, "repeats": 5}, {"width": 0.5, "repeats": 5}]
+
+
+# -- experiments/many_priors/step.py ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def step(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    path = Path(__file__).parents[1] / "experiments" / "many_priors" / "step.py"
+    spec = importlib.util.spec_from_file_location("many_priors_step", path)
+    script = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, script)
+    spec.loader.exec_module(script)
+    return script
+
+
+def test_both_forms_of_the_competition_take_the_same_step(step: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken, searched = [], []
+    naive, search = step.naive.likelihoods, Competition.search
+    monkeypatch.setattr(step.naive, "likelihoods", lambda prior, y: taken.append(y.shape) or naive(prior, y))
     monkeypatch.setattr(Competition, "search", lambda self, rows: searched.append(1) or search(self, rows))
-    forms = priors.competition(width=0.04, batch=2, crop=32, repeats=2)
+    forms = step.measure(width=0.04, batch=2, crop=32, repeats=2)
     assert all(len(form.times) == 2 for form in forms.values()) and len(taken) == 3
-    assert len(searched) == 3 + 1, "every step, and once where it is free"
+    assert len(searched) == 3 + 1, "in every step, and once where the choice is kept"
     assert forms["searched"].loss == pytest.approx(forms["naive"].loss, rel=1e-5)
     assert 0 < forms["searched"].kept < forms["naive"].kept
-    monkeypatch.setattr(priors.naive, "likelihoods", lambda prior, y: {**naive(prior, y), "index": y.new_ones(1, 1)})
+    monkeypatch.setattr(step.naive, "likelihoods", lambda prior, y: {**naive(prior, y), "index": y.new_ones(1, 1)})
     with pytest.raises(RuntimeError, match="different losses"):
-        priors.competition(width=0.04, batch=1, crop=32, repeats=1)
+        step.measure(width=0.04, batch=1, crop=32, repeats=1)

@@ -7,13 +7,14 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import naive
 import pytest
 import torch
 from torch import Tensor, nn
 
 from jdcsuite.artifacts import weights
 from jdcsuite.coding.container import header_bytes, pack, unpack
-from jdcsuite.entropy import competition, naive
+from jdcsuite.entropy import competition
 from jdcsuite.entropy.coder import LARGEST, Encoder
 from jdcsuite.entropy.competition import Competition
 from jdcsuite.imaging.pixels import to_tensor

@@ -23,7 +23,7 @@ import torch
 from rich.console import Console
 
 from jdcsuite.bench.common import configuration
-from jdcsuite.bench.loops import BareLoop
+from jdcsuite.bench.train import BareLoop
 from jdcsuite.data import datamodule
 from jdcsuite.data.noise import GaussianNoise
 from jdcsuite.entropy.competition import Competition

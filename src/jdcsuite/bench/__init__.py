@@ -1,1 +1,1 @@
-"""What training (`train`, `loops`, `priors`) and coding (`code`, `coding`) cost, against named alternatives."""
+"""Time and memory of coding (`code`) and training (`train`) on this machine, relative to named alternatives."""

@@ -1,4 +1,4 @@
-"""A codec ready to code -> the times of compressing and decompressing, beside CompressAI's."""
+"""Codecs -> wall times of compressing and decompressing a photograph, ours and CompressAI's."""
 
 from __future__ import annotations
 
@@ -26,20 +26,19 @@ Speed = dict[str, list[tuple[float, float]]]
 
 
 def codec_speed(codec: Codec, *, size: tuple[int, int] = SIZE, repeats: int = 5, device: str = "cpu") -> Speed:
-    """``compress`` and ``decompress``: for each repeat, wall time in ms and the share of it outside the networks.
+    """``compress`` and ``decompress``: wall time in ms of each repeat, and the fraction of it outside the networks.
 
-    Codes a photograph of ``size`` (height, width); files stay in memory. ``codec``: ready to code. Its networks are
-    the parts that are called as modules; outside them are entropy coding, container and the symbols' checksum."""
-    model = codec.to(device)
+    Codes a photograph of ``size`` (height, width) in memory. ``codec``: ready to code. The networks are the submodules
+    that are called; entropy coding, container and checksums are outside them."""
     x = photograph(size).to(device)
-    data = model.compress(x, sigma=10.0)
-    model.decompress(data)
-    work = {"compress": lambda: model.compress(x, sigma=10.0), "decompress": lambda: model.decompress(data)}
-    return {verb: [_split(model, do, like=x) for _ in range(repeats)] for verb, do in work.items()}
+    data = codec.to(device).compress(x, sigma=10.0)
+    codec.decompress(data)
+    work = {"compress": lambda: codec.compress(x, sigma=10.0), "decompress": lambda: codec.decompress(data)}
+    return {verb: [_split(codec, do, like=x) for _ in range(repeats)] for verb, do in work.items()}
 
 
 def rivals(*, width: float, size: tuple[int, int], repeats: int, device: str) -> dict[str, dict[str, list[float]]]:
-    """Wall times in ms of our FLLIC of this ``width`` and of CompressAI's own mbt2018-mean, in turns on a picture."""
+    """Wall times in ms of a FLLIC of this ``width`` and of CompressAI's mbt2018-mean, alternating on one image."""
     ours = training.build(configuration(f"width={width}"), {})[1].model.eval().to(device)
     ours.update()
     theirs = MeanScaleHyperprior(192, 320).eval().to(device)
@@ -50,17 +49,18 @@ def rivals(*, width: float, size: tuple[int, int], repeats: int, device: str) ->
     with torch.no_grad():
         for turn in range(repeats + 1):
             for name, model in names.items():
-                coded, there = timed(lambda model=model: model.compress(x), x)
+                coded, enc_ms = timed(lambda model=model: model.compress(x), x)
                 given = (coded["strings"], coded["shape"]) if isinstance(coded, dict) else (coded,)
-                _, back = timed(lambda model=model, given=given: model.decompress(*given), x)
+                _, dec_ms = timed(lambda model=model, given=given: model.decompress(*given), x)
                 if turn:  # the first is the warm-up
-                    times[name]["compress"].append(there)
-                    times[name]["decompress"].append(back)
+                    times[name]["compress"].append(enc_ms)
+                    times[name]["decompress"].append(dec_ms)
     return times
 
 
 def coders(codec: Codec, *, size: tuple[int, int], repeats: int) -> tuple[int, dict[str, dict[str, list[float]]]]:
-    """Number of the latents' symbols of a photograph, and the wall times in ms of our coder and of CompressAI's."""
+    """Number of symbols in the latents of a photograph, and the wall times in ms in which our entropy coder and
+    CompressAI's code them. RuntimeError: a coder does not decode what it encoded."""
     put: list[tuple[Tensor, Tensor, Tables]] = []
 
     def spy(self: Encoder, symbols: Tensor, indexes: Tensor, tables: Tables, *, shifts: Tensor | None = None) -> None:
@@ -73,8 +73,8 @@ def coders(codec: Codec, *, size: tuple[int, int], repeats: int) -> tuple[int, d
         codec.compress(photograph(size).to(next(codec.parameters()).device), sigma=10.0)
     finally:
         Encoder.put = plain
-    tables = max(put, key=lambda one: len(one[0]))[2]
-    symbols, indexes = (torch.cat([one[i] for one in put if one[2] is tables]) for i in (0, 1))
+    tables = max(put, key=lambda call: len(call[0]))[2]
+    symbols, indexes = (torch.cat([call[i] for call in put if call[2] is tables]) for i in (0, 1))
     lists = ([r[:n].tolist() for r, n in zip(tables.cdf, tables.length.tolist(), strict=True)],
              tables.length.tolist(), tables.offset.tolist())  # fmt: skip
 
@@ -96,47 +96,47 @@ def coders(codec: Codec, *, size: tuple[int, int], repeats: int) -> tuple[int, d
     times: dict[str, dict[str, list[float]]] = {name: {"compress": [], "decompress": []} for name in kinds}
     for turn in range(repeats + 1):
         for name, (encode, decode) in kinds.items():
-            data, there = timed(encode, symbols)
-            decoded, back = timed(lambda decode=decode, data=data: decode(data), symbols)
+            data, enc_ms = timed(encode, symbols)
+            decoded, dec_ms = timed(lambda decode=decode, data=data: decode(data), symbols)
             if not torch.equal(decoded.long(), symbols.long()):
-                raise RuntimeError(f"{name} did not return what it was given")
+                raise RuntimeError(f"{name} does not decode what it encoded")
             if turn:
-                times[name]["compress"].append(there)
-                times[name]["decompress"].append(back)
+                times[name]["compress"].append(enc_ms)
+                times[name]["decompress"].append(dec_ms)
     return len(symbols), times
 
 
 def photograph(size: tuple[int, int]) -> Tensor:
-    """A photograph with noise of 10 grey levels, mirrored up to ``size``: float (1, 3, h, w)."""
-    grown = np.pad(embedded("test")[0][1], [(0, max(size)), (0, max(size)), (0, 0)], mode="symmetric")
-    return GaussianNoise(sigma=10.0)(to_tensor(grown[: size[0], : size[1]])[None], Draw.whole(1, seed=0))
+    """A photograph with noise of 10 grey levels, extended to ``size`` by reflection: (1, 3, h, w)."""
+    padded = np.pad(embedded("test")[0][1], [(0, max(size)), (0, max(size)), (0, 0)], mode="symmetric")
+    return GaussianNoise(sigma=10.0)(to_tensor(padded[: size[0], : size[1]])[None], Draw.whole(1, seed=0))
 
 
 def kmac(model: nn.Module) -> float:
-    """Thousands of multiply-accumulates a pixel, encoder and decoder together."""
+    """Thousands of multiply-accumulates per pixel of `forward`: encoder and decoder."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.zeros(1, 3, 128, 128, device=next(model.parameters()).device))
     return counter.get_total_flops() / 2 / 128**2 / 1000
 
 
 def _split(model: nn.Module, work: Callable[[], object], *, like: Tensor) -> tuple[float, float]:
-    """Wall time of ``work`` in ms, and the share of it spent outside the calls of the model's parts."""
+    """Wall time of ``work`` in ms, and the fraction of it outside calls of the model's direct submodules."""
     inside: list[float] = []
 
     def clocked(forward: Callable) -> Callable:
-        def call(*given: object) -> object:
-            result, ms = timed(lambda: forward(*given), like)
+        def call(*args: object) -> object:
+            result, ms = timed(lambda: forward(*args), like)
             inside.append(ms)
             return result
 
         return call
 
-    parts = list(model.children())
-    for part in parts:
-        part.forward = clocked(part.forward)
+    children = list(model.children())
+    for child in children:
+        child.forward = clocked(child.forward)
     try:
         _, total = timed(work, like)
     finally:
-        for part in parts:
-            del part.forward
+        for child in children:
+            del child.forward
     return total, 1 - sum(inside) / total

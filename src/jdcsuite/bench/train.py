@@ -1,11 +1,14 @@
-"""`jdc bench train`: a configuration's training step -> samples a second and its share of the device's matrix rate.
+"""`jdc bench train`: the training step of a configuration -> samples per second, and its fraction of the FLOP/s of a
+matrix product on this device.
 
-Our step is a run's own: Trainer, datamodule, loader, average and log. Beside it a bare loop of the same network with
-everything right (`loops.BareLoop`), on batches that lie on the device. They take turns, a block of steps each.
+The run is a complete one: Trainer, datamodule, loader, weight averaging and log. `BareLoop` trains the same network in
+plain PyTorch on batches that are already on the device. They alternate in blocks of steps, so that other load on the
+machine slows both.
 """
 
 from __future__ import annotations
 
+import math
 import resource
 import tempfile
 from dataclasses import dataclass
@@ -18,28 +21,29 @@ from lightning.pytorch.callbacks import Checkpoint
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from jdcsuite.artifacts import environment
-from jdcsuite.bench.common import configuration, quartiles
-from jdcsuite.bench.loops import BareLoop, now
+from jdcsuite.bench.common import configuration, now, quartiles
+from jdcsuite.device import layout
 from jdcsuite.training import job as training
 from jdcsuite.training import loggers
 from jdcsuite.training.task import Task
 from jdcsuite.types import Pair, UserError
 
 TRACED = 3  # steps under the profiler
-KEPT = 2  # batches of the run that the bare loop is given in turns
+KEPT = 2  # batches of the run that the bare loop uses alternately
 
 
 @dataclass(frozen=True)
 class Measured:
-    """``batch`` crops of ``crop`` pixels a step. ``seconds``: of each timed block of ``steps``, ours and the bare
-    loop's. ``flops``: of a step, as `arithmetic` counts. ``rate``: of the device, multiplying
-    matrices, FLOP/s. ``peaks``: bytes, ours and the bare loop's. ``costliest``: kernel (on a CPU: operator), share of
-    our step's time in kernels, calls a step."""
+    """``batch``: crops per step, of ``crop`` x ``crop`` pixels. ``seconds``: of each timed block of ``steps``, of the
+    run and of the bare loop. ``flops``: of a step (`count_flops`). ``rate``: of a matrix product, FLOP/s. ``peaks``:
+    memory in bytes, of the run and of the bare loop. ``costliest``: kernel (on a CPU: operator), fraction of the time
+    that the run spends in kernels, calls per step."""
 
     device: torch.device
     batch: int
@@ -52,17 +56,47 @@ class Measured:
     costliest: list[tuple[str, float, float]]
 
     def samples(self, loop: int) -> list[float]:
-        """A second, by block; ``loop`` 0 is ours, 1 the bare one."""
+        """Samples per second of each block; ``loop`` 0 is the run, 1 the bare loop."""
         return [self.batch * self.steps / block[loop] for block in self.seconds]
 
     def shares(self, loop: int) -> list[float]:
-        """Of the matrix rate, by block."""
+        """Fraction of the matrix rate in each block."""
         return [self.flops * self.steps / block[loop] / self.rate for block in self.seconds]
 
 
+class BareLoop:
+    """The training step of a task in plain PyTorch: same random numbers, criterion, clipping, optimiser, schedule and
+    weight averaging."""
+
+    def __init__(self, task: Task, *, device: torch.device, precision: str) -> None:
+        self.task = task.to(device).to(memory_format=layout(device)).train()
+        self.device, self.bf16, self.taken = device, precision == "bf16-mixed", 0
+        optimizers = task.configure_optimizers()
+        self.optimizer, self.scheduler = optimizers["optimizer"], optimizers["lr_scheduler"]["scheduler"]
+        self.trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.parameters = [p.detach() for p in task.parameters()]
+        self.average = [p.clone() for p in self.parameters]
+
+    def __call__(self, pair: Pair) -> None:
+        task, t = self.task, self.taken
+        torch.manual_seed(hash((task.seed, task.first_of(t), 0)) % 2**63)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            pair = task.criterion.prepare(pair)
+            parts = task.criterion(task.predict(pair), pair)
+        self.optimizer.zero_grad()
+        parts["loss"].backward()
+        norm = nn.utils.clip_grad_norm_(self.trained, task.max_norm or math.inf)
+        self.optimizer.found_inf = (~torch.isfinite(norm)).float()
+        self.optimizer.step()
+        self.scheduler.step()
+        decay = min(0.999, (1 + t) / (10 + t)) if t else 0.0
+        torch._foreach_lerp_(self.average, self.parameters, 1 - decay)
+        self.taken += 1
+
+
 class Blocks(L.Callback):
-    """Times blocks of ``steps`` of a fit, the first being the warm-up, and as many steps of the bare loop after each;
-    then traces `TRACED` more steps of the fit."""
+    """Times blocks of ``steps`` of a fit, the first of which is a warm-up, and as many steps of the bare loop after
+    each; then traces `TRACED` more steps of the fit."""
 
     def __init__(self, bare: BareLoop, *, steps: int, blocks: int, device: torch.device) -> None:
         self.bare, self.steps, self.blocks, self.device = bare, steps, blocks, device
@@ -99,15 +133,15 @@ class Blocks(L.Callback):
         self._since = now(self.device)
 
     def _turn(self) -> None:
-        ours, our_peak = now(self.device) - self._since, self._peak()
+        run, run_peak = now(self.device) - self._since, self._peak()
         if not self.flops:
-            self.flops = arithmetic(self.bare.task, self._batches[0])
+            self.flops = count_flops(self.bare.task, self._batches[0])
         self._begin()
         for i in range(self.steps):
             self.bare(self._batches[i % len(self._batches)])
-        self.seconds.append((ours, now(self.device) - self._since))
-        self.peaks.append((our_peak, self._peak()))
-        self._begin()  # fetching the next block's first batch is ours
+        self.seconds.append((run, now(self.device) - self._since))
+        self.peaks.append((run_peak, self._peak()))
+        self._begin()  # waiting for the first batch of the next block counts for the run
 
     def _peak(self) -> int:
         if self.device.type == "cuda":
@@ -116,7 +150,8 @@ class Blocks(L.Callback):
 
 
 def measure(overrides: tuple[str, ...] = (), *, steps: int | None = None, blocks: int = 5) -> Measured:
-    """``overrides``: as a run's. ``steps``: of a block; None: 50 on a GPU, more than the loader has ahead, else 5."""
+    """``overrides``: as for training. ``steps``: in a block; None: 50 on a GPU, more than the loader prefetches, else
+    5. UserError: the configuration is invalid, or cannot be measured alone in one process."""
     steps = (50 if torch.cuda.is_available() else 5) if steps is None else steps
     try:
         config = configuration(*overrides, f"trainer.max_steps={steps * (blocks + 1) + TRACED}")
@@ -146,15 +181,16 @@ def measure(overrides: tuple[str, ...] = (), *, steps: int | None = None, blocks
     return Measured(
         device=device, batch=config["data"]["batch"], crop=config["data"]["crop"], steps=steps,
         seconds=turns.seconds[1:], flops=turns.flops, rate=rate,
-        peaks=(max(ours for ours, _ in turns.peaks), max(bare for _, bare in turns.peaks)),
+        peaks=(max(run for run, _ in turns.peaks), max(bare for _, bare in turns.peaks)),
         costliest=costliest(turns.trace, device),
     )  # fmt: skip
 
 
 @torch.no_grad()
-def arithmetic(task: Task, pair: Pair) -> int:
-    """FLOP of a training step, two a multiply-accumulate: making the target once, the model three times. Backward is
-    not counted as it runs: PyTorch's counter takes the weight gradients of depthwise convolutions for full ones."""
+def count_flops(task: Task, pair: Pair) -> int:
+    """FLOP of a training step, two per multiply-accumulate: supervision once, model three times. The backward pass is
+    not counted directly, because PyTorch counts the weight gradients of depthwise convolutions as those of full
+    ones."""
     with FlopCounterMode(display=False) as target:
         pair = task.criterion.prepare(pair)
     with FlopCounterMode(display=False) as model:
@@ -163,8 +199,8 @@ def arithmetic(task: Task, pair: Pair) -> int:
 
 
 def matrix_rate(device: torch.device, *, side: int | None = None, repeats: int = 5) -> float:
-    """FLOP/s of a product of square matrices, the fastest of ``repeats`` after a warm-up: bf16 of 8192 on a GPU,
-    float32 of 1024 on a CPU."""
+    """FLOP/s of a product of square matrices, the fastest of ``repeats`` after a warm-up. Default: bf16 and 8192 rows
+    on a GPU, float32 and 1024 on a CPU."""
     gpu = device.type == "cuda"
     side = side or (8192 if gpu else 1024)
     a, b = torch.randn(2, side, side, device=device, dtype=torch.bfloat16 if gpu else torch.float32)
@@ -178,45 +214,44 @@ def matrix_rate(device: torch.device, *, side: int | None = None, repeats: int =
 
 
 def costliest(trace: profile, device: torch.device, *, count: int = 5) -> list[tuple[str, float, float]]:
-    """The kernels (on a CPU: operators) that take most of a traced step: name, share, calls a step."""
+    """The kernels (on a CPU: operators) that take most of a traced step: name, fraction of the time, calls per
+    step."""
     cuda = device.type == "cuda"
-    spent = [
+    times = [
         (e.key, e.self_device_time_total if cuda else e.self_cpu_time_total, e.count)
         for e in trace.key_averages()
-        # what spans kernels, as an optimiser's whole step, is named apart from them
+        # without ranges that contain kernels, such as the whole step of an optimiser
         if (e.device_type == DeviceType.CUDA) == cuda and not e.is_user_annotation and "#" not in e.key
     ]
-    total = sum(time for _, time, _ in spent)
-    spent.sort(key=lambda one: -one[1])
-    return [(name, time / total, calls / TRACED) for name, time, calls in spent[:count]]
+    total = sum(time for _, time, _ in times)
+    times.sort(key=lambda row: -row[1])
+    return [(name, time / total, calls / TRACED) for name, time, calls in times[:count]]
 
 
 def report(console: Console, overrides: tuple[str, ...] = (), *, steps: int | None = None, blocks: int = 5) -> None:
-    """Prints what `measure` finds."""
-    found = measure(overrides, steps=steps, blocks=blocks)
-    gpu = found.device.type == "cuda"
+    """Prints the result of `measure` as a table."""
+    result = measure(overrides, steps=steps, blocks=blocks)
+    gpu = result.device.type == "cuda"
     words = " ".join(overrides) or "+experiment=fllic"
-    title = f"{words}: steps of {found.batch} crops of {found.crop} pixels on {environment.hardware()}"
+    title = f"{words}: steps of {result.batch} crops of {result.crop} pixels on {environment.hardware()}"
     table = Table("what", "median", "quartiles", title=title)
-    table.add_row(f"samples a second ({blocks} x {found.steps} steps)", *quartiles(found.samples(0), ".1f"))
-    table.add_row("  of the bare loop", *quartiles(found.samples(1), ".1f"))
-    ratios = [bare / ours for ours, bare in found.seconds]
-    table.add_row("  ours / bare loop", *quartiles(ratios, ".3f"))
+    table.add_row(f"samples a second ({blocks} x {result.steps} steps)", *quartiles(result.samples(0), ".1f"))
+    table.add_row("  of the bare loop", *quartiles(result.samples(1), ".1f"))
+    ratios = [bare / run for run, bare in result.seconds]
+    table.add_row("  run / bare loop", *quartiles(ratios, ".3f"))
     kind = "bf16, 8192 x 8192" if gpu else "float32, 1024 x 1024"
-    table.add_row(f"matrix product ({kind}), TFLOP/s", f"{found.rate / 1e12:.3g}", "")
-    table.add_row("arithmetic of a step, GFLOP", f"{found.flops / 1e9:.4g}", "")
-    table.add_row("  share of the matrix rate", *quartiles(found.shares(0), ".1%"))
-    table.add_row("  of the bare loop", *quartiles(found.shares(1), ".1%"))
-    ours, bare = (f"{peak / 2**30:.2f}" for peak in found.peaks)
+    table.add_row(f"matrix product ({kind}), TFLOP/s", f"{result.rate / 1e12:.3g}", "")
+    table.add_row("arithmetic of a step, GFLOP", f"{result.flops / 1e9:.4g}", "")
+    table.add_row("  share of the matrix rate", *quartiles(result.shares(0), ".1%"))
+    table.add_row("  of the bare loop", *quartiles(result.shares(1), ".1%"))
+    run, bare = (f"{peak / 2**30:.2f}" for peak in result.peaks)
     if gpu:
-        table.add_row("peak memory, GiB (both networks lie there)", ours, "")
+        table.add_row("peak memory, GiB (with both networks)", run, "")
         table.add_row("  of the bare loop", bare, "")
     else:
         table.add_row("peak memory of the process, GiB", bare, "")
-    for name, share, calls in found.costliest:
+    for name, share, calls in result.costliest:
         short = name if len(name) <= 60 else name[:57] + "..."
         table.add_row(f"{short}, {calls:g} a step", f"{share:.1%}", "")
     console.print(table)
-    console.print(
-        f"The last five rows: the costliest {'kernels' if gpu else 'operators'}, their share of a step's time."
-    )
+    console.print(f"The last rows: the costliest {'kernels' if gpu else 'operators'}, and their share of a step.")

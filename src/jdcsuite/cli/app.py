@@ -188,9 +188,8 @@ def bench(
     steps: Annotated[int | None, typer.Option(min=1, help="train: steps of a block; 50 on a GPU, else 5.")] = None,
     blocks: Annotated[int, typer.Option(min=1, help="train: timed blocks after the warm-up.")] = 5,
 ) -> None:
-    """Measure this machine, medians after a warm-up. code: Lightning's loop, the priors, coding and the entropy coder
-    as ratios against named alternatives. train: a training step against a bare loop of the same network and the
-    device's own rate of multiplying matrices."""
+    """Measure this machine: medians after a warm-up. code: coding and the entropy coder, as ratios to CompressAI's.
+    train: a training step, as ratios to a bare loop of the same network and to a matrix product."""
     if what == "train":
         from jdcsuite.bench import train
 

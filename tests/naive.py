@@ -1,20 +1,20 @@
-"""Latents -> the cheapest of many priors, written from the formula: what `competition` is tested and timed against.
+"""Latents -> likelihoods under the cheapest of many priors, written directly from the formula.
 
-Every density of every prior is evaluated with gradient and the winner is gathered, so memory grows with the number of
-priors. No prior is revived and no number counted.
+The reference for tests of `entropy.competition`, and what experiments/many_priors times it against: every density of
+every prior is evaluated with gradient and the winner is gathered, so memory grows with the number of priors. Priors are
+not revived and their usage is not counted.
 """
 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from jdcsuite.entropy.competition import Competition
 
 
-def all_likelihoods(prior: Competition, y: Float[Tensor, "b c hy wy"]) -> Float[Tensor, "b hy wy p c"]:
-    """Probability of each latent's unit bin under each prior."""
+def all_likelihoods(prior: Competition, y: Tensor) -> Tensor:
+    """Probability of the unit bin of each latent, (b, c, hy, wy), under each prior: (b, hy, wy, priors, c)."""
     p, c = prior.num_priors, prior.num_latents
     h, b, a = (s.view(-1, p, c, 1, 1) for s in (prior.h, prior.b, prior.a))
 
@@ -28,8 +28,8 @@ def all_likelihoods(prior: Competition, y: Float[Tensor, "b c hy wy"]) -> Float[
     return (cumulative(x + 0.5) - cumulative(x - 0.5)).clamp(min=1e-9).permute(0, 3, 4, 1, 2)
 
 
-def likelihoods(prior: Competition, y: Float[Tensor, "b c hy wy"]) -> dict[str, Tensor]:
-    """As ``prior(y)`` in training, with the numbers at their fixed cost."""
+def likelihoods(prior: Competition, y: Tensor) -> dict[str, Tensor]:
+    """As ``prior(y)`` in training, with the fixed cost of an index."""
     every = all_likelihoods(prior, y)
     cost = -torch.log2(every).sum(4)
     winner = cost.argmin(3)[..., None, None].expand(-1, -1, -1, 1, prior.num_latents)
