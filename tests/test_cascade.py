@@ -71,7 +71,7 @@ def test_each_picture_is_denoised_once_for_all_codecs(monkeypatch: pytest.Monkey
             seen.append(tuple(x.shape[-2:]))
             return super().forward(x, **other)
 
-    monkeypatch.setitem(candidates.UNTAUGHT, "counting", lambda sigma: Counting())
+    monkeypatch.setitem(candidates.TRAINING_FREE, "counting", lambda sigma: Counting())
     rows = evaluation.evaluate(
         ["counting+jpeg", "counting+png", "jpegls"], folders=[folder], sigmas=[5.0, 10.0], noise_seed=0,
         protocol="clip8", device="cpu", console=Console(),
@@ -90,7 +90,7 @@ def test_what_makes_no_picture_is_one_sentence() -> None:
             return Output(h_hat=sigma)
 
     net = Estimator()
-    with pytest.raises(UserError, match="Estimator makes no picture: give a denoiser's run"):
+    with pytest.raises(UserError, match="Estimator returns no image: give a denoiser's run"):
         denoise(net, torch.rand(1, 3, 16, 16))
 
 
@@ -138,7 +138,7 @@ def test_evaluate_takes_a_denoiser_before_any_codec(jdc, folder: Path, run: Path
         ("UNET+avif@30;50", "avif@30;50 names no qualities"),
         ("nlm+jpeg@200", "from 1 to 100"),
         ("nlm@x+png", "nlm@x names no noise level: give grey levels, as in nlm@5.5"),
-        ("nlm@-1+png", "is not a noise level"),
+        ("nlm@-1+png", "sigma=-1.0 is not usable"),
     ],
 )
 def test_a_mistake_is_one_sentence(

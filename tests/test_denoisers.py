@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from jdcsuite.baselines.denoisers import BM3D, NonLocalMeans, untaught
+from jdcsuite.baselines.denoisers import BM3D, NonLocalMeans, training_free
 from jdcsuite.models.denoiser import tiled
 from jdcsuite.models.unet import UNet
 from jdcsuite.types import Output, UserError
@@ -107,9 +107,10 @@ def test_non_local_means_takes_any_size_and_leaves_what_has_no_noise(size: tuple
 
 
 def test_a_word_may_tell_the_noise_level() -> None:
-    assert untaught("nlm").sigma is None and untaught("nlm@5.5").sigma == 5.5 and untaught("avif@50") is None
+    assert training_free("nlm").sigma is None and training_free("nlm@5.5").sigma == 5.5
+    assert training_free("avif@50") is None
     x = noised(smooth(height=40, width=40), sigma=10)
-    assert torch.equal(untaught("nlm@10").denoise(x), NonLocalMeans(sigma=10).denoise(x))
+    assert torch.equal(training_free("nlm@10").denoise(x), NonLocalMeans(sigma=10).denoise(x))
 
 
 def test_bm3d_that_is_not_installed_says_how(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,7 +169,7 @@ def test_wrong_choices_are_one_sentence():
 
 
 def test_a_size_that_the_format_cannot_hold_is_one_sentence():
-    with pytest.raises(UserError, match="jpeg cannot code a picture of 66000 x 1 pixels"):
+    with pytest.raises(UserError, match="jpeg cannot code an image of 66000 x 1 pixels"):
         Standard(codec="jpeg", quality=50).compress(torch.zeros(1, 3, 1, 66000))
 
 

@@ -1,4 +1,4 @@
-"""Noisy picture -> what a denoiser hands to a codec: denoise-then-compress, what a joint codec has to beat."""
+"""Noisy image -> denoised 8-bit input of a codec: denoise-then-compress, the baseline of joint codecs."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from jdcsuite.types import Pair, UserError
 
 @torch.no_grad()
 def denoise(denoiser: object, x: Float[Tensor, "1 3 h w"], *, sigma: float | None = None) -> Float[Tensor, "1 3 h w"]:
-    """The denoiser's picture, unclamped, of one picture of any size. Whatever has a `denoise` of its own (`Denoiser`,
-    in tiles; those that learned nothing) is asked for it; any other network is called as a codec is. ``sigma``: of the
-    noise in grey levels, None where unknown. UserError where the net makes no picture."""
+    """Output of a denoiser, unclamped, for one image of any size. Uses the `denoise` method of the object if it has one
+    (`Denoiser`, training-free denoisers); any other network is called like a codec. ``sigma``: of the noise in grey
+    levels, None if unknown. UserError: the object returns no image."""
     if hasattr(denoiser, "denoise"):
         return denoiser.denoise(x)
     level = torch.tensor([math.nan if sigma is None else sigma], device=x.device)
-    made = None
+    x_hat = None
     if isinstance(denoiser, nn.Module):
         with torch.autocast(x.device.type, enabled=False):
-            made = denoiser(x, sigma=level).x_hat
-    if made is None:
+            x_hat = denoiser(x, sigma=level).x_hat
+    if x_hat is None:
         raise UserError(
-            f"{type(denoiser).__name__} makes no picture: give a denoiser's run, as +experiment=unet trains"
+            f"{type(denoiser).__name__} returns no image: give a denoiser's run, as +experiment=unet trains"
         )
-    return made
+    return x_hat
 
 
 def denoised(denoiser: object, pair: Pair) -> Pair:
-    """A Pair of one -> the Pair that a codec behind ``denoiser`` is given: its input is the denoised picture.
+    """The Pair that a codec behind ``denoiser`` codes, with the denoised image as its input, for a Pair of one image.
 
-    That is rounded to 8 bits, as in the file that a denoiser hands to a codec, so that learned and standard codecs are
-    given the same one. The noise's sigma, that of a picture which the codec never sees, is unknown to it.
+    The denoised image is rounded to 8 bits, as in a file between denoiser and codec, so that learned and standard
+    codecs get the same input. Its sigma is unknown, because the codec never sees the noisy image.
     """
     sigma = float(pair.sigma[0])
-    made = denoise(denoiser, pair.noisy, sigma=None if math.isnan(sigma) else sigma)
-    handed = to_tensor(to_bytes(made[0]))[None].to(pair.noisy.device)
-    return Pair(noisy=handed, clean=pair.clean, sigma=torch.full_like(pair.sigma, math.nan))
+    x_hat = denoise(denoiser, pair.noisy, sigma=None if math.isnan(sigma) else sigma)
+    rounded = to_tensor(to_bytes(x_hat[0]))[None].to(pair.noisy.device)
+    return Pair(noisy=rounded, clean=pair.clean, sigma=torch.full_like(pair.sigma, math.nan))

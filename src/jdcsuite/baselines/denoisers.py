@@ -1,7 +1,7 @@
-"""Noisy picture -> denoised picture without training: non-local means, and BM3D where it is installed.
+"""Noisy image -> denoised image without training: non-local means, and BM3D if it is installed.
 
-Both take white noise of one level, which real noise is not: the level is estimated from the picture unless it is
-given. Their `denoise` is that of `models/denoiser`, so either can teach.
+Both assume white noise of one level, which real noise is not. The level is estimated from the image unless it is given.
+Their `denoise` has the interface of `models.denoiser`, so either can be a teacher.
 """
 
 from __future__ import annotations
@@ -13,35 +13,35 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from jdcsuite import checks
 from jdcsuite.data.estimate import estimate_sigma
 from jdcsuite.models.denoiser import TILE, tiled
 from jdcsuite.types import UserError
 
-PATCH, DISTANCE = 5, 6  # pixels: side of the patches that are compared, and how far a picture is searched for them
+PATCH, DISTANCE = 5, 6  # pixels: side of the compared patches, and radius of the search for them
 
 
-class _Untaught:
-    """``sigma``: of the noise in grey levels; None: estimated from each picture."""
+class _TrainingFree:
+    """``sigma``: of the noise in grey levels; None: estimated from each image."""
 
     name: str
 
     def __init__(self, *, sigma: float | None = None) -> None:
-        if sigma is not None and not 0 <= sigma < float("inf"):
-            raise UserError(f"sigma={sigma} is not a noise level: give grey levels of 0 or more")
-        self.sigma = sigma
+        self.sigma = None if sigma is None else checks.number("sigma", sigma, least=0)
 
     def level(self, x: Float[Tensor, "1 3 h w"]) -> float:
-        """Of the noise in [0, 1] units. Estimated once for the whole picture, so that all its tiles have the same."""
+        """Noise level for images in [0, 1]. Estimated once from the whole image, so that all its tiles use the same
+        level."""
         return (estimate_sigma(x[0]) if self.sigma is None else self.sigma) / 255
 
 
-class NonLocalMeans(_Untaught):
+class NonLocalMeans(_TrainingFree):
     """Buades, Coll and Morel (CVPR 2005), scikit-image's fast form: 5x5 patches, 13x13 search, h = .8 sigma."""
 
     name = "nlm"
 
     def denoise(self, x: Float[Tensor, "1 3 h w"], *, tile: int = TILE) -> Float[Tensor, "1 3 h w"]:
-        """One picture in [0, 1] -> the same without noise, in tiles of ``tile`` pixels (0: all at once)."""
+        """One image in [0, 1] -> the denoised image, in tiles of ``tile`` pixels (0: one tile)."""
         from skimage.restoration import denoise_nl_means
 
         level = self.level(x)
@@ -50,21 +50,21 @@ class NonLocalMeans(_Untaught):
 
         def work(part: Float[Tensor, "1 3 _ _"]) -> Float[Tensor, "1 3 _ _"]:
             samples = np.ascontiguousarray(part[0].permute(1, 2, 0).double().cpu().numpy())
-            made = denoise_nl_means(
+            denoised = denoise_nl_means(
                 samples, patch_size=PATCH, patch_distance=DISTANCE, h=0.8 * level, sigma=level, fast_mode=True,
                 channel_axis=-1,
             )  # fmt: skip
-            return _tensor(made, part)
+            return _tensor(denoised, part)
 
         return tiled(work, x, tile=tile, margin=DISTANCE + PATCH)
 
 
-class BM3D(_Untaught):
-    """Dabov et al. (IEEE TIP 2007), the authors' package, whose licence is for non-commercial use: never a default.
+class BM3D(_TrainingFree):
+    """Dabov et al. (IEEE TIP 2007), in the authors' package. Never a default, as its licence excludes commercial use.
 
-    It sees the picture as one, since its result depends on more than a neighbourhood: tiles of 96 pixels with 66 of
-    their neighbours' differed by up to 3 grey levels, .1 on average. That takes .9 GiB and, on one core, three
-    minutes a megapixel.
+    It processes the whole image at once, because its result depends on more than a neighbourhood: with tiles of 96
+    pixels and margins of 66, the result differed by up to 3 grey levels, .1 on average. Takes .9 GiB and, on one core,
+    three minutes per megapixel.
     """
 
     name = "bm3d"
@@ -80,9 +80,9 @@ class BM3D(_Untaught):
             ) from None
 
     def denoise(self, x: Float[Tensor, "1 3 h w"], *, tile: int = 0) -> Float[Tensor, "1 3 h w"]:
-        """One picture in [0, 1] -> the same without noise. ``tile`` is not looked at."""
+        """One image in [0, 1] -> the denoised image. ``tile`` is ignored."""
         level = self.level(x)
-        if level < 1e-6 or min(x.shape[-2:]) < 8:  # the side of its blocks
+        if level < 1e-6 or min(x.shape[-2:]) < 8:  # side of its blocks
             return x.clone()
         return _tensor(self.bm3d.bm3d_rgb(x[0].permute(1, 2, 0).cpu().numpy(), level), x)
 
@@ -91,17 +91,17 @@ def _tensor(samples: np.ndarray, like: Tensor) -> Float[Tensor, "1 3 _ _"]:
     return torch.from_numpy(samples).to(like).permute(2, 0, 1)[None].clamp(0, 1)
 
 
-UNTAUGHT = {kind.name: kind for kind in (NonLocalMeans, BM3D)}  # the words of the command line
+TRAINING_FREE = {denoiser.name: denoiser for denoiser in (NonLocalMeans, BM3D)}  # names on the command line
 
 
-def untaught(word: str) -> object | None:
-    """The denoiser ``nlm`` or ``bm3d``; behind an @ the noise level in grey levels where it is known, as ``bm3d@5.5``.
-    None for any other word."""
-    name, at, said = word.partition("@")
-    if name not in UNTAUGHT:
+def training_free(spec: str) -> object | None:
+    """The denoiser ``nlm`` or ``bm3d``, with a known noise level in grey levels as ``bm3d@5.5``; None for another name.
+    UserError: not a noise level."""
+    name, at, level = spec.partition("@")
+    if name not in TRAINING_FREE:
         return None
     try:
-        sigma = float(said) if at else None
+        sigma = float(level) if at else None
     except ValueError:
-        raise UserError(f"{word} names no noise level: give grey levels, as in {name}@5.5") from None
-    return UNTAUGHT[name](sigma=sigma)
+        raise UserError(f"{spec} names no noise level: give grey levels, as in {name}@5.5") from None
+    return TRAINING_FREE[name](sigma=sigma)

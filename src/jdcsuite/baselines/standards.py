@@ -1,15 +1,15 @@
-"""Picture -> bytes -> picture by the standard codecs, with the learned models' compress and decompress."""
+"""Image -> bytes -> image by the standard codecs, with the interface of the learned codecs."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from jdcsuite.imaging.lossless import CODERS, Lossless, check_effort, library_version, load_imagecodecs
+from jdcsuite.imaging.pixels import to_bytes, to_tensor
 from jdcsuite.types import UserError
 
 
@@ -19,7 +19,7 @@ class _Codec(NamedTuple):
     high: float
     whole: bool  # whole numbers only
     meaning: str
-    efforts: range = range(0)  # empty where the codec has no such choice
+    efforts: range = range(0)  # empty if the codec has no such setting
     effort: int | None = None  # default
 
 
@@ -35,8 +35,8 @@ LOSSLESS = {
     for name in CODERS  # png and jpegls have no other mode
 }
 
-# From the smallest file to the largest: about .2 to 5 bpp on Kodak with noise of sigma 5 to 20. The rungs are
-# denser where a codec begins to code the noise and its rate leaps (AVIF at 40 to 55, JPEG 2000 at 22 to 30).
+# Qualities from the smallest to the largest file, about .2 to 5 bpp on Kodak with noise of sigma 5 to 20. They are
+# denser where a codec begins to code the noise and its rate jumps (AVIF at 40 to 55, JPEG 2000 at 22 to 30).
 LADDERS: dict[str, list[float]] = {
     "jpeg": [1, 5, 10, 20, 35, 50, 65, 80, 90, 93],
     "jpeg2000": [20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 32, 34, 36, 38],
@@ -48,13 +48,12 @@ LADDERS: dict[str, list[float]] = {
 
 
 class Standard:
-    """A standard codec of imagecodecs, single-threaded, at one quality. It is blind to the noise.
+    """A standard codec of imagecodecs, single-threaded, at one quality. It makes no use of the noise level.
 
-    ``quality``, by codec: see ``LOSSY`` for meaning and range; lossless codecs have one, 0, which may be left
-    out. JPEG XL's distance 1 is visually lossless. JPEG 2000's PSNR is OpenJPEG's own estimate against the
-    picture given, noise included; pictures of one colour or of a few pixels miss it by far.
-    ``effort``: higher is slower; libjxl's effort, libwebp's method, 10 - libavif's speed; None: the default.
-    Chroma is 4:4:4, but for WebP, whose lossy mode knows 4:2:0 only.
+    ``quality``: see ``LOSSY`` for meaning and range; for lossless codecs 0 or None. JPEG XL is visually lossless at
+    distance 1. The PSNR of JPEG 2000 is OpenJPEG's own estimate against its noisy input; images of one colour or of a
+    few pixels miss it by far. ``effort``: higher is slower; libjxl's effort, libwebp's method, 10 - libavif's speed;
+    None: the default. Chroma is 4:4:4, except in WebP, whose lossy mode supports only 4:2:0.
     UserError: unknown codec, quality or effort out of range, imagecodecs missing or built without the codec.
     """
 
@@ -85,7 +84,7 @@ class Standard:
 
     @property
     def name(self) -> str:
-        """The codec, with the effort where it is not the default."""
+        """The codec, with the effort if it is not the default."""
         return self.codec if self.effort == self._default_effort else f"{self.codec}-e{self.effort}"
 
     @property
@@ -97,18 +96,18 @@ class Standard:
         return f"{self.codec}{effort} {library_version(LOSSY[self.codec].module)}"
 
     def compress(self, x: Float[Tensor, "1 3 h w"], *, sigma: float | None = None) -> bytes:
-        """``x`` in [0, 1], rounded to 8 bits. ``sigma`` is part of the contract and has no use here.
+        """``x`` in [0, 1] is rounded to 8 bits. ``sigma`` is ignored; it is there for the interface of `Compressor`.
 
-        UserError where the format cannot hold the size (WebP: 16383, JPEG: 65535).
+        UserError: the format does not support the size (WebP: up to 16383, JPEG: up to 65535).
         """
-        image = _to_array(x)
+        image = to_bytes(x[0].detach()).copy()  # a copy, because imagecodecs wants plain strides
         if self.lossless is not None:
             return self.lossless.encode(image)
         try:
             return bytes(self._encode(image))
         except Exception as error:
             size = f"{image.shape[1]} x {image.shape[0]}"
-            raise UserError(f"{self.codec} cannot code a picture of {size} pixels: {error}.") from error
+            raise UserError(f"{self.codec} cannot code an image of {size} pixels: {error}.") from error
 
     def _encode(self, image: UInt8[np.ndarray, "h w 3"]) -> bytes | bytearray:
         codecs, quality, effort = load_imagecodecs(), self.quality, self.effort
@@ -126,22 +125,13 @@ class Standard:
         raise AssertionError(self.codec)
 
     def decompress(self, data: bytes) -> Float[Tensor, "1 3 h w"]:
-        """A picture in [0, 1], each sample k / 255, float32 on the CPU. UserError where bytes are damaged."""
+        """The image in [0, 1], each sample k / 255, float32 on the CPU. UserError: damaged bytes."""
         if self.lossless is not None:
-            return _to_tensor(self.lossless.decode(data))
+            return to_tensor(self.lossless.decode(data))[None]
         try:
             image = getattr(load_imagecodecs(), f"{LOSSY[self.codec].module}_decode")(data)
         except Exception as error:
-            raise UserError(f"These bytes are no {self.codec} picture, or damaged: {error}.") from error
+            raise UserError(f"These bytes are no {self.codec} image, or damaged: {error}.") from error
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise UserError(f"These bytes are no 8-bit RGB {self.codec} picture.")
-        return _to_tensor(image)
-
-
-def _to_array(x: Float[Tensor, "1 3 h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    eight = x[0].detach().float().clamp(0, 1).mul(255).round().to("cpu", torch.uint8)
-    return eight.permute(1, 2, 0).numpy().copy()  # in C order with plain strides, which imagecodecs wants
-
-
-def _to_tensor(image: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "1 3 h w"]:
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None].float() / 255
+            raise UserError(f"These bytes are no 8-bit RGB {self.codec} image.")
+        return to_tensor(image)[None]

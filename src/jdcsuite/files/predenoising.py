@@ -20,7 +20,7 @@ from torch import Tensor
 
 from jdcsuite.artifacts import environment, weights
 from jdcsuite.artifacts.rows import write_rows
-from jdcsuite.baselines.denoisers import UNTAUGHT
+from jdcsuite.baselines.denoisers import TRAINING_FREE
 from jdcsuite.data import provenance, quality
 from jdcsuite.data.pairs import scene_and_iso
 from jdcsuite.data.provenance import Predenoised
@@ -61,8 +61,8 @@ class Asked:
 
 @lru_cache(maxsize=1)
 def _loaded(asked: Asked) -> Callable[[Tensor], Tensor]:
-    if asked.word in UNTAUGHT:
-        return partial(UNTAUGHT[asked.word](sigma=asked.sigma).denoise, tile=asked.tile)
+    if asked.word in TRAINING_FREE:
+        return partial(TRAINING_FREE[asked.word](sigma=asked.sigma).denoise, tile=asked.tile)
     model = weights.load(asked.word, device=asked.device)
     if not isinstance(model, Denoiser):
         raise UserError(f"{asked.word} holds no denoiser but a {type(model).__name__}: give a run of +experiment=unet")
@@ -97,14 +97,14 @@ def teacher(word: str, *, sigma: float | None = None, tile: int = TILE, device: 
     first two (None: estimated from each picture). UserError for weights of anything else."""
     if tile < 0:
         raise UserError(f"--tile {tile} is not possible: give pixels, or 0 for the picture as one")
-    if word in UNTAUGHT:
+    if word in TRAINING_FREE:
         level = "estimated" if sigma is None else f"{sigma:g}"
         package = "scikit-image" if word == "nlm" else "bm3d"
         about = provenance.Teacher(
             name=word, id=f"{package} {environment.package_version(package)}, sigma {level}", train_scenes=[]
         )
     elif sigma is not None:
-        raise UserError(f"--sigma is for {' and '.join(UNTAUGHT)}: a trained denoiser is not told the noise level")
+        raise UserError(f"--sigma is for {' and '.join(TRAINING_FREE)}: a trained denoiser is not told the noise level")
     else:
         path = weights.path_of(word)
         said = weights.read(path)[1]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jdcsuite.artifacts import weights
-from jdcsuite.baselines.denoisers import UNTAUGHT, untaught
+from jdcsuite.baselines.denoisers import TRAINING_FREE, training_free
 from jdcsuite.baselines.standards import LADDERS, Standard
 from jdcsuite.coding.codec import Codec
 from jdcsuite.types import Compressor, Row, UserError
@@ -102,7 +102,7 @@ def _cascade(word: str, load: Callable[[str], Loaded]) -> list[Candidate]:
     """``DENOISER+CODEC`` -> the denoiser before each operating point of the codec."""
     parts = word.split("+")  # a path may contain a + too
     splits = [("+".join(parts[:i]), "+".join(parts[i:])) for i in range(1, len(parts))]
-    is_denoiser = [split[0].partition("@")[0] in UNTAUGHT or Path(split[0]).exists() for split in splits]
+    is_denoiser = [split[0].partition("@")[0] in TRAINING_FREE or Path(split[0]).exists() for split in splits]
     first, second = splits[is_denoiser.index(True) if any(is_denoiser) else 0]
     denoiser, row, train_scenes = load(first)
     if isinstance(denoiser, Codec):
@@ -139,7 +139,7 @@ def _cascade_row(denoiser: Row, candidate: Candidate) -> Row:
 
 def _load(word: str, *, device: str) -> Loaded:
     """``word``: a run folder, a weights file, nlm or bm3d. Without a name in its metadata, a model has its file's."""
-    if (denoiser := untaught(word)) is not None:
+    if (denoiser := training_free(word)) is not None:
         return Loaded(denoiser, Row(run=word, curve=word, method=word))
     path = weights.shipped() if word.partition("@")[0] == SHIPPED else weights.path_of(word)
     model, metadata = weights.load(path, device=device), weights.read_about(path)

@@ -14,10 +14,11 @@ from compressai.models.google import get_scale_table
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from jdcsuite import checks
 from jdcsuite.coding.transform import TransformCodec
 from jdcsuite.entropy.coder import MAX_SYMBOL, Decoder, Encoder, Tables
 from jdcsuite.entropy.exact import make_exact
-from jdcsuite.types import Output, Side, UserError
+from jdcsuite.types import Output, Side
 
 # The only classes of the library that a weights file can name. Architectures with an autoregressive context are left
 # out, because their decoders visit one position at a time.
@@ -40,9 +41,7 @@ class DropIn(TransformCodec):
 
     def __init__(self, *, architecture: str, num_channels: int, num_latents: int) -> None:
         super().__init__()
-        if architecture not in ARCHITECTURES:
-            raise UserError(f"model.architecture={architecture} is unknown: choose one of {', '.join(ARCHITECTURES)}")
-        self.architecture = architecture
+        self.architecture = checks.choice("model.architecture", architecture, ARCHITECTURES)
         self.has_means = architecture == "MeanScaleHyperprior"
         self.net: CompressionModel = getattr(compressai.models, architecture)(num_channels, num_latents)
         make_exact(self.net.h_s)

@@ -24,6 +24,7 @@ from jaxtyping import Float
 from scipy.fft import dct
 from torch import Tensor, nn
 
+from jdcsuite import checks
 from jdcsuite.coding.conditions import conditions_of, default_quality, lmbda_of, request_conditions
 from jdcsuite.models.dual_prior import DualPriorCodec
 from jdcsuite.models.haar import COLOURS, SMALL, Band
@@ -90,8 +91,7 @@ class Flagship(DualPriorCodec):
     ) -> None:
         super().__init__()
         (c4, c8), (n4, n8), m = widths, blocks, num_latents
-        if not 0 < m <= 3 * BLOCK**2:
-            raise UserError(f"model.num_latents={m} is not usable: give 1 to {3 * BLOCK**2}")
+        checks.whole("model.num_latents", m, least=1, most=3 * BLOCK**2)
         self.latent_gain = latent_gain
         # receptive field beyond the block of a latent: 3x3 convolutions at 1/4 and at 1/8
         self.margin = math.ceil((4 + 8 * n4 + 16 * n8 + 8) / BLOCK) * BLOCK

@@ -15,11 +15,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from jdcsuite import checks
 from jdcsuite.coding.container import H_UNIT
 from jdcsuite.models.dual_prior import DualPriorCodec
 from jdcsuite.models.haar import haar_start
 from jdcsuite.models.layers import DepthConv, Float32, ResidualDown, ResidualUp, conv1x1, conv3x3, subpixel
-from jdcsuite.types import Output, Side, UserError
+from jdcsuite.types import Output, Side
 
 H_SCALE = 8.0  # bits per pixel where the guidance plane is 1
 
@@ -72,12 +73,9 @@ class FLLIC(DualPriorCodec):
 
     @torch.no_grad()
     def _start(self, kind: str) -> None:
-        if kind not in ("haar", "random"):
-            raise UserError(f"model.start={kind} is unknown: choose haar or random")
-        if kind == "random":
-            return
-        haar_start(self.g_a, self.g_s)
-        self._start_prior()
+        if checks.choice("model.start", kind, ("haar", "random")) == "haar":
+            haar_start(self.g_a, self.g_s)
+            self._start_prior()
 
     def analyse(
         self, x: Float[Tensor, "b 3 h w"], conditions: Float[Tensor, "b 3"] | None = None

@@ -17,13 +17,14 @@ from compressai.layers import GDN
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from jdcsuite import checks
 from jdcsuite.coding.transform import TransformCodec
 from jdcsuite.entropy.coder import MAX_SYMBOL, Decoder, Encoder, Tables
 from jdcsuite.entropy.competition import Competition
 from jdcsuite.entropy.quantize import add_noise, round_ste
 from jdcsuite.models.haar import haar_start_5x5
 from jdcsuite.models.layers import Float32
-from jdcsuite.types import CorruptFile, Output, Side, UserError
+from jdcsuite.types import CorruptFile, Output, Side
 
 NEARLY_LINEAR = 1e-3  # initial gamma of GDN on the diagonal; the usual .1 would distort the Haar packet
 
@@ -66,10 +67,8 @@ class ManyPriors(TransformCodec):
         start: str = "haar",
     ) -> None:
         super().__init__()
-        if index_cost not in ("fixed", "adaptive"):
-            raise UserError(f"model.index_cost={index_cost} is unknown: choose fixed or adaptive")
-        if start not in ("haar", "random"):
-            raise UserError(f"model.start={start} is unknown: choose haar or random")
+        checks.choice("model.index_cost", index_cost, ("fixed", "adaptive"))
+        checks.choice("model.start", start, ("haar", "random"))
         n, m = num_channels, num_latents
         gdn = partial(GDN, n, gamma_init=NEARLY_LINEAR) if start == "haar" else partial(GDN, n)
         self.num_latents, self.latent_gain = m, latent_gain
