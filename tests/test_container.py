@@ -1,4 +1,4 @@
-"""The `.jdc` file: what is packed opens again, and every other byte string is refused before it costs anything."""
+"""The `.jdc` file: contents survive packing, and all other bytes are refused before they cost memory."""
 
 from __future__ import annotations
 
@@ -81,14 +81,14 @@ def forged(
     magic=b"JDC", version=2, flags=1, height=3, width=5, depth=8, colour=1, tile=64, count=3, entries=1,
     metadata=b"\x01\x07\x00\x00\x00profile", lengths=(3, 0, 2), payload=b"abc\x00\xff",
 ) -> bytes:  # fmt: skip
-    """A file with a right checksum, written from the format's description."""
+    """A file with a valid checksum, written as docs/format.md specifies."""
     head = magic + bytes([version, flags]) + b"weights!" + struct.pack("<II", height, width)
     head += bytes([depth, colour]) + struct.pack("<IH", tile, 700) + bytes([count, entries]) + metadata
     return seal(head + struct.pack(f"<{1 + len(lengths)}I", 99, *lengths) + payload)
 
 
 def refused(data: bytes) -> str:
-    """The sentence with which ``data`` is refused, after no more memory than the file itself could need."""
+    """The sentence with which ``data`` is refused; checks that this takes less than 1 MiB of memory."""
     tracemalloc.start()
     try:
         with pytest.raises(CorruptFile) as error:
@@ -101,29 +101,29 @@ def refused(data: bytes) -> str:
 
 @given(contents())
 @settings(deadline=None)
-def test_a_file_opens_as_it_was_packed(it):
+def test_contents_survive_packing(it):
     data = pack(it)
     assert unpack(data) == it
     assert pack(unpack(data)) == data
     assert len(data) == header_bytes(it) + sum(len(s) for tile in it.tiles for s in tile.segments)
 
 
-def test_the_bytes_are_those_of_the_format_s_description():
+def test_the_bytes_are_those_of_the_specification():
     assert forged() == SMALL_FILE
     assert len(SMALL_FILE) == 31 + 5 + 7 + 4 * 4 + 5 + 4
 
 
-def test_tiles_cover_the_picture_in_raster_order_once():
-    seen = [[0] * 200 for _ in range(130)]
+def test_tiles_cover_the_image_once_in_raster_order():
+    covered = [[0] * 200 for _ in range(130)]
     for top, left, height, width in boxes(130, 200, 64):
-        for row in seen[top : top + height]:
+        for row in covered[top : top + height]:
             row[left : left + width] = [n + 1 for n in row[left : left + width]]
-    assert all(n == 1 for row in seen for n in row)
+    assert all(n == 1 for row in covered for n in row)
     assert boxes(130, 200, 64)[:5] == [(0, i, 64, min(64, 200 - i)) for i in (0, 64, 128, 192)] + [(64, 0, 64, 64)]
     assert boxes(130, 200, 0) == boxes(130, 200, 4096) == [(0, 0, 130, 200)]
 
 
-def test_every_flipped_bit_is_noticed():
+def test_every_flipped_bit_is_detected():
     for place in range(len(SMALL_FILE)):
         for bit in range(8):
             data = bytearray(SMALL_FILE)
@@ -132,14 +132,14 @@ def test_every_flipped_bit_is_noticed():
                 unpack(bytes(data))
 
 
-def test_every_truncation_and_extension_is_noticed():
+def test_every_truncation_and_extension_is_detected():
     for length in range(len(SMALL_FILE)):
         refused(SMALL_FILE[:length])
     for tail in (b"\0", b"\0" * 4, b"x" * 1000, SMALL_FILE):
         refused(SMALL_FILE + tail)
     crc = struct.unpack("<I", SMALL_FILE[-4:])[0]
     residue = struct.pack("<I", zlib.crc32(struct.pack("<I", crc), crc))
-    # the one extension that leaves the checksum right
+    # the only extension with a valid checksum
     assert "segment" in refused(SMALL_FILE + residue)
 
 
@@ -153,8 +153,8 @@ def test_arbitrary_bytes_are_refused(data, with_magic, with_checksum):
 
 @given(contents(), st.data())
 @settings(deadline=None, max_examples=300)
-def test_a_mutated_file_with_a_right_checksum_is_refused_or_is_another_file(it, data):
-    """No crash and nothing half-read: what opens packs to the same bytes."""
+def test_a_mutated_file_with_a_valid_checksum_is_refused_or_another_valid_file(it, data):
+    """No crash and no field ignored: a file that opens packs to the same bytes."""
     body = bytearray(pack(it)[:-4])
     for _ in range(data.draw(st.integers(1, 3))):
         body[data.draw(st.integers(0, min(len(body) - 1, 120)))] = data.draw(st.integers(0, 255))
@@ -183,19 +183,20 @@ def test_a_mutated_file_with_a_right_checksum_is_refused_or_is_another_file(it, 
         {"height": 65}, {"width": 6400}, {"tile": 0, "width": 2**13, "height": 2**12}, {"tile": 0, "width": 2**20},
     ],
 )  # fmt: skip
-def test_a_wrong_header_with_a_right_checksum_is_refused(change):
+def test_a_wrong_header_with_a_valid_checksum_is_refused(change):
     assert unpack(forged()) == SMALL
     refused(forged(**change))
 
 
 @pytest.mark.parametrize("tile", [0, 64, 1024, 4096])
-def test_a_short_file_cannot_ask_for_a_large_picture(tile):
-    """With every checksum right: a hundred bytes ask for no more than half a megapixel."""
+def test_a_short_file_cannot_claim_a_large_image(tile):
+    """With valid checksums, a hundred bytes can claim at most half a megapixel."""
     for height, width in ((2**10, 2**10), (4096, 4096), (2**15, 2**15), (2**20, 2**10), (1, 2**20)):
-        assert "limits" in (said := refused(forged(height=height, width=width, tile=tile))) or "short" in said
+        message = refused(forged(height=height, width=width, tile=tile))
+        assert "limits" in message or "short" in message
 
 
-def test_a_tile_that_codes_to_next_to_nothing_is_filled_up():
+def test_a_tile_that_codes_to_almost_nothing_is_filled_up():
     flat = replace(
         SMALL, height=1000, width=64 * 64, tile=0, metadata={}, tiles=[Tile(checksum=1, segments=[b"ab", b"c"])]
     )
@@ -204,7 +205,7 @@ def test_a_tile_that_codes_to_next_to_nothing_is_filled_up():
     assert len(data) == 31 + 4 * 3 + 1000 * 64 * 64 // PIXELS_PER_BYTE + 4 == header_bytes(flat) + 3
 
 
-def test_a_newer_version_says_so_before_it_speaks_of_damage():
+def test_a_newer_version_is_reported_before_damage():
     assert "version 9" in refused(forged(version=9)) and "update" in refused(forged(version=9)[:-1] + b"?")
 
 
@@ -213,12 +214,12 @@ def test_the_first_version_is_refused_with_a_reason():
 
 
 @pytest.mark.parametrize("size", [(0, 5), (5, 0), (2**20 + 1, 1), (2**15 + 1, 2**15)])
-def test_a_picture_outside_the_format_is_not_packed(size):
+def test_an_image_outside_the_format_is_not_packed(size):
     with pytest.raises(ValueError, match="limits"):
         pack(replace(SMALL, height=size[0], width=size[1]))
 
 
-def test_the_largest_picture_and_the_most_segments_are_packed():
+def test_the_largest_image_and_the_most_segments_are_packed():
     for height, width, tile in ((2**15, 2**15, 4096), (2**20, 1, 0), (4096, 4096, 0)):
         tiles = [Tile(checksum=0, segments=[b""] * 16)] * len(boxes(height, width, tile))
         it = replace(SMALL, height=height, width=width, tile=tile, side=Side(h=2**16 - 1), tiles=tiles)

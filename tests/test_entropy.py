@@ -1,4 +1,4 @@
-"""Entropy coding: what is put comes back, costs what theory says, and a damaged file is always noticed."""
+"""Entropy coding: symbols decode exactly, cost their theoretical length, and damaged streams are always detected."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from jdcsuite.entropy.priors import Gaussian, MonotoneCDF
 from jdcsuite.entropy.quantize import add_noise, compand, round_ste
 from jdcsuite.types import CorruptFile
 
-UNIT = 2.0**-16  # of a table
-FAR = 2**22  # no latent of a picture is this many steps from its mean
+UNIT = 2.0**-16  # smallest probability of a table
+FAR = 2**22  # steps: farther from its mean than any latent of an image
 
 
 # -- quantize --------------------------------------------------------------------------------------------------
@@ -55,7 +55,7 @@ def test_noise_is_uniform_over_one_unit_and_centred():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_compand_is_log2_of_one_and_the_magnitude_straight_between_powers_of_two(dtype):
+def test_compand_is_log2_of_one_plus_the_magnitude_linear_between_powers_of_two(dtype):
     knots = 2.0 ** np.arange(30)
     x = np.concatenate([np.linspace(-5000, 5000, 101), np.geomspace(1e-6, 2**28, 400), knots - 1, 1 - knots])
     x = x.astype(dtype)
@@ -63,13 +63,13 @@ def test_compand_is_log2_of_one_and_the_magnitude_straight_between_powers_of_two
     assert got.dtype == dtype
     straight = np.sign(x) * np.interp(np.abs(x) + dtype(1), knots, np.arange(30))
     np.testing.assert_allclose(got, straight, rtol=4 * np.finfo(dtype).eps, atol=2 * np.finfo(dtype).eps)
-    # the chord of log2 between two powers lies .0861 below it at most
+    # the chord of log2 between two powers of two is at most .0861 below it
     bow = np.log2(np.abs(x).astype(float) + 1) - np.abs(got)
     assert bow.min() > -1e-6 and bow.max() < 0.0861
     assert np.array_equal(compand(torch.from_numpy(knots - 1)).numpy(), np.arange(30))
 
 
-def test_gradient_of_compand_is_the_slope_of_its_lines():
+def test_gradient_of_compand_is_the_slope_of_its_segments():
     x = torch.tensor([-6.5, -2.0, -0.25, 0.25, 0.75, 1.5, 4.0, 100.0, 1e6], dtype=torch.float64, requires_grad=True)
     (gradient,) = torch.autograd.grad(compand(x).sum(), x)
     assert gradient.tolist() == (2 ** -torch.floor(torch.log2(1 + x.detach().abs()))).tolist()
@@ -83,7 +83,7 @@ pmfs = st.lists(st.floats(0, 1), min_size=1, max_size=60).map(
 
 
 def check_integer_tables(tables: Tables) -> None:
-    """Every row: from 0 to 2^16 in strictly increasing integers, then zeros."""
+    """Every row strictly increases from 0 to 2^16 and is then zero."""
     assert tables.cdf.dtype == tables.length.dtype == tables.offset.dtype == torch.int32
     for row, length in zip(tables.cdf, tables.length.tolist(), strict=True):
         used = row[:length]
@@ -93,19 +93,19 @@ def check_integer_tables(tables: Tables) -> None:
 
 @given(st.lists(pmfs, min_size=1, max_size=4))
 @settings(deadline=None, max_examples=50)
-def test_any_probabilities_become_integer_tables_that_give_every_symbol_a_code(rows):
+def test_any_probabilities_become_integer_tables_in_which_every_symbol_has_a_code(rows):
     tables = Tables.from_pmfs(rows, offsets=[-3] * len(rows))
     check_integer_tables(tables)
     assert tables.length.tolist() == [len(r) + 2 for r in rows]
     assert tables.offset.tolist() == [-3] * len(rows)
 
 
-def test_the_escape_gets_what_the_probabilities_lack_to_one():
+def test_the_escape_gets_the_missing_probability():
     tables = Tables.from_pmfs([torch.tensor([0.25, 0.25])], offsets=[0])
     assert tables.cdf[0, :4].tolist() == [0, 2**14, 2**15, 2**16]
 
 
-def test_tables_survive_a_trip_through_flat_tensors():
+def test_tables_survive_a_round_trip_through_flat_tensors():
     tables = Gaussian(highest=2, density=2).tables()
     assert len(tables.cdf) == 11
     back = Tables.from_state(tables.state("tables.y"), "tables.y")
@@ -115,7 +115,7 @@ def test_tables_survive_a_trip_through_flat_tensors():
 
 @st.composite
 def distributions(draw):
-    """Probabilities of 1 to 400 symbols, from even to mostly under one unit of a table, that lack up to 100 units."""
+    """Probabilities of 1 to 400 symbols, from uniform to mostly under one unit, whose sum misses up to 100 units."""
     n, power, seed = draw(st.integers(1, 400)), draw(st.sampled_from([1, 4, 40])), draw(st.integers(0, 2**32 - 1))
     p = np.random.default_rng(seed).random(n) ** power
     if draw(st.booleans()):
@@ -125,14 +125,14 @@ def distributions(draw):
 
 @given(distributions())
 @settings(deadline=None, max_examples=200)
-def test_a_table_never_costs_more_than_compressai_s_quantisation_of_the_same_probabilities(p):
+def test_a_table_never_costs_more_than_compressai_s_quantisation_of_it(p):
     whole = np.append(p, 1 - p.sum())
     row, length, _ = (a[0] for a in Tables.from_pmfs([torch.from_numpy(p)], offsets=[0]).arrays)
     theirs = np.diff(pmf_to_quantized_cdf(whole.tolist(), rans.PRECISION))
     ours, seen = np.diff(row[:length]), whole > 0
     assert len(ours) == len(theirs) and ours.sum() == theirs.sum() == 2**16
     cost = [-(whole[seen] * np.log2(units[seen] * UNIT)).sum() for units in (ours, theirs)]
-    # largest remainders are not the cheapest to the last digit: in one of thousands they cost 3e-7 bit more
+    # largest remainders are not exactly optimal: one case in thousands costs 3e-7 bit more
     assert cost[0] <= cost[1] + 1e-5
 
 
@@ -142,12 +142,12 @@ def test_a_table_too_long_for_its_units_is_refused():
         Tables.from_pmfs([torch.full((2**15,), 2.0**-15)], offsets=[0])
 
 
-# rows [0, 9, 2**16] and [0, 1, 2, 2**16]: what is stored lacks each row's end
+# rows [0, 9, 2**16] and [0, 1, 2, 2**16]; the last entry of a row is not stored
 GOOD = {"cdf": [0, 9, 0, 1, 2], "length": [3, 4], "offset": [-1, 5]}
 BAD = [
-    {"cdf": [0, 9, 0, 1]}, {"cdf": [0, 9, 0, 1, 2, 3]}, {"cdf": []},  # a search would leave the row
+    {"cdf": [0, 9, 0, 1]}, {"cdf": [0, 9, 0, 1, 2, 3]}, {"cdf": []},  # a search would run past the row
     {"cdf": [1, 9, 0, 1, 2]}, {"cdf": [0, 9, 1, 2, 3]}, {"cdf": [0, 9, 2**16 - 1, 1, 2]},
-    {"cdf": [0, 0, 0, 1, 2]},  # a symbol of no probability divides by zero
+    {"cdf": [0, 0, 0, 1, 2]},  # a symbol of probability zero divides by zero
     {"cdf": [0, 9, 0, 2, 1]}, {"cdf": [0, 9, 0, 2, 2]}, {"cdf": [0, 2**16 - 1, 0, 2**16 - 1, 2]},
     {"length": [3, 5]}, {"length": [3, 3]}, {"length": [4, 3]}, {"length": [1, 6]}, {"length": [0, 7]},
     {"length": [-3, 10]}, {"length": [2**31 - 1, 4]}, {"length": [3, -(2**31)]}, {"length": [2**31 - 1, -(2**31) + 8]},
@@ -165,7 +165,7 @@ def flat_state(parts: dict[str, list], **types: torch.dtype) -> dict[str, torch.
 
 
 @pytest.mark.parametrize("changes", BAD, ids=lambda changes: " ".join(changes))
-def test_what_is_no_table_is_refused_before_a_decoder_searches_it(changes):
+def test_malformed_tables_are_refused(changes):
     good = Tables.from_state(flat_state(GOOD), "tables.y")
     assert good.cdf.tolist() == [[0, 9, 2**16, 0], [0, 1, 2, 2**16]]
     with pytest.raises(ValueError, match="probability table"):
@@ -183,7 +183,7 @@ def test_tables_of_another_type_are_refused(name, dtype):
         Tables.from_state(flat_state(parts, **{name: dtype}), "tables.y")
 
 
-def test_the_longest_row_of_a_table_is_one_of_a_unit_a_symbol():
+def test_the_longest_table_has_one_unit_per_symbol():
     state = {"cdf": list(range(2**16)), "length": [2**16 + 1], "offset": [-5]}
     tables = Tables.from_state(flat_state(state), "tables.y")
     assert torch.equal(tables.cdf[0], torch.arange(2**16 + 1).int())
@@ -191,8 +191,8 @@ def test_the_longest_row_of_a_table_is_one_of_a_unit_a_symbol():
     assert Decoder(written((symbols, indexes, tables, None))).get(indexes, tables).tolist() == symbols.tolist()
 
 
-def test_few_bytes_do_not_ask_for_much_memory():
-    """One long row among many short ones: a matrix of them all would be hundreds of times as large."""
+def test_few_bytes_cannot_claim_much_memory():
+    """One long row among many short ones, whose matrix would be hundreds of times as large as the file."""
     state = flat_state({"cdf": [*range(2**16)] + [0] * 600, "length": [2**16 + 1] + [2] * 600, "offset": [0] * 601})
     with pytest.raises(ValueError, match="too large"):
         Tables.from_state(state, "tables.y")
@@ -247,7 +247,7 @@ def written(*calls: tuple) -> bytes:
 
 @given(st.lists(puts(), max_size=4))
 @settings(deadline=None, max_examples=150)
-def test_whatever_is_put_is_read_back_in_order(calls):
+def test_all_symbols_are_read_back_in_order(calls):
     segment = written(*calls)
     decoder = Decoder(segment)
     for symbols, indexes, tables, shifts in calls:
@@ -260,7 +260,7 @@ def test_whatever_is_put_is_read_back_in_order(calls):
 
 @given(puts(), st.integers(0, 30))
 @settings(deadline=None, max_examples=50)
-def test_a_stream_does_not_tell_how_its_symbols_were_split_into_calls(call, at):
+def test_a_stream_does_not_depend_on_how_its_symbols_are_split_into_calls(call, at):
     symbols, indexes, tables, shifts = call
     shifts = torch.zeros_like(indexes) if shifts is None else shifts
     parts = [(symbols[s], indexes[s], tables, shifts[s]) for s in (slice(None, at), slice(at, None))]
@@ -272,17 +272,17 @@ def test_a_stream_does_not_tell_how_its_symbols_were_split_into_calls(call, at):
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 3])
-def test_few_symbols_are_few_bytes(n):
+def test_few_symbols_take_few_bytes(n):
     symbols, indexes = torch.ones(n).int(), torch.zeros(n).int()  # in the table, at 16 bits each
     segment = written((symbols, indexes, GAUSSIAN, None))
-    assert len(segment) == [0, 8, 12, 12][n]  # a state of 64 bits, of which 31 are its start
+    assert len(segment) == [0, 8, 12, 12][n]  # a state of 64 bits, 31 of which are its initial value
     decoder = Decoder(segment)
     assert decoder.get(indexes, GAUSSIAN).tolist() == symbols.tolist()
     decoder.finish()
 
 
 @pytest.mark.parametrize("far", [-FAR, FAR, -FAR + 1, FAR - 1, 1 - LARGEST, LARGEST - 1])
-def test_a_symbol_far_outside_every_table_comes_back_among_likely_ones(far):
+def test_a_symbol_far_outside_every_table_is_decoded_among_likely_ones(far):
     symbols = torch.zeros(len(GAUSSIAN.cdf) * 2, dtype=torch.int64)
     symbols[::2] = far
     indexes = torch.arange(len(GAUSSIAN.cdf)).repeat_interleave(2).int()
@@ -294,7 +294,7 @@ def test_a_symbol_far_outside_every_table_comes_back_among_likely_ones(far):
 
 
 @pytest.mark.parametrize("edge", [-(2**29) - 40, -(2**29), 2**29 - 40, 2**29])
-def test_escapes_hold_whatever_may_be_put_even_from_the_farthest_table(edge):
+def test_escapes_hold_every_allowed_symbol_even_from_the_farthest_table(edge):
     tables = Tables.from_pmfs([torch.full((3,), 0.3)] * 2, offsets=[max(min(edge, LARGEST), -LARGEST), 0])
     symbols = torch.tensor([1 - LARGEST, LARGEST - 1, 0, LARGEST - 1, 1 - LARGEST])
     indexes = torch.tensor([0, 0, 0, 1, 1]).int()
@@ -304,13 +304,13 @@ def test_escapes_hold_whatever_may_be_put_even_from_the_farthest_table(edge):
 
 
 @pytest.mark.parametrize("value", [LARGEST, -LARGEST, 2**62, -(2**63), 2**63 - 1])
-def test_a_symbol_outside_the_coder_s_range_is_refused_when_it_is_put(value):
+def test_a_symbol_out_of_range_is_refused_by_the_encoder(value):
     with pytest.raises(ValueError, match="outside the coder's range"):
         Encoder().put(torch.tensor([0, value]), torch.zeros(2).int(), GAUSSIAN)
 
 
 @pytest.mark.parametrize("index", [-1, len(GAUSSIAN.cdf), 2**31 - 1, 2**32, -(2**32)])
-def test_a_table_that_is_not_there_is_refused(index):
+def test_a_missing_table_is_refused(index):
     symbols, indexes = torch.zeros(2).int(), torch.tensor([0, index])
     with pytest.raises(ValueError, match="tables"):
         Encoder().put(symbols, indexes, GAUSSIAN)
@@ -318,17 +318,17 @@ def test_a_table_that_is_not_there_is_refused(index):
         Decoder(written((symbols, symbols, GAUSSIAN, None))).get(indexes, GAUSSIAN)
 
 
-def test_as_many_words_are_written_as_there_is_room_for_at_most():
-    """The costliest symbol: an escape of the largest width from a table of the rarest escape, and 16 low bits."""
+def test_the_costliest_symbols_fit_in_the_allocated_words():
+    """The costliest symbol is an escape of the largest width from a table with the rarest escape, plus 16 low bits."""
     tables = Tables.from_pmfs([torch.tensor([1.0])], offsets=[-LARGEST])
     n = 1000
     symbols, indexes = torch.full((n,), LARGEST - 1), torch.zeros(n).int()
     segment = written((symbols, indexes, tables, torch.full((n,), 16).int()))
-    assert len(segment) / 4 < 3 * n  # room is made for 8 words a symbol
+    assert len(segment) / 4 < 3 * n  # 8 words per symbol are allocated
 
 
-def test_the_coder_starts_where_no_folder_can_be_written_to(monkeypatch):
-    """numba refuses to compile what it is told to keep and cannot."""
+def test_the_coder_works_without_a_writable_folder(monkeypatch):
+    """numba refuses to compile with cache=True if it cannot write its cache."""
     import importlib.util
 
     from numba.core import caching
@@ -362,14 +362,14 @@ def read(segment: bytes, *calls: tuple) -> list[list[int]]:
 
 @pytest.fixture(scope="module")
 def call() -> tuple:
-    """Symbols at every table, some escaped, with low bits."""
+    """Symbols of every table, some escaped, with low bits."""
     random = np.random.default_rng(0)
     symbols = torch.from_numpy(random.integers(-50, 50, 400))
     indexes, shifts = torch.from_numpy(random.integers(0, len(GAUSSIAN.cdf), 400)), torch.arange(400) % 17
     return symbols, indexes.int(), GAUSSIAN, shifts.int()
 
 
-def test_a_stream_cut_short_anywhere_is_a_corrupt_file(call):
+def test_a_truncated_stream_is_a_corrupt_file(call):
     segment = written(call)
     assert read(segment, call) == [call[0].tolist()]
     for end in range(len(segment)):
@@ -386,7 +386,7 @@ def test_an_extended_stream_is_a_corrupt_file(call, more):
         read(segment[:8] + more + segment[8:], call)
 
 
-def test_more_or_fewer_symbols_than_were_put_are_a_corrupt_file(call):
+def test_reading_more_or_fewer_symbols_than_were_written_is_a_corrupt_file(call):
     symbols, indexes, tables, shifts = call
     segment = written(call)
     for n in (0, 1, 200, 399):
@@ -401,16 +401,16 @@ def test_more_or_fewer_symbols_than_were_put_are_a_corrupt_file(call):
 
 
 @pytest.mark.parametrize("state", [0, 1, rans.START - 1, 1 << 63, (1 << 64) - 1])
-def test_a_state_that_no_encoder_ends_in_is_a_corrupt_file(call, state):
-    """From outside its range a state would not come back into it with one word, and a symbol could cost nothing."""
+def test_an_invalid_initial_state_is_a_corrupt_file(call, state):
+    """One word cannot bring such a state back into range, and a symbol could cost nothing."""
     segment = state.to_bytes(8, "little") + written(call)[8:]
     with pytest.raises(CorruptFile, match="start"):
         Decoder(segment)
 
 
 @pytest.mark.parametrize("width", range(64))
-def test_an_escape_of_any_width_is_read_or_is_a_corrupt_file(width):
-    """As a hostile encoder writes it: an escape, its width in 6 bits, then whatever follows."""
+def test_an_escape_of_any_width_is_decoded_or_refused(width):
+    """As a hostile encoder writes it: an escape, its width in 6 bits, then any bits."""
     tables = Tables.from_pmfs([torch.tensor([0.25, 0.25])], offsets=[0])
     words = np.empty(64, dtype=np.uint32)
     state = np.array([rans.START], dtype=np.uint64)
@@ -424,15 +424,15 @@ def test_an_escape_of_any_width_is_read_or_is_a_corrupt_file(width):
             decoder.get(torch.zeros(1).int(), tables)
         return
     value = int(decoder.get(torch.zeros(1).int(), tables))
-    distance = 2 ** (width + 1) - 2  # all ones, less one: even, so below the table
+    distance = 2 ** (width + 1) - 2  # all ones minus one is even, so the symbol is below the table
     assert value == -(distance // 2) - 1
     if width < 31:  # the 48 bits are not used up
         with pytest.raises(CorruptFile, match="do not end"):
             decoder.finish()
 
 
-def test_another_model_s_tables_never_read_a_stream_to_its_end(call):
-    """Tables that differ in one unit: what is decoded may look like symbols, but its end is not the end."""
+def test_tables_of_another_model_do_not_decode_a_stream(call):
+    """With tables that differ by one unit the symbols may look valid, but the end of the stream does not."""
     symbols, indexes, tables, shifts = call
     segment = written(call)
     for row in (int(indexes[0]), int(indexes[200])):
@@ -444,12 +444,12 @@ def test_another_model_s_tables_never_read_a_stream_to_its_end(call):
             decoded = read(segment, (symbols, indexes, other, shifts))
         except CorruptFile:
             continue
-        assert decoded == [symbols.tolist()]  # the state did not meet what changed
+        assert decoded == [symbols.tolist()]  # the changed entries were not used
 
 
 @given(st.binary(max_size=80), st.integers(0, 60), st.sampled_from([GAUSSIAN, ODD]), st.integers(0, 16))
 @settings(deadline=None, max_examples=300)
-def test_any_bytes_at_all_are_symbols_in_range_or_a_corrupt_file(data, n, tables, shift):
+def test_arbitrary_bytes_are_symbols_in_range_or_a_corrupt_file(data, n, tables, shift):
     indexes = (torch.arange(n) * 7 % len(tables.cdf)).int()
     try:
         decoder = Decoder(data)
@@ -457,7 +457,7 @@ def test_any_bytes_at_all_are_symbols_in_range_or_a_corrupt_file(data, n, tables
         decoder.finish()
     except CorruptFile:
         return
-    # what ends where it should is what an encoder writes, unless an escape stood for a symbol inside the table
+    # a stream that ends correctly is what an encoder writes, unless an escape codes a symbol of the table
     again = Encoder()
     assert (out.abs() <= LARGEST).all()
     if (out.abs() < LARGEST).all():
@@ -467,8 +467,8 @@ def test_any_bytes_at_all_are_symbols_in_range_or_a_corrupt_file(data, n, tables
 
 @given(st.data())
 @settings(deadline=None, max_examples=200)
-def test_a_decoder_reads_no_word_outside_its_stream(data):
-    """Words around the stream that would end the reading otherwise: the same symbols, wherever it stands."""
+def test_a_decoder_reads_no_word_beyond_its_stream(data):
+    """The symbols do not depend on the words in memory around the stream."""
     size = data.draw(st.integers(0, 12))
     inner = data.draw(st.lists(st.integers(0, 2**32 - 1), min_size=size, max_size=size))
     state = data.draw(st.integers(rans.START, 2**63 - 1))
@@ -484,11 +484,11 @@ def test_a_decoder_reads_no_word_outside_its_stream(data):
     assert results[0] == results[1]
 
 
-# -- what symbols cost -----------------------------------------------------------------------------------------
+# -- cost of symbols -------------------------------------------------------------------------------------------
 
 
 def ideal_bits(symbols: np.ndarray, scale: float) -> float:
-    """-log2 of the probability that a normal of ``scale`` gives to the unit bins around ``symbols``."""
+    """-log2 of the probabilities of the unit bins around ``symbols`` under a normal distribution of ``scale``."""
     far, near = -(np.abs(symbols) - 0.5) / scale, -(np.abs(symbols) + 0.5) / scale
     return float(-np.log2(norm.cdf(far) - norm.cdf(near)).sum())
 
@@ -505,21 +505,21 @@ SCALES = [0.11, 0.13, 0.2, 0.5, 1, 2.5, 8, 16.5, 31, 32.5, 63, 100, 333, 1024, 5
 
 
 def gaussian_symbols(scale: float, n: int = 100_000) -> np.ndarray:
-    """Rounded quantiles of a normal: a sample without the luck of the draw."""
+    """Rounded quantiles of a normal distribution, a sample without randomness."""
     return np.rint(scale * norm.ppf((np.arange(n) + 0.5) / n)).astype(np.int64)
 
 
 @pytest.mark.parametrize("scale", SCALES)
-def test_gaussian_symbols_cost_what_their_entropy_says(scale):
+def test_gaussian_symbols_cost_their_entropy(scale):
     symbols = gaussian_symbols(scale)
     ideal, coded = ideal_bits(symbols, scale), coded_bits(symbols, scale)
-    # 5e-4 bit a symbol: what a 16-bit table resolves where symbols are nearly free; 64 bits: the coder's state
+    # 5e-4 bit per symbol is the resolution of a 16-bit table for nearly free symbols; 64 bits are the state
     assert 0.995 * ideal < coded < 1.001 * ideal + 5e-4 * len(symbols) + 64
 
 
 @pytest.mark.parametrize("level", [0, 40, 52, 84, 132])
-def test_the_coder_itself_costs_nothing_over_its_tables(level):
-    """-log2 of the table's own probabilities, not the normal's: what is left is the coder's."""
+def test_the_coder_adds_no_cost_to_its_tables(level):
+    """Against -log2 of the probabilities in the table, so that the difference is due to the coder."""
     row, length, offset = (a[level] for a in GAUSSIAN.arrays)
     units, n = np.diff(row[:length]), 100_000
     places = np.searchsorted(row[1:length], (np.arange(n) + 0.5) / n * 2**16, side="right")
@@ -531,8 +531,8 @@ def test_the_coder_itself_costs_nothing_over_its_tables(level):
 
 @pytest.mark.parametrize("scale", [16.5, 20, 31.5])
 @pytest.mark.parametrize("k", [1, 4, 8])
-def test_raw_low_bits_cost_almost_nothing_over_the_same_table_without_them(scale, k):
-    """Without the centring of the k low bits this is over 1e-3 bit a symbol at 16.5."""
+def test_raw_low_bits_cost_almost_nothing(scale, k):
+    """Without centring the k low bits, the loss is over 1e-3 bit per symbol at 16.5."""
 
     def excess(scale: float) -> float:
         symbols = gaussian_symbols(scale)
@@ -556,7 +556,7 @@ def test_gaussian_likelihood_is_the_difference_of_two_cdfs(scale):
     np.testing.assert_allclose(got[tail], np.maximum(expected, 1e-9)[tail], rtol=5e-3)
 
 
-def test_gaussian_likelihood_never_falls_below_its_floor_and_its_gradient_stays_finite():
+def test_gaussian_likelihood_stays_above_its_floor_with_a_finite_gradient():
     residual = torch.tensor([0.0, 0.5, 3, 40, 1e3, 1e6, -1e6], requires_grad=True)
     for value in (0.11, 1.0, 300.0, 16384.0):
         scale = torch.full_like(residual, value, requires_grad=True)
@@ -567,7 +567,7 @@ def test_gaussian_likelihood_never_falls_below_its_floor_and_its_gradient_stays_
             assert torch.isfinite(gradient).all()
 
 
-def test_gradient_of_the_bits_against_the_closed_form():
+def test_gradient_of_the_bits_equals_the_closed_form():
     r, s = np.meshgrid([-7.3, -2.0, -0.4, 0.1, 1.0, 5.5], [0.7, 1.9, 6.0, 25.0])
     low, high = (r - 0.5) / s, (r + 0.5) / s
     p = norm.cdf(high) - norm.cdf(low)
@@ -584,7 +584,7 @@ def test_gradient_of_the_bits_against_the_closed_form():
 LEVELS = 2 ** (-3.25 + np.arange(133) / 16)
 
 
-def test_gaussian_tables_are_those_of_scipy_at_log_spaced_scales():
+def test_gaussian_tables_equal_scipy_at_log_spaced_scales():
     check_integer_tables(GAUSSIAN)
     assert len(GAUSSIAN.cdf) == 133 and LEVELS[-1] == 32
     for scale, row, length, offset in zip(LEVELS, *GAUSSIAN.arrays, strict=True):
@@ -595,14 +595,14 @@ def test_gaussian_tables_are_those_of_scipy_at_log_spaced_scales():
         np.testing.assert_allclose(np.diff(row)[:-1] * UNIT, expected, atol=6 * UNIT)
         kept = expected > 1e-12
         lost = expected[kept] * np.log2(expected[kept] / np.diff(row)[:-1][kept] / UNIT)
-        assert lost.sum() < 0.0015  # bits a symbol
+        assert lost.sum() < 0.0015  # bits per symbol
         beyond = norm.sf((symbols[-1] + 0.5) / scale)
-        assert beyond <= 2.0**-17 and norm.sf((symbols[-1] - 1.5) / scale) > 2.0**-17  # neither short nor lavish
+        assert beyond <= 2.0**-17 and norm.sf((symbols[-1] - 1.5) / scale) > 2.0**-17  # neither too short nor too long
 
 
 @given(st.floats(-10, 21))
 @settings(deadline=None)
-def test_every_scale_finds_its_nearest_table(log2_scale):
+def test_every_scale_uses_its_nearest_table(log2_scale):
     index, k = (int(t) for t in Gaussian().index(torch.tensor([log2_scale], dtype=torch.float64)))
     if log2_scale <= 5:
         assert k == 0
@@ -628,7 +628,7 @@ def test_the_index_of_a_scale_does_not_depend_on_its_neighbours(dtype):
 
 
 def rough(n: int = 5, *, spread: float = 3.0, seed: int = 0) -> MonotoneCDF:
-    """Densities far from their start: skewed, shifted, some with several modes."""
+    """Densities far from their initialisation: skewed, shifted, some with several modes."""
     torch.manual_seed(seed)
     prior = MonotoneCDF(num_distributions=n, init_spread=spread)
     with torch.no_grad():
@@ -666,7 +666,7 @@ def test_monotone_cdf_is_monotone_and_its_integers_sum_to_one():
     np.testing.assert_allclose(prior(integers).sum((0, 2, 3)).detach().numpy(), 1, atol=3e-5)
 
 
-def test_monotone_cdf_starts_as_a_centred_density_of_the_asked_spread():
+def test_monotone_cdf_is_initialised_as_a_centred_density_of_init_spread():
     for spread in (0.5, 2.0, 20.0):
         prior = MonotoneCDF(num_distributions=3, init_spread=spread)
         x = np.linspace(-5 * spread, 5 * spread, 101)
@@ -692,7 +692,7 @@ def test_monotone_cdf_at_the_exact_centre_of_a_symmetric_density():
 
 
 @pytest.mark.parametrize("prior", [rough(), rough(3, spread=200.0, seed=1), rough(4, spread=0.05, seed=2)])
-def test_monotone_cdf_tables_are_those_of_numpy_with_a_tail_for_the_escape(prior):
+def test_monotone_cdf_tables_equal_numpy_with_a_tail_for_the_escape(prior):
     tables = prior.tables()
     check_integer_tables(tables)
     for i, (row, length, offset) in enumerate(zip(*tables.arrays, strict=True)):
@@ -707,12 +707,12 @@ def test_monotone_cdf_tables_are_those_of_numpy_with_a_tail_for_the_escape(prior
         below, above = reference_cdf(prior, i, symbols[0] - 0.5), 1 - reference_cdf(prior, i, symbols[-1] + 0.5)
         assert max(below, above) <= 2.0**-17
         inner = (reference_cdf(prior, i, symbols[0] + 0.5), 1 - reference_cdf(prior, i, symbols[-1] - 0.5))
-        assert length == 3 or min(inner) > 2.0**-17  # nor lavish
+        assert length == 3 or min(inner) > 2.0**-17  # not too long
 
 
 @pytest.mark.parametrize("spread", [1400.0, 20_000.0])
 def test_a_density_wider_than_any_table_leaves_the_rest_to_the_escape(spread):
-    """And a dead channel beside it, always 0, still costs nothing."""
+    """A dead channel beside it, always 0, still costs nothing."""
     prior = MonotoneCDF(num_distributions=2, init_spread=spread)
     with torch.no_grad():
         prior.h[:, 1] = math.log(math.expm1(0.01**-0.25))
@@ -727,7 +727,7 @@ def test_a_density_wider_than_any_table_leaves_the_rest_to_the_escape(spread):
     assert read(segment, (z, indexes, tables, None)) == [z.tolist()]
 
 
-def test_tables_depend_on_the_weights_and_on_nothing_else():
+def test_tables_depend_only_on_the_weights():
     prior = rough()
     first = prior.tables()
     prior(torch.randn(3, 5, 2, 2) * 9)

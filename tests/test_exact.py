@@ -1,4 +1,4 @@
-"""What lies between bits and symbols: sums against integers, and the same bits whatever machine, threads or batch."""
+"""Networks between bits and symbols: exact against integer sums, the same bits on every machine, threads and batch."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from jdcsuite.models.manypriors import ManyPriors
 from jdcsuite.models.testolina import Testolina
 from jdcsuite.types import Request, Side
 
-# the same cases on both devices; experiments/exact_file has what a GPU did
+# both devices run the same cases; experiments/exact_file has the results of a GPU
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is visible")
 DEVICES = ["cpu", pytest.param("cuda", marks=needs_gpu)]
 
@@ -46,7 +46,7 @@ def integers(x: Tensor, unit: float) -> np.ndarray:
 
 
 def reference(conv: nn.Module, x: Tensor) -> np.ndarray:
-    """Sums of products of integers, in int64, tap by tap; units of 2**-26."""
+    """Sums of integer products in int64, tap by tap, in units of 2**-26."""
     a = np.rint(np.clip(x.detach().cpu().numpy(), -MAX_INPUT, MAX_INPUT) * INPUT_UNITS).astype(np.int64)
     w = integers(conv.weight, WEIGHT_UNITS)
     b, inputs, height, width = a.shape
@@ -104,7 +104,7 @@ def example(name: str, *, gain: float = 1.0, seed: int = 0, batch: int = 2) -> t
         if conv.bias is not None:
             conv.bias.normal_(0, 30)
     x = torch.randn(batch, conv.in_channels, 11, 14, dtype=torch.float64) * 40
-    x[0, :, :2] *= 100  # beyond the reach
+    x[0, :, :2] *= 100  # beyond the clamp
     return conv, x
 
 
@@ -117,7 +117,7 @@ def in_units(out: Tensor) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Condition:
-    """What may differ between two machines that must agree."""
+    """What may differ between two machines that have to agree."""
 
     threads: int = 1
     precision: str = "highest"
@@ -156,7 +156,7 @@ HERE = [c for c in CONDITIONS if isinstance(c, Condition)] + [
 
 @pytest.mark.parametrize("condition", CONDITIONS, ids=str)
 @pytest.mark.parametrize("name", CONVOLUTIONS)
-def test_a_convolution_is_the_sum_of_integers(name, condition):
+def test_a_convolution_equals_the_sum_of_integers(name, condition):
     conv, x = example(name)
     expected = reference(conv, x)
     conv, x = conv.to(condition.device), x.to(condition.device)
@@ -171,8 +171,8 @@ def test_a_convolution_is_the_sum_of_integers(name, condition):
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", CONVOLUTIONS)
-def test_sums_at_the_very_bound_are_exact(name, device):
-    """Weights as large as `is_exact` lets pass, every product of one sign, and odd so that no low bit may get lost."""
+def test_sums_at_the_bound_are_exact(name, device):
+    """Weights as large as `is_exact` allows, all products of one sign, and odd, so that a lost low bit would show."""
     conv, x = example(name)
     with torch.no_grad():
         conv.weight.abs_()
@@ -188,7 +188,7 @@ def test_sums_at_the_very_bound_are_exact(name, device):
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
-def test_the_bound_is_reached_and_never_passed(name):
+def test_the_bound_is_reached_and_never_exceeded(name):
     conv, x = example(name)
     worst = 0.0
     for o in range(conv.out_channels):
@@ -199,7 +199,7 @@ def test_the_bound_is_reached_and_never_passed(name):
 
 
 def F_conv(conv: nn.Module, x: Tensor) -> Tensor:
-    """The same convolution by PyTorch alone, in float64."""
+    """The same convolution in PyTorch's float64."""
     bias = None if conv.bias is None else conv.bias.double()
     if isinstance(conv, nn.ConvTranspose2d):
         where = (conv.stride, conv.padding, conv.output_padding, conv.groups, conv.dilation)
@@ -208,7 +208,7 @@ def F_conv(conv: nn.Module, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
-def test_rounding_moves_a_sum_by_half_a_unit_of_each_factor_at_most(name):
+def test_rounding_changes_a_sum_by_at_most_half_a_unit_of_each_factor(name):
     conv, x = example(name)
     x = x.clamp(-MAX_INPUT, MAX_INPUT)
     with torch.no_grad():
@@ -219,7 +219,7 @@ def test_rounding_moves_a_sum_by_half_a_unit_of_each_factor_at_most(name):
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
-def test_training_sees_the_ordinary_convolution(name):
+def test_training_uses_the_ordinary_convolution(name):
     conv, x = example(name)
     plain = (nn.ConvTranspose2d if isinstance(conv, nn.ConvTranspose2d) else nn.Conv2d)(
         conv.in_channels, conv.out_channels, conv.kernel_size, stride=conv.stride, padding=conv.padding,
@@ -230,14 +230,14 @@ def test_training_sees_the_ordinary_convolution(name):
     x32 = x.float()
     assert torch.equal(conv(x32), plain(x32)) and conv(x32).dtype == torch.float32
     before = conv.weight.clone()
-    made = make_exact(nn.Sequential(plain))
-    assert torch.equal(made(x), conv(x)) and list(made.state_dict()) == [f"0.{n}" for n in conv.state_dict()]
+    exact = make_exact(nn.Sequential(plain))
+    assert torch.equal(exact(x), conv(x)) and list(exact.state_dict()) == [f"0.{n}" for n in conv.state_dict()]
     assert torch.equal(conv.weight, before)
 
 
 @pytest.mark.parametrize("name", ["1x1", "depthwise", "5x5 strided", "transposed"])
 @pytest.mark.parametrize("value", [1e9, float("inf"), float("nan")])
-def test_weights_for_which_no_bound_holds_are_not_exact(name, value):
+def test_weights_beyond_the_bound_are_not_exact(name, value):
     conv, _ = example(name)
     net = nn.Sequential(nn.ReLU(), conv)
     assert is_exact(net)
@@ -254,7 +254,7 @@ def test_weights_for_which_no_bound_holds_are_not_exact(name, value):
 
 
 class Said(nn.Module):
-    """Stands for h_a: float32 on the encoder's side alone, free to differ between machines."""
+    """Stand-in for h_a, which only the encoder runs, in float32, and which may differ between machines."""
 
     def __init__(self, z: Tensor) -> None:
         super().__init__()
@@ -265,7 +265,7 @@ class Said(nn.Module):
 
 
 def latents(channels: int, side: int, *, spread: float, seed: int = 1) -> Tensor:
-    """Heavy-tailed: most within a few units, some thousands away."""
+    """Heavy-tailed values, most within a few units, some thousands away."""
     random = np.random.default_rng(seed)
     drawn = (
         random.standard_normal((1, channels, side, side)) * spread * np.exp(random.exponential(1, (1, channels, 1, 1)))
@@ -278,7 +278,7 @@ def fllic() -> tuple[FLLIC, Tensor, Tensor]:
     net = FLLIC(widths=[4, 4, 8], num_latents=40, prior_width=24, start="random")
     with torch.no_grad():
         for p in (p for part in (net.h_s, net.fusion, net.spatial_prior) for p in part.parameters()):
-            p.mul_(1.8)  # features of tens and steps, scales and means of all sizes
+            p.mul_(1.8)  # features of magnitude 10 and steps, scales and means of all sizes
     z = latents(24, 3, spread=2.0)
     z.view(-1)[5], z.view(-1)[77] = 2.0**28, -3e5
     net.h_a = Said(z)
@@ -319,7 +319,7 @@ BUILDERS = {
     "Testolina": partial(drop_in, partial(Testolina, **SMALL)),
 }
 H = 700
-SIDE = Side(h=H, request=Request(quality=437, noise=163, strength=70))  # the request is of codecs of any rate alone
+SIDE = Side(h=H, request=Request(quality=437, noise=163, strength=70))  # only any-rate codecs use the request
 
 
 @pytest.fixture(scope="module", params=BUILDERS)
@@ -331,15 +331,15 @@ def built(request: pytest.FixtureRequest) -> tuple[Codec, Tensor, Tensor]:
 
 
 def parameters(net: Codec, z: Tensor) -> list[Tensor]:
-    """What stands between bits and symbols; for FLLIC those of its second half too, given a first one from z alone."""
+    """The values between bits and symbols; for FLLIC also those of the second half, given a first half made from z."""
     if isinstance(net, DropIn):
-        made = net.net.h_s(z + net._medians().double())
-        indexes = net.net.gaussian_conditional.build_indexes(made[:, :24])
+        output = net.net.h_s(z + net._medians().double())
+        indexes = net.net.gaussian_conditional.build_indexes(output[:, :24])
         if len(z) == 1:
             single, means = net._entropy_parameters(z)
             assert torch.equal(single, indexes.flatten())
-            assert not net.has_means or torch.equal(means, made[:, 24:])
-        return [made.cpu(), indexes.cpu()]
+            assert not net.has_means or torch.equal(means, output[:, 24:])
+        return [output.cpu(), indexes.cpu()]
     first = net._entropy_parameters(z, net.planes(SIDE).to(z).expand(len(z), -1))
     symbols = torch.arange(first[0].numel() // len(z), device=z.device).view(1, *first[0].shape[1:]) % 23 - 11.0
     second = net._dual_prior(*first, lambda means, log2_scales, mask: symbols.double() + means)
@@ -357,12 +357,12 @@ def test_entropy_parameters_are_the_same_bits_under_every_condition(built, condi
         z = z.to(condition.device)
         four = torch.cat([z, -z, z.flip(3), z])
         with condition():
-            for made in (parameters(net, z), parameters(net, z.contiguous(memory_format=torch.channels_last))):
-                assert all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(made, expected, strict=True))
+            for actual in (parameters(net, z), parameters(net, z.contiguous(memory_format=torch.channels_last))):
+                assert all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
             for together in (four, four.contiguous(memory_format=torch.channels_last)):
-                made = parameters(net, together)
+                actual = parameters(net, together)
                 for i in (0, 3):
-                    assert all(torch.equal(a[i : i + 1], b) for a, b in zip(made, expected, strict=True))
+                    assert all(torch.equal(a[i : i + 1], b) for a, b in zip(actual, expected, strict=True))
     finally:
         net.to("cpu")
 
@@ -373,7 +373,7 @@ def test_a_file_has_the_same_bytes_and_symbols_under_every_pair_of_conditions(bu
 
 
 def same_under_every_pair_of_conditions(net: Codec, y: Tensor, *, step: float, on_every_device: bool = True) -> None:
-    """``on_every_device``: as bytes; else a GPU's bytes may be others, which everything reads alike."""
+    """``on_every_device``: a GPU has to write the same bytes too; otherwise only to decode the same symbols."""
     coded = {}
     try:
         for condition in HERE:
@@ -412,15 +412,15 @@ def test_many_priors_have_no_network_between_bits_and_symbols(index_cost):
     y.view(-1)[5], y.view(-1)[77] = 2.0**22, -3e5
     assert net.prior_networks == () and net.exact
     assert not unpack(net.compress(torch.rand(1, 3, 40, 40))).same_machine
-    # the choice of priors is a sum of floats
+    # the choice of priors uses floating-point sums
     same_under_every_pair_of_conditions(net, y, step=1.0, on_every_device=False)
     _, symbols = net.encode_tile(y, side=SIDE)
     assert symbols[:144].unique().numel() > 4
 
 
 @pytest.mark.parametrize("condition", CONDITIONS, ids=str)
-def test_a_decoder_of_many_priors_computes_with_no_float(condition, monkeypatch):
-    """It reads whatever was chosen, with tables that stand and priors that are not numbers."""
+def test_the_decoder_of_many_priors_uses_no_floating_point(condition, monkeypatch):
+    """It decodes any choice from the tables, with priors that are NaN."""
     net, y = many_priors(), latents(24, 12, spread=6.0)
     numbers = torch.randint(0, 16, (144,))
     monkeypatch.setattr(type(net.prior_y), "choose", lambda self, y: numbers.view(1, 12, 12))
@@ -435,19 +435,19 @@ def test_a_decoder_of_many_priors_computes_with_no_float(condition, monkeypatch)
     assert torch.equal(read.cpu(), symbols) and torch.equal(y_hat.cpu(), y.round())
 
 
-def test_coding_in_float32_would_not_do(built):
-    """The test of the tests: what is compared there has bits that another arithmetic does not find."""
+def test_coding_in_float32_would_not_be_exact(built):
+    """Shows that the tests above can fail: another arithmetic gives other bits."""
     net, _, z = built
     if isinstance(net, DropIn):
-        pytest.skip("its input is made float64 by the codec")
+        pytest.skip("the codec converts its input to float64")
     with FIRST():
         expected = parameters(net, z)
-        made = parameters(net, z.float())
-    assert any(not torch.equal(a.double(), b.double()) for a, b in zip(made, expected, strict=True))
+        actual = parameters(net, z.float())
+    assert any(not torch.equal(a.double(), b.double()) for a, b in zip(actual, expected, strict=True))
 
 
 @pytest.mark.parametrize("name", BUILDERS)
-def test_a_codec_whose_sums_have_no_bound_marks_its_files(name):
+def test_a_codec_with_unbounded_sums_marks_its_files(name):
     net, _, _ = BUILDERS[name]()
     net.eval().update()
     x = torch.rand(1, 3, 192, 192, generator=torch.Generator().manual_seed(0))
@@ -463,18 +463,18 @@ def test_a_codec_whose_sums_have_no_bound_marks_its_files(name):
 
 
 @pytest.mark.parametrize("name", BUILDERS)
-def test_every_convolution_between_bits_and_symbols_has_its_exact_form(name):
+def test_every_convolution_between_bits_and_symbols_is_exact(name):
     net, _, _ = BUILDERS[name]()
     between = [net.h_s, net.fusion, net.spatial_prior] if isinstance(net, DualPriorCodec) else [net.net.h_s]
     seen = [m for part in between for m in part.modules() if not list(m.children()) and list(m.parameters())]
     assert seen and all(isinstance(m, ExactConv2d | ExactConvTranspose2d) for m in seen)
-    # what else stands there works on single elements
+    # all other modules there are elementwise
     others = {type(m) for part in between for m in part.modules() if not list(m.children())} - {type(m) for m in seen}
     assert others <= {nn.LeakyReLU, nn.ReLU, nn.PixelShuffle, nn.Identity}
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_a_drop_in_codes_a_picture_to_what_compressai_s_own_forward_shows(name):
+def test_a_drop_in_decodes_to_the_image_of_compressai_s_own_forward(name):
     torch.manual_seed(0)
     net = DropIn(architecture=name, num_channels=8, num_latents=12).eval()
     net.update()
@@ -489,8 +489,8 @@ def test_a_drop_in_codes_a_picture_to_what_compressai_s_own_forward_shows(name):
     assert payload == pytest.approx(bits, rel=0.02, abs=2 * 64)
 
 
-def test_the_reference_is_pytorch_s_convolution():
-    """So that two wrong integers do not agree."""
+def test_the_integer_reference_equals_pytorch_s_convolution():
+    """Rules out that reference and implementation share an error."""
     for name in CONVOLUTIONS:
         conv, x = example(name)
         x = x.clamp(-MAX_INPUT, MAX_INPUT)
