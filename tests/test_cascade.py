@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from jdcsuite.artifacts import weights
 from jdcsuite.baselines.cascade import denoise, denoised
 from jdcsuite.baselines.standards import LADDERS, Standard
-from jdcsuite.data.pairs import scene_and_iso
+from jdcsuite.data.layouts import scene_and_iso
 from jdcsuite.imaging.pixels import to_bytes, to_tensor
 from jdcsuite.judging import candidates, evaluation
 from jdcsuite.judging.metrics import judge, timed

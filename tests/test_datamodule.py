@@ -13,11 +13,12 @@ from torch.utils.data import default_collate
 
 from jdcsuite.data.augment import Augmentation, half
 from jdcsuite.data.cache import ImageCache
-from jdcsuite.data.datamodule import Crops, Photographs, Pictures, Steps
 from jdcsuite.data.draw import Draw
 from jdcsuite.data.law import NoiseLaw
 from jdcsuite.data.noise import GaussianNoise
+from jdcsuite.data.photographs import Photographs
 from jdcsuite.data.resident import fits
+from jdcsuite.data.samples import Crops, Pictures, Steps
 from jdcsuite.data.symmetries import turned
 from jdcsuite.imaging.folders import image_files
 from jdcsuite.imaging.lossless import Lossless
@@ -180,7 +181,7 @@ def test_measured_code_lengths_are_those_of_the_noisy_and_clean_crops(root: Path
 
 
 def test_batches_that_cannot_be_dealt_are_refused() -> None:
-    with pytest.raises(UserError, match=r"data\.batch=6 cannot be dealt to 4 devices"):
+    with pytest.raises(UserError, match=r"data\.batch=6 cannot be split over 4 devices"):
         Steps(steps=1, batch=6, rank=0, world=4)
 
 

@@ -78,7 +78,7 @@ def test_the_network_that_comes_along_is_a_word_of_evaluate(pair: Pair, shipped:
 def study(folder: Path, *, sigma: float = 10, **report: object) -> dict:
     """The configuration of a job with one embedded test image."""
     data = {
-        "_target_": "jdcsuite.data.datamodule.Photographs", "root": None, "train": None, "test": None, "noise_seed": 0,
+        "_target_": "jdcsuite.data.photographs.Photographs", "root": None, "train": None, "test": None, "noise_seed": 0,
         "noise": {"_target_": "jdcsuite.data.noise.GaussianNoise", "sigma": sigma},
         "crop": 64, "val_crop": 64, "batch": 1, "workers": 0, "seed": 0, "steps": 1, "limit": 1,
     }  # fmt: skip

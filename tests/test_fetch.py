@@ -22,7 +22,9 @@ from rich.console import Console
 
 from jdcsuite.data import catalog
 from jdcsuite.data import fetch as fetching
-from jdcsuite.data.pairs import Source, shots
+from jdcsuite.data.entries import Dataset, File
+from jdcsuite.data.shots import find_shots
+from jdcsuite.data.sources import Source
 from jdcsuite.imaging.folders import walk
 from jdcsuite.types import UserError
 
@@ -110,13 +112,13 @@ def slept(monkeypatch) -> list[float]:
 def known(server, monkeypatch):
     """known(name, files, **entry) puts a dataset on the server and in the catalogue."""
 
-    def add(name: str, bodies: dict[str, bytes], *, checksum: bool = True, inside: str = "") -> catalog.Dataset:
+    def add(name: str, bodies: dict[str, bytes], *, checksum: bool = True, inside: str = "") -> Dataset:
         files = []
         for file, body in bodies.items():
             server.files[f"/{file}"] = body
             digest = f"sha256:{hashlib.sha256(body).hexdigest()}" if checksum else None
-            files.append(catalog.File(url=f"{server.url}/{file}", checksum=digest))
-        entry = catalog.Dataset(name=name, what="a test", licence="none", files=tuple(files), inside=inside)
+            files.append(File(url=f"{server.url}/{file}", checksum=digest))
+        entry = Dataset(name=name, what="a test", licence="none", files=tuple(files), inside=inside)
         monkeypatch.setitem(catalog.CATALOG, name, entry)
         return entry
 
@@ -417,7 +419,7 @@ def test_sidd_blocks_become_pairs(known, monkeypatch, tmp_path):
         scipy_io.savemat(out, {f"Validation{side}BlocksSrgb": value}, do_compression=True)
         bodies[f"Validation{side}BlocksSrgb.mat"] = out.getvalue()
     known("toy", bodies, checksum=False)
-    found = shots(fetch("toy", tmp_path), Source(folder="toy"))
+    found = find_shots(fetch("toy", tmp_path), Source(folder="toy"))
     assert len(found) == 6
     assert found[4].noisy.name == found[4].clean.name == "01_01.png"
     for path, side in zip((found[4].noisy, found[4].clean), blocks, strict=True):
@@ -479,7 +481,7 @@ def test_pairs(name, files, expected, tmp_path):
     for file in files:
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).touch()
-    made = [(shot.noisy, shot.clean) for shot in shots(tmp_path, Source(folder=name))]
+    made = [(shot.noisy, shot.clean) for shot in find_shots(tmp_path, Source(folder=name))]
     assert [tuple(str(p.relative_to(tmp_path)) for p in pair) for pair in made] == expected
 
 

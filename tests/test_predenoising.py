@@ -17,7 +17,8 @@ from test_pairs import module, noised, photo, save
 
 from jdcsuite.artifacts import weights
 from jdcsuite.data import provenance
-from jdcsuite.data.pairs import Source, shots
+from jdcsuite.data.shots import find_shots
+from jdcsuite.data.sources import Source
 from jdcsuite.files import predenoising
 from jdcsuite.imaging.similarity import ms_ssim
 from jdcsuite.models.fllic import FLLIC
@@ -74,7 +75,7 @@ def test_a_folder_becomes_pairs_with_scores_and_their_teacher(jdc, folder: Path,
     both = [torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255 for image in (target, noisy)]
     assert rows.loc[CANON.format("b"), "ms_ssim"] == pytest.approx(float(ms_ssim(*both)), abs=1e-6)
     assert sorted(rows.index) == MADE and set(rows["height"]) == {SIDE}
-    found = {shot.noisy.name: shot.scene for shot in shots(out, Source(folder="taught"))}
+    found = {shot.noisy.name: shot.scene for shot in find_shots(out, Source(folder="taught"))}
     assert found == {
         "clean_" + CANON.format("a"): "polyu_Canon5D2_a",
         "deep_grey.png": "deep/grey",
@@ -179,7 +180,7 @@ def test_an_interruption_leaves_pairs_and_their_teacher(folder: Path, tmp_path: 
     with pytest.raises(KeyboardInterrupt):
         list(predenoising.run(jobs, predenoising.Teacher(denoise, about), out))
     assert list(provenance.read(out).pictures) == [CANON.format("a")]
-    assert len(shots(out, Source(folder="taught"))) == 1
+    assert len(find_shots(out, Source(folder="taught"))) == 1
 
 
 def test_what_other_processes_end_after_an_interruption_is_recorded(folder: Path, tmp_path: Path) -> None:
@@ -328,4 +329,4 @@ def test_a_damaged_record_is_told(tmp_path: Path) -> None:
     record = tmp_path / "taught" / provenance.FILE
     record.write_text(json.dumps({"format": 2}))
     with pytest.raises(UserError, match="jdc predenoise"):
-        shots(tmp_path / "taught", Source(folder="taught"))
+        find_shots(tmp_path / "taught", Source(folder="taught"))

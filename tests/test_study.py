@@ -20,7 +20,7 @@ from jdcsuite import __main__ as entry
 from jdcsuite.artifacts import folder as run_folder
 from jdcsuite.artifacts import weights
 from jdcsuite.data import provenance
-from jdcsuite.data.datamodule import Photographs
+from jdcsuite.data.photographs import Photographs
 from jdcsuite.study import identity, plan
 from jdcsuite.training import job as training
 from jdcsuite.types import UserError

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from jdcsuite.artifacts import weights
 from jdcsuite.coding.codec import Codec
 from jdcsuite.data.cache import ImageCache
-from jdcsuite.data.datamodule import Pictures
 from jdcsuite.data.noise import GaussianNoise
+from jdcsuite.data.samples import Pictures
 from jdcsuite.imaging.folders import image_files
 from jdcsuite.judging.metrics import quality
 

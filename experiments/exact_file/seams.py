@@ -15,8 +15,8 @@ from torch import Tensor
 
 from jdcsuite.artifacts import weights
 from jdcsuite.data.cache import ImageCache
-from jdcsuite.data.datamodule import Pictures
 from jdcsuite.data.noise import GaussianNoise
+from jdcsuite.data.samples import Pictures
 from jdcsuite.imaging.folders import image_files
 
 STRIP = 16

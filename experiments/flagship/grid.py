@@ -22,11 +22,11 @@ from torch.utils.data import Dataset
 from jdcsuite.artifacts import weights
 from jdcsuite.coding.conditions import conditions_of
 from jdcsuite.data.cache import ImageCache
-from jdcsuite.data.datamodule import Named, Pictures
 from jdcsuite.data.noise import GaussianNoise
-from jdcsuite.data.pairs import Source, shots
-from jdcsuite.data.pairsamples import PairPictures
-from jdcsuite.data.quality import PairCache
+from jdcsuite.data.paircache import PairCache
+from jdcsuite.data.samples import Named, PairPictures, Pictures
+from jdcsuite.data.shots import find_shots
+from jdcsuite.data.sources import Source
 from jdcsuite.imaging.folders import image_files
 from jdcsuite.judging.metrics import eight_bit, quality
 from jdcsuite.models.flagship import Flagship
@@ -64,7 +64,7 @@ def _sets(folders: list[Path], sigmas: list[float]) -> list[tuple[str, float, Da
     the time run out."""
     made: list[tuple[str, float, Dataset[Named]]] = []
     for folder in folders:
-        if found := shots(folder, Source.read(folder.name)):
+        if found := find_shots(folder, Source.parse(folder.name)):
             made.append((folder.name, math.nan, PairPictures(PairCache.of_shots(found, cache_dir=None), lossless=None)))
             continue
         cache = ImageCache.build(image_files(folder))

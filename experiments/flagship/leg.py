@@ -30,7 +30,7 @@ from lightning.pytorch.callbacks import Checkpoint, Timer
 import jdcsuite
 from jdcsuite.artifacts import environment, weights
 from jdcsuite.artifacts.rows import write_rows
-from jdcsuite.data.datamodule import Photographs
+from jdcsuite.data.datamodule import DataModule
 from jdcsuite.study import resolvers
 from jdcsuite.study.composition import resolved
 from jdcsuite.training import job as training
@@ -116,7 +116,7 @@ def configured(given: argparse.Namespace) -> dict:
         return resolved(compose("config", words))
 
 
-def described(config: dict, data: Photographs, before: dict) -> dict:
+def described(config: dict, data: DataModule, before: dict) -> dict:
     """What the new weights say of themselves, with what those before them said."""
     pictures = [name for cache in data._caches.values() for name in cache.names]
     sets = [before.get("train_set"), data.train_set]

@@ -24,7 +24,7 @@ from rich.console import Console
 
 from jdcsuite.bench.common import configuration
 from jdcsuite.bench.train import BareLoop
-from jdcsuite.data import datamodule
+from jdcsuite.data import photographs
 from jdcsuite.data.noise import GaussianNoise
 from jdcsuite.entropy.competition import Competition
 from jdcsuite.imaging.pixels import to_tensor
@@ -54,7 +54,7 @@ class Run:
 @contextmanager
 def half_turns() -> Iterator[None]:
     """Every crop turned by 180 degrees, as kornia 0.9 made of all four flips."""
-    with patch.object(datamodule, "turned", lambda images, bits: images.rot90(2, (-2, -1))):
+    with patch.object(photographs, "turned", lambda images, bits: images.rot90(2, (-2, -1))):
         yield
 
 
@@ -122,7 +122,7 @@ def judged(task: training.Task, pairs: list[Pair]) -> dict[str, float]:
     return dict(zip(("loss", "psnr", "bpp"), map(float, np.mean(found, 0)), strict=True))
 
 
-def built(run: Run, words: tuple[str, ...]) -> tuple[datamodule.Photographs, training.Task]:
+def built(run: Run, words: tuple[str, ...]) -> tuple[photographs.Photographs, training.Task]:
     config = configuration(*words, *run.words, experiment=run.experiment)
     L.seed_everything(config["seed"], verbose=False)
     data, task = training.build(config, {})
@@ -151,7 +151,7 @@ def trained(run: Run, words: tuple[str, ...], pairs: list[Pair], *, steps: int, 
             start = time.process_time() - spent
 
 
-def stepped(data: datamodule.Photographs, task: training.Task) -> Iterator[int]:
+def stepped(data: photographs.Photographs, task: training.Task) -> Iterator[int]:
     loop = BareLoop(task, device=torch.device("cpu"), precision="32-true")
     for step, batch in enumerate(data.train_dataloader(), 1):
         loop(data.on_after_batch_transfer(data.on_before_batch_transfer(batch, 0), 0))

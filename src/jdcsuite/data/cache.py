@@ -124,13 +124,13 @@ class ImageCache:
         """Number of a pixel of picture ``i`` among those of all pictures, one after the other, a row after a row."""
         return self._starts[i] // 3 + top * self._shapes[i][1] + left
 
-    def require(self, side: int, *, said: str = "data.crop") -> None:
-        """UserError that names the pictures too small for a square of this side, and what ``said`` it."""
+    def require(self, side: int, *, reason: str = "data.crop") -> None:
+        """UserError that names the pictures too small for a square of this side, and ``reason``: what needs them."""
         small = [f"{n} ({h} x {w})" for n, (h, w) in zip(self.names, self._shapes, strict=True) if min(h, w) < side]
         if small:
             shown = ", ".join(small[:3]) + (", ..." if len(small) > 3 else "")
             raise UserError(
-                f"{len(small)} of {len(self)} pictures are smaller than the {side} pixels of {said}: {shown}; "
+                f"{len(small)} of {len(self)} pictures are smaller than the {side} pixels of {reason}: {shown}; "
                 "give fewer, or leave the pictures out"
             )
 

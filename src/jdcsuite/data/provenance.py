@@ -1,13 +1,13 @@
-"""A folder that `jdc predenoise` wrote <-> which teacher made its targets, and which scenes its pictures show.
+"""Which scenes a network, or the teacher of its targets, has learned from -> refused if they are tested.
 
-`predenoised.json` stands beside ``noisy/`` and ``clean/``. A pupil must not be tested on a scene that its teacher
-learned from: the teacher's weights list their scenes, the file keeps the list, and the pair module compares.
+A folder written by `jdc predenoise` has ``predenoised.json`` beside ``noisy/`` and ``clean/``: which teacher made its
+targets, the scenes that the teacher's weights list, and the scenes that the images show.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -18,9 +18,11 @@ FILE, FORMAT = "predenoised.json", 1
 
 @dataclass(frozen=True, kw_only=True)
 class Teacher:
-    """``id``: SHA-256 of its weights, or version and settings of one that learned nothing. ``train_set``: folders that
-    it learned from. ``train_scenes``: what they show, [] for one that learned nothing, None where its weights do not
-    say (they are older than this record)."""
+    """A model whose outputs are training targets.
+
+    ``id``: SHA-256 of its weights; version and settings of a denoiser without training. ``train_set``: folders that it
+    was trained on. ``train_scenes``: their scenes, [] for a denoiser without training, None if its weights do not list
+    them (older files)."""
 
     name: str
     id: str
@@ -29,7 +31,7 @@ class Teacher:
 
     @classmethod
     def of_weights(cls, about: Mapping[str, object], *, id: str, name: str) -> Teacher:
-        """``about``: what a weights file says of itself. ``name``: where it says none."""
+        """``about``: metadata of a weights file. ``name``: used if that has none."""
         return cls(
             name=str(about.get("run") or about.get("method") or name),
             id=id,
@@ -39,49 +41,75 @@ class Teacher:
 
     @property
     def label(self) -> str:
-        """For rows; of a hash, the beginning."""
+        """Name and short id, for results."""
         return f"{self.name} ({shortened(self.id)})"
 
 
 def shortened(id: str) -> str:
-    """Of a hash, the beginning; a version with settings as it is."""
+    """The first digits of a hash; any other id as it is."""
     return id[:16] if len(id) == 64 else id
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predenoised:
-    """``pictures``: name of each in ``noisy/`` and ``clean/`` -> its "source", "scene" and "iso"."""
+    """``pictures``: file name of each image in ``noisy/`` and ``clean/`` -> "source", "scene" and "iso" of its
+    original."""
 
     teacher: Teacher
     pictures: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def dump(self, **more: object) -> bytes:
-        """The file's bytes. ``more``: what else is to be kept, for people."""
+        """Contents of the file. ``more``: further entries, for people to read."""
         return (json.dumps({"format": FORMAT, **more, **asdict(self)}, indent=1) + "\n").encode()
 
 
 def read(folder: Path) -> Predenoised | None:
-    """None: the folder was not made by `jdc predenoise`. UserError for a file that cannot be understood."""
+    """None if the folder was not made by `jdc predenoise`. UserError for an unreadable file."""
     path = folder / FILE
     try:
-        said = json.loads(path.read_bytes())
-        if said["format"] != FORMAT:
-            raise ValueError(f"format {said['format']}")
-        teacher = {name: said["teacher"][name] for name in ("name", "id", "train_set", "train_scenes")}
-        return Predenoised(teacher=Teacher(**teacher), pictures=dict(said["pictures"]))
+        contents = json.loads(path.read_bytes())
+        if contents["format"] != FORMAT:
+            raise ValueError(f"format {contents['format']}")
+        teacher = {name: contents["teacher"][name] for name in ("name", "id", "train_set", "train_scenes")}
+        return Predenoised(teacher=Teacher(**teacher), pictures=dict(contents["pictures"]))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({error}): make the folder again with `jdc predenoise`") from None
 
 
+def refuse_overlap(learned: Iterable[str], tested: Iterable[str], *, subject: str, cure: str) -> None:
+    """UserError, "``subject`` N scenes of data.test: ``cure``", if scenes are both learned from and tested."""
+    if shared := sorted(set(learned) & set(tested)):
+        raise UserError(f"{subject} {len(shared)} scenes of data.test (as {shared[0]}): {cure}")
+
+
+def refuse_learned_scenes(teacher: Teacher, folder: str, tested: Sequence[str]) -> None:
+    """UserError if the teacher of ``folder`` (or of a method) has learned from a scene that is tested."""
+    refuse_overlap(
+        teacher.train_scenes or [], tested,
+        subject=f"the targets of {folder} were made by {teacher.name}, which learned from",
+        cure="leave them out of data.test, or take a teacher that has not seen them",
+    )  # fmt: skip
+
+
+def refuse_start(learned: Mapping[str, Sequence[str]], tested: Sequence[str]) -> None:
+    """UserError if weights that a model starts from have learned from a scene that is tested. ``learned``: weights ->
+    their scenes."""
+    for name, scenes in learned.items():
+        refuse_overlap(
+            scenes, tested, subject=f"{name}, from which the model starts, learned from",
+            cure="leave them out of data.test, or start from weights that have not seen them",
+        )  # fmt: skip
+
+
 def teachers(
     root: Path, *, train: Sequence[str], test: Sequence[str], tested: Sequence[str], required: bool
 ) -> dict[str, Teacher]:
-    """What made the targets of the predenoised ones of the ``train`` folders: folder -> teacher.
+    """The ``train`` folders made by `jdc predenoise` -> their teachers.
 
-    UserError: a ``test`` folder is a teacher's work; a training folder is none where ``required``; a teacher learned
-    from a scene of ``tested``.
+    UserError: a ``test`` folder was made so; a training folder was not, where that is ``required``; a teacher has
+    learned from a ``tested`` scene.
     """
     for name in test:
         if read(root / name):
@@ -91,38 +119,17 @@ def teachers(
             )
     found = {}
     for name in train:
-        if made := read(root / name):
-            refuse_learned_scenes(made.teacher, name, tested)
-            found[name] = made.teacher
+        if predenoised := read(root / name):
+            refuse_learned_scenes(predenoised.teacher, name, tested)
+            found[name] = predenoised.teacher
         elif required:
             raise UserError(f"{root / name} is no predenoised folder: make one with `jdc predenoise`")
     return found
 
 
-def refuse_learned_scenes(teacher: Teacher, folder: str, tested: Sequence[str]) -> None:
-    """UserError when ``folder``'s teacher learned from a scene that is tested; ``tested``: scenes."""
-    shared = sorted(set(teacher.train_scenes or []) & set(tested))
-    if shared:
-        raise UserError(
-            f"the targets of {folder} were made by {teacher.name}, which learned from {len(shared)} scenes of "
-            f"data.test (as {shared[0]}): leave them out of data.test, or take a teacher that has not seen them"
-        )
-
-
-def refuse_start(learned: Mapping[str, Sequence[str]], tested: Sequence[str]) -> None:
-    """UserError when weights that a model starts from learned from a scene that is tested. ``learned``: those weights
-    -> their scenes; ``tested``: scenes."""
-    for name, scenes in learned.items():
-        if shared := sorted(set(scenes) & set(tested)):
-            raise UserError(
-                f"{name}, from which the model starts, learned from {len(shared)} scenes of data.test (as "
-                f"{shared[0]}): leave them out of data.test, or start from weights that have not seen them"
-            )
-
-
 def saw(teachers: Sequence[Teacher], trained: Sequence[str] | None) -> str:
-    """How many of a pupil's training scenes its ``teachers`` had labels of, as "3 of 40": such a pupil owes something
-    to labels, although it was given none. "" without a teacher, "unknown" where weights or data name no scenes."""
+    """How many of the training scenes the ``teachers`` had labels for, as "3 of 40": a network without labels of its
+    own may owe something to theirs. "" without a teacher, "unknown" if weights or data list no scenes."""
     if not teachers:
         return ""
     learned = [teacher.train_scenes for teacher in teachers]

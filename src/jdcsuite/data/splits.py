@@ -1,121 +1,137 @@
-"""Shots of the training and test folders -> which of their scenes train, validate and test.
+"""Images or shots of the training and test folders -> which of them train, validate and test.
 
-A scene is on one side only. A data set's published split is in its entry of the `catalog`; what has none is split by
-the hash of the scenes' names, so that it does not change when others come.
+A scene is on one side only. Datasets published with a split keep it (`entries`); others are split by the hash of their
+names, so that the split of a picture does not change when others are added.
 """
 
 from __future__ import annotations
 
-import fnmatch
-from collections.abc import Iterable, Mapping, Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from jdcsuite.data import catalog
-from jdcsuite.data.datamodule import _hold_out
-from jdcsuite.data.pairs import Shot, Source, listed
+from jdcsuite.data.shots import Shot
+from jdcsuite.data.sources import Source, listed, matches
 from jdcsuite.types import UserError
 
+T = TypeVar("T", Path, str, tuple[str, np.ndarray])
 
-def for_training(found: Sequence[Shot], source: Source) -> list[Shot]:
-    """A training folder's shots without the test scenes of its data set as published. UserError when all are."""
-    kept = [shot for shot in found if not _published(shot, "test_scenes")]
-    if found and not kept:
+
+def hold_out(items: Sequence[T], *, salt: str) -> tuple[list[T], list[T]]:
+    """Files, names or (name, pixels) -> those kept, and those held out: one in ten, at least one and at most 12, chosen
+    by the hash of ``salt`` and name. UserError: fewer than 2."""
+    if len(items) < 2:
+        raise UserError("at least 2 pictures are needed to train on one and hold out another: add some")
+
+    def rank(index: int) -> str:
+        item = items[index]
+        name = item[0] if isinstance(item, tuple) else item.name if isinstance(item, Path) else item
+        return hashlib.sha256(f"{salt} {name}".encode()).hexdigest()
+
+    order = sorted(range(len(items)), key=rank)[: max(1, min(12, len(items) // 10))]
+    held = set(order)
+    return [item for i, item in enumerate(items) if i not in held], [items[i] for i in order]
+
+
+def for_training(shots: Sequence[Shot], source: Source) -> list[Shot]:
+    """Shots of a training folder, without the published test scenes of its dataset. UserError if none is left."""
+    kept = [shot for shot in shots if not _published(shot, "test_scenes")]
+    if shots and not kept:
         raise UserError(
             f"{source.name} holds nothing but its test scenes, which are never trained on: add pairs of others"
         )
     return kept
 
 
-def for_test(found: Sequence[Shot], source: Source) -> list[Shot]:
-    """A test folder's shots: of a data set that was published with test scenes those alone, unless ``only`` says which
-    pictures are meant. UserError when none of them is there."""
-    splits = {shot.scene: shown.test_scenes for shot in found if (shown := catalog.shown(shot.scene))}
-    if source.only or not any(splits.values()):
-        return list(found)
-    kept = [shot for shot in found if _published(shot, "test_scenes") or not splits.get(shot.scene)]
-    if found and not kept:
+def for_test(shots: Sequence[Shot], source: Source) -> list[Shot]:
+    """Shots of a test folder: only the published test scenes where its dataset has some, unless ``only`` chooses the
+    images. UserError if none of them is there."""
+    published = {shot.scene: dataset.test_scenes for shot in shots if (dataset := catalog.of_scene(shot.scene))}
+    if source.only or not any(published.values()):
+        return list(shots)
+    kept = [shot for shot in shots if _published(shot, "test_scenes") or not published.get(shot.scene)]
+    if shots and not kept:
         raise UserError(
-            f"{source.folder} holds none of its test scenes ({listed(max(splits.values(), key=len))}): add them, or "
+            f"{source.folder} holds none of its test scenes ({listed(max(published.values(), key=len))}): add them, or "
             "say which pictures are the test, as data.test=[{folder: NAME, only: [PATTERN]}]"
         )
     return kept
 
 
-def hold_out_test(found: Sequence[Shot], source: Source) -> tuple[list[Shot], list[Shot]]:
-    """One folder's shots -> those that are not the test, and the test: its published scenes, else one scene in ten."""
-    train = for_training(found, source)
-    if len(train) == len(found):
-        return _without(found, _hashed(found, salt="test"))
-    return train, [shot for shot in found if _published(shot, "test_scenes")]
+def hold_out_test(shots: Sequence[Shot], source: Source) -> tuple[list[Shot], list[Shot]]:
+    """Shots of a single folder -> training and test: its published test scenes, else one scene in ten."""
+    train = for_training(shots, source)
+    if len(train) == len(shots):
+        return _without(shots, _hashed(shots, salt="test"))
+    return train, [shot for shot in shots if _published(shot, "test_scenes")]
 
 
 def hold_out_val(
-    found: Sequence[Shot], sources: Sequence[Source], patterns: Sequence[str] = ()
+    shots: Sequence[Shot], sources: Sequence[Source], patterns: Sequence[str] = ()
 ) -> tuple[list[Shot], list[Shot]]:
     """Training shots -> those that train, and those that validate: whole scenes.
 
-    ``patterns``: of scenes or of names of noisy pictures, as "*_7D-2" or "Canon*". Without any, of a data set
-    published with validation scenes those, of all others one scene in ten (12 at most).
+    ``patterns``: of scenes or of names of noisy images, as "*_7D-2" or "Canon*". Without patterns: the published
+    validation scenes of datasets that have some, one scene in ten (12 at most) of the others.
     UserError: a pattern that matches nothing, or nothing left to train on.
     """
     if patterns:
         names: dict[str, set[str]] = {}
-        for shot in found:
+        for shot in shots:
             names.setdefault(shot.scene, set()).add(shot.noisy.name)
-        return _without(found, _matched(patterns, names))
-    out = {shot.scene for shot in found if _published(shot, "val_scenes")}
-    settled = {shot.source for shot in found if shot.scene in out}
-    rest = [shot for shot in found if shot.source not in settled]
-    if not out or len({shot.scene for shot in rest}) > 1:
-        out |= _hashed(rest, salt="val")
-    if not {shot.scene for shot in found} - out:
-        raise UserError(f"all scenes of data.train are for validation ({listed(sorted(out))}): add pairs of others")
-    return _without(found, out)
+        return _without(shots, _matched(patterns, names))
+    held = {shot.scene for shot in shots if _published(shot, "val_scenes")}
+    published = {shot.source for shot in shots if shot.scene in held}
+    rest = [shot for shot in shots if shot.source not in published]
+    if not held or len({shot.scene for shot in rest}) > 1:
+        held |= _hashed(rest, salt="val")
+    if not {shot.scene for shot in shots} - held:
+        raise UserError(f"all scenes of data.train are for validation ({listed(sorted(held))}): add pairs of others")
+    return _without(shots, held)
 
 
-def hold_out_pictures(
-    pictures: list[tuple[str, np.ndarray]], patterns: Sequence[str] = ()
+def hold_out_photographs(
+    photographs: list[tuple[str, np.ndarray]], patterns: Sequence[str] = ()
 ) -> tuple[list[tuple[str, np.ndarray]], list[tuple[str, np.ndarray]]]:
-    """(name, pixels) of pictures that show a scene each -> those that train, and those that validate."""
+    """(name, pixels) of photographs, each a scene by itself -> those that train, and those that validate."""
     if not patterns:
-        return _hold_out(pictures, salt="val")
-    out = _matched(patterns, {name: set() for name, _ in pictures})
-    return [p for p in pictures if p[0] not in out], [p for p in pictures if p[0] in out]
+        return hold_out(photographs, salt="val")
+    held = _matched(patterns, {name: set() for name, _ in photographs})
+    return [p for p in photographs if p[0] not in held], [p for p in photographs if p[0] in held]
 
 
 def _published(shot: Shot, part: str) -> bool:
-    """Whether a shot is of its data set's published ``part``: test_scenes or val_scenes."""
-    shown = catalog.shown(shot.scene)
-    return shown is not None and _among(shot.scene, getattr(shown, part))
+    """Whether a shot is in its dataset's published ``part``: test_scenes or val_scenes."""
+    dataset = catalog.of_scene(shot.scene)
+    return dataset is not None and matches(shot.scene, getattr(dataset, part))
 
 
-def _among(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _without(found: Sequence[Shot], scenes: set[str]) -> tuple[list[Shot], list[Shot]]:
-    return [s for s in found if s.scene not in scenes], [s for s in found if s.scene in scenes]
+def _without(shots: Sequence[Shot], scenes: set[str]) -> tuple[list[Shot], list[Shot]]:
+    return [s for s in shots if s.scene not in scenes], [s for s in shots if s.scene in scenes]
 
 
 def _matched(patterns: Sequence[str], names: Mapping[str, set[str]]) -> set[str]:
-    """Scenes that a pattern matches, by their own name or by one of their pictures'; ``names``: scene -> those."""
-    matched = {p: {scene for scene in names if any(_among(n, [p]) for n in (scene, *names[scene]))} for p in patterns}
-    for pattern, scenes in matched.items():
+    """Scenes that a pattern matches, by their own name or by an image's; ``names``: scene -> names of its images."""
+    held: set[str] = set()
+    for pattern in patterns:
+        scenes = {scene for scene, images in names.items() if any(matches(n, [pattern]) for n in (scene, *images))}
         if not scenes:
             raise UserError(
                 f"data.val: no training picture or scene is called {pattern}: they are {listed(sorted(names))}"
             )
-    out = set().union(*matched.values())
-    if len(out) == len(names):
+        held |= scenes
+    if len(held) == len(names):
         raise UserError(f"data.val={list(patterns)} takes all {len(names)} scenes and leaves none to train on")
-    return out
+    return held
 
 
-def _hashed(found: Sequence[Shot], *, salt: str) -> set[str]:
+def _hashed(shots: Sequence[Shot], *, salt: str) -> set[str]:
     """One scene in ten (12 at most, at least one), by the hash of their names."""
-    names = sorted({shot.scene for shot in found})
+    names = sorted({shot.scene for shot in shots})
     if len(names) < 2:
         raise UserError("at least 2 scenes are needed to train on one and hold out another: add pairs of other scenes")
-    _, held = _hold_out([(name, None) for name in names], salt=salt)
-    return {name for name, _ in held}
+    return set(hold_out(names, salt=salt)[1])

@@ -21,13 +21,14 @@ from torch import Tensor
 from jdcsuite.artifacts import environment, weights
 from jdcsuite.artifacts.rows import write_rows
 from jdcsuite.baselines.denoisers import TRAINING_FREE
-from jdcsuite.data import provenance, quality
-from jdcsuite.data.pairs import scene_and_iso
+from jdcsuite.data import provenance
+from jdcsuite.data.layouts import scene_and_iso
 from jdcsuite.data.provenance import Predenoised
 from jdcsuite.files import paths, pool
 from jdcsuite.imaging import atomic
 from jdcsuite.imaging.picture import Picture
 from jdcsuite.imaging.pixels import to_bytes, to_tensor
+from jdcsuite.imaging.similarity import SMALLEST, ms_ssim
 from jdcsuite.imaging.write import encode
 from jdcsuite.models.denoiser import TILE, Denoiser
 from jdcsuite.types import UserError
@@ -234,13 +235,13 @@ def _one(job: Job, taught_by: Teacher, places: list[Path]) -> Done:
 def score(target: UInt8[np.ndarray, "h w 3"], noisy: UInt8[np.ndarray, "h w 3"]) -> float | None:
     """MS-SSIM(target, input) of a picture; of one with a side over `SCORED`, the mean over equal parts, weighted by
     their area. None under 176 pixels, where it is undefined."""
-    if min(noisy.shape[:2]) < quality.SMALLEST:
+    if min(noisy.shape[:2]) < SMALLEST:
         return None
     total = 0.0
     for rows in _parts(noisy.shape[0]):
         for columns in _parts(noisy.shape[1]):
             pair = [to_tensor(np.ascontiguousarray(image[rows, columns]))[None] for image in (target, noisy)]
-            total += float(quality.ms_ssim(*pair)) * pair[0][0, 0].numel()
+            total += float(ms_ssim(*pair)) * pair[0][0, 0].numel()
     return total / (noisy.shape[0] * noisy.shape[1])
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from bjontegaard import bd_psnr, bd_rate
 
-from jdcsuite.data.pairs import one_draw
+from jdcsuite.data.layouts import one_draw
 from jdcsuite.types import UserError
 
 METHOD = "pchip"
@@ -30,7 +30,7 @@ def compare(rows: pd.DataFrame, anchor: str) -> pd.DataFrame:
 
     - ``bd_psnr`` (dB): mean over ``pictures`` images of the BD-PSNR over the common rates, on a log-rate axis; several
       seeds are averaged first. ``apart``: images left out because their curves share less than half of the rates that
-      they span. ``low``, ``high``: its 95 % interval, with ``groups`` scenes (`data.pairs.one_draw`) drawn with
+      they span. ``low``, ``high``: its 95 % interval, with ``groups`` scenes (`data.layouts.one_draw`) drawn with
       replacement; NaN with fewer than five.
     - ``verdict`` on "beats the anchor": "holds" or "fails" if the interval excludes 0 and the mean of every seed has
       its sign, else "undecided"; "few scenes" without an interval. Without any BD-PSNR, what is not shared: "no

@@ -14,11 +14,12 @@ from torch.utils.data import Dataset
 from jdcsuite.artifacts import environment
 from jdcsuite.baselines.cascade import denoised
 from jdcsuite.data.cache import ImageCache
-from jdcsuite.data.datamodule import Named, Pictures
+from jdcsuite.data.layouts import scene_and_iso
 from jdcsuite.data.noise import GaussianNoise
-from jdcsuite.data.pairs import Source, scene_and_iso, shots
-from jdcsuite.data.pairsamples import PairPictures
-from jdcsuite.data.quality import PairCache
+from jdcsuite.data.paircache import PairCache
+from jdcsuite.data.samples import Named, PairPictures, Pictures
+from jdcsuite.data.shots import find_shots
+from jdcsuite.data.sources import Source
 from jdcsuite.imaging.folders import image_files
 from jdcsuite.judging import candidates
 from jdcsuite.judging.candidates import Candidate
@@ -49,7 +50,7 @@ def evaluate(
     """Rows of ``codecs`` (see `candidates`) on all images of ``folders``.
 
     A folder of clean images is judged at each of ``sigmas`` (grey levels), with noise of ``noise_seed`` by ``protocol``
-    (clip8 or float); a folder of pairs (see `data.pairs`) with the noise that its images have.
+    (clip8 or float); a folder of pairs (see `data.layouts`) with the noise that its images have.
     """
     test_sets = [test for folder in _distinct(folders) for test in _test_sets(folder, sigmas, noise_seed, protocol)]
     judged = candidates.parse(codecs, device=device)
@@ -69,7 +70,7 @@ def _test_sets(folder: Path, sigmas: list[float], noise_seed: int, protocol: str
     images = image_files(folder)
     scenes = frozenset(scene_and_iso(path)[0] for path in images)
     version = Row(code_version=environment.code_version())
-    if pairs := shots(folder, Source.read(folder.name)):
+    if pairs := find_shots(folder, Source.parse(folder.name)):
         noisy = PairPictures(PairCache.of_shots(pairs, cache_dir=None), lossless=None)
         return [ImageSet(folder.name, noisy, replace(version, noise_protocol="real"), scenes)]
     if not sigmas:

@@ -17,7 +17,7 @@ from hydra.utils import instantiate
 from rich.console import Console
 
 from jdcsuite.artifacts import environment
-from jdcsuite.data.datamodule import Photographs
+from jdcsuite.data.datamodule import DataModule
 from jdcsuite.judging import candidates, results
 from jdcsuite.judging.candidates import Candidate
 from jdcsuite.judging.evaluation import ImageSet, rows_of
@@ -27,7 +27,7 @@ from jdcsuite.types import Row, UserError
 def reference_rows(config: dict, console: Console) -> list[Path]:
     """The csv files of a job's reference codecs, made where they are missing. A codec that cannot be judged here is
     reported and left out, since the runs' own results do not depend on it."""
-    data: Photographs = instantiate(config["data"], _convert_="all")
+    data: DataModule = instantiate(config["data"], _convert_="all")
     data.prepare()
     standards = [f"{name}@{','.join(map(str, q))}" for name, q in config["report"]["standards"].items() if q]
     paths = []
@@ -46,13 +46,13 @@ def reference_rows(config: dict, console: Console) -> list[Path]:
     return paths
 
 
-def _rows(data: Photographs, judged: list[Candidate], console: Console) -> list[Row]:
+def _rows(data: DataModule, judged: list[Candidate], console: Console) -> list[Row]:
     row = Row(noise_protocol=data.noise.protocol, noise_seed=data.noise_seed, code_version=environment.code_version())
     test_sets = [ImageSet(name, data.pictures(name), row) for name in data.test_sets]
     return [row for test_set in test_sets for row in rows_of(judged, test_set, console=console)]
 
 
-def _path(config: dict, data: Photographs, word: str, judged: list[Candidate]) -> Path:
+def _path(config: dict, data: DataModule, word: str, judged: list[Candidate]) -> Path:
     """A file whose name says the codec, the noise level, and a hash of the test images, their noise, and the versions
     of codecs or weights."""
     identity = [

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from jdcsuite.artifacts import folder as run_folder
 from jdcsuite.artifacts import weights
-from jdcsuite.data.datamodule import Photographs
+from jdcsuite.data.datamodule import DataModule
 from jdcsuite.study import identity, validation
 from jdcsuite.study.composition import MODEL, SELF, Changes, Composition, compose, compose_need, resolved
 from jdcsuite.training import job as training
@@ -37,7 +37,7 @@ class Parts:
     def name(job: Job, section: str) -> str:
         return json.dumps([section, job.config[section]], sort_keys=True)
 
-    def data(self, job: Job) -> Photographs:
+    def data(self, job: Job) -> DataModule:
         """With its pictures decoded and checked."""
         data = self.get(job, "data")
         if id(data) not in self._prepared:

@@ -10,7 +10,7 @@ from pathlib import Path
 from hydra.utils import instantiate
 from rich.console import Console
 
-from jdcsuite.data.datamodule import Photographs
+from jdcsuite.data.datamodule import DataModule
 from jdcsuite.judging import equal_bytes, report, results
 from jdcsuite.judging.references import reference_rows
 from jdcsuite.study import trial
@@ -82,7 +82,7 @@ def _report(jobs: Sequence[Job], console: Console) -> None:
 
 def _at_equal_bytes(config: dict, out: Path, console: Console) -> dict[str, Path]:
     """The first test picture by the shipped network and by AVIF, in as many bytes."""
-    data: Photographs = instantiate(config["data"], _convert_="all")
+    data: DataModule = instantiate(config["data"], _convert_="all")
     data.prepare()
     path = out / "equal_bytes.png"
     try:

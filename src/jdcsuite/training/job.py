@@ -19,9 +19,9 @@ from jdcsuite.artifacts import environment, weights
 from jdcsuite.artifacts import folder as run_folder
 from jdcsuite.coding.container import PLAIN, VERSION
 from jdcsuite.data import provenance
-from jdcsuite.data.datamodule import Photographs
-from jdcsuite.data.pairs import Source, several
+from jdcsuite.data.datamodule import DataModule
 from jdcsuite.data.provenance import Teacher
+from jdcsuite.data.sources import Source, as_list
 from jdcsuite.device import layout, training_arithmetic
 from jdcsuite.imaging.pixels import to_bytes
 from jdcsuite.judging import results
@@ -67,11 +67,11 @@ def quieten() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def build(config: Mapping, needs: Mapping[str, Path] | None = None) -> tuple[Photographs, Task]:
+def build(config: Mapping, needs: Mapping[str, Path] | None = None) -> tuple[DataModule, Task]:
     """The datamodule and the task of a configuration, started from the weights of init_from and of ``needs`` (role ->
     run). The whole model is loaded before parts that have a run of their own. Samples that these weights have seen are
     not drawn again."""
-    data: Photographs = construct(config["data"])
+    data: DataModule = construct(config["data"])
     model, criterion = construct(config["model"]), construct(config["criterion"])
     task: Task = construct(config["task"], model=model, criterion=criterion)
     task.first_of = data.first_of
@@ -164,12 +164,12 @@ def check_device(trainer: Mapping) -> None:
 
 def predenoised_teachers(data: Mapping) -> dict[str, Teacher]:
     """Training folders of a data configuration that `jdc predenoise` made -> the denoiser that made them."""
-    folders = [Source.read(one).folder for one in several("data.train", data["train"])]
+    folders = [Source.parse(one).folder for one in as_list("data.train", data["train"])]
     records = {name: provenance.read(Path(data["root"]).expanduser() / name) for name in folders if data["root"]}
     return {name: record.teacher for name, record in records.items() if record}
 
 
-def _record_teachers(config: Mapping, needs: Mapping[str, Path], data: Photographs) -> None:
+def _record_teachers(config: Mapping, needs: Mapping[str, Path], data: DataModule) -> None:
     """Put the denoisers that make the targets into the columns of the rows: those of predenoised folders, and the need
     that is called teacher. UserError where one learned from a test scene."""
     teachers = list(predenoised_teachers(config["data"]).values())
@@ -204,7 +204,7 @@ def _loggers(config: Mapping, folder: Path) -> list:
 
 
 def _export(
-    config: Mapping, model: nn.Module, data: Photographs, folder: Path, learned: Mapping[str, Sequence[str]], *,
+    config: Mapping, model: nn.Module, data: DataModule, folder: Path, learned: Mapping[str, Sequence[str]], *,
     steps: int,
 ) -> None:  # fmt: skip
     """Write the weights with their metadata."""
@@ -225,7 +225,7 @@ def _export(
     weights.save(model, config["model"], folder / weights.NAME, about=about)
 
 
-def _write_results(config: Mapping, task: Task, data: Photographs, trainer: L.Trainer, folder: Path) -> None:
+def _write_results(config: Mapping, task: Task, data: DataModule, trainer: L.Trainer, folder: Path) -> None:
     """Gather every rank's rows into results.csv, and save one image of each test set to pictures/."""
     ranks = [task.rows]
     if trainer.world_size > 1:
