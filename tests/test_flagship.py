@@ -1,4 +1,4 @@
-"""One network for every rate and noise: its conditions, its start, its files, and the criterion that trains it."""
+"""The flagship: conditions, initialisation, files, and the criterion that trains it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def tiny(*, seed: int = 0, **changes: object) -> Flagship:
     return net
 
 
-def picture(height: int, width: int, *, noise: float = 0.0, seed: int = 0) -> Tensor:
+def image(height: int, width: int, *, noise: float = 0.0, seed: int = 0) -> Tensor:
     """Smooth shapes with some noise, (1, 3, h, w) in [0, 1]."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width] / 40
@@ -40,42 +40,43 @@ def picture(height: int, width: int, *, noise: float = 0.0, seed: int = 0) -> Te
 
 def pair(count: int = 4, *, side: int = 64, seed: int = 0) -> Pair:
     levels = [0.0, 5.0, 15.0, 40.0]
-    clean = torch.cat([picture(side, side, seed=i) for i in range(count)])
-    noisy = torch.cat([picture(side, side, noise=levels[i % 4], seed=seed + i) for i in range(count)])
+    clean = torch.cat([image(side, side, seed=i) for i in range(count)])
+    noisy = torch.cat([image(side, side, noise=levels[i % 4], seed=seed + i) for i in range(count)])
     return Pair(noisy=noisy, clean=clean, sigma=torch.full((count,), math.nan))
 
 
 # -- conditions ------------------------------------------------------------------------------------------------
 
 
-def test_quality_is_lmbda_on_a_logarithmic_scale() -> None:
+def test_quality_is_a_logarithmic_scale_of_lmbda() -> None:
     assert [lmbda_of(q) for q in (0, 50, 100)] == [64, 64 * 32, 65536]
     torch.testing.assert_close(lmbda_of(torch.tensor([10.0, 20.0])), torch.tensor([128.0, 256.0]))
 
 
-def test_the_rate_curve_bends_where_the_coder_errs_as_the_denoiser_does() -> None:
+def test_the_default_quality_equates_coding_and_denoising_errors() -> None:
     for sigma in (5.0, 10.0, 25.0, 50.0):
         assert 2.16 / lmbda_of(default_quality(sigma)) == pytest.approx(denoising_error(sigma))
     assert default_quality(0.0) == default_quality(1.0) == 85.0 and default_quality(1e6) == 20.0
-    # the law was fitted to what BM3D leaves on Kodak24 at sigma 5, 10 and 20, in dB
+    # fitted to the PSNR of BM3D on Kodak24 at sigma 5, 10 and 20
     for sigma, db in ((5, 40.21), (10, 36.42), (20, 32.68)):
         assert -10 * math.log10(denoising_error(sigma)) == pytest.approx(db, abs=0.6)
 
 
 @settings(deadline=None)
 @given(quality=st.floats(0, 100), noise=st.floats(0, 5000), strength=st.floats(0, 1))
-def test_training_is_conditioned_on_what_a_file_holds(quality: float, noise: float, strength: float) -> None:
+def test_training_uses_the_conditions_that_a_file_holds(quality: float, noise: float, strength: float) -> None:
     request = Request.of(quality=quality, noise=noise, strength=strength)
     assert abs(request.quality / 10 - quality) <= 0.0501 and abs(request.strength / 100 - strength) <= 0.00501
     assert abs(request.noise / 16 - min(noise, 4095.9375)) <= 0.0313
-    asked = conditions_of(
+    conditions = conditions_of(
         **{n: torch.tensor([v], dtype=torch.float64)
            for n, v in (("quality", quality), ("noise", noise), ("strength", strength))}
     )  # fmt: skip
-    assert torch.equal(asked, request_conditions(request)) and asked.min() >= 0 and asked.max() <= 2.01
+    assert torch.equal(conditions, request_conditions(request))
+    assert conditions.min() >= 0 and conditions.max() <= 2.01
 
 
-def test_what_is_outside_the_format_is_no_request() -> None:
+def test_a_request_outside_the_format_is_refused() -> None:
     for wrong in ({"quality": 100.1}, {"noise": -1.0}, {"strength": 1.01}, {"noise": math.nan}, {"noise": math.inf}):
         with pytest.raises(ValueError, match="outside the format"):
             Request.of(**{"quality": 50.0, "noise": 5.0, "strength": 1.0} | wrong)
@@ -84,7 +85,7 @@ def test_what_is_outside_the_format_is_no_request() -> None:
 # -- the transforms --------------------------------------------------------------------------------------------
 
 
-def test_dct_kernels_are_orthonormal_and_those_of_scipy() -> None:
+def test_dct_kernels_are_orthonormal_and_equal_scipy() -> None:
     from scipy.fft import dctn
 
     kernels = dct_kernels(3 * BLOCK**2).double()
@@ -97,19 +98,19 @@ def test_dct_kernels_are_orthonormal_and_those_of_scipy() -> None:
     assert torch.equal(dct_kernels(5), dct_kernels(768)[:5])
 
 
-def test_a_network_of_all_latents_begins_as_a_lossless_transform() -> None:
+def test_a_network_with_all_latents_is_initially_a_lossless_transform() -> None:
     net = tiny(num_latents=768, widths=[4, 4])
     with torch.no_grad():
-        for last in (net.latents.module, net.leave[0]):  # without what the networks add
+        for last in (net.latents.module, net.leave[0]):  # removes the correction by the networks
             last.weight.zero_()
-        x = picture(64, 96, noise=20)
+        x = image(64, 96, noise=20)
         for quality in (0.0, 60.0, 100.0):
-            asked = request_conditions(Request.of(quality=quality, noise=3.0, strength=1.0)).float()
-            torch.testing.assert_close(net.synthesise(net.analyse(x, asked), asked), x, atol=2e-5, rtol=0)
+            conditions = request_conditions(Request.of(quality=quality, noise=3.0, strength=1.0)).float()
+            torch.testing.assert_close(net.synthesise(net.analyse(x, conditions), conditions), x, atol=2e-5, rtol=0)
 
 
-def test_the_first_gain_is_the_step_that_the_rate_asks_for() -> None:
-    net, x = tiny(), picture(64, 64)
+def test_the_initial_gain_suits_the_step_to_the_rate() -> None:
+    net, x = tiny(), image(64, 64)
     with torch.no_grad():
         low, high = (
             net.analyse(x, request_conditions(Request.of(quality=q, noise=0.0, strength=1.0)).float())
@@ -118,8 +119,8 @@ def test_the_first_gain_is_the_step_that_the_rate_asks_for() -> None:
     torch.testing.assert_close(high, 2 * low)  # lmbda is 4 times as large
 
 
-def test_the_networks_hear_quality_noise_and_strength() -> None:
-    net, x = tiny(), picture(64, 64, noise=10)
+def test_the_networks_depend_on_quality_noise_and_strength() -> None:
+    net, x = tiny(), image(64, 64, noise=10)
     with torch.no_grad():
         for blocks in (net.fine_a, net.coarse_a, net.coarse_s, net.fine_s):
             for block in blocks:
@@ -141,20 +142,20 @@ def test_the_networks_hear_quality_noise_and_strength() -> None:
 
 
 @pytest.mark.parametrize("size", [(64, 64), (1, 1), (3, 130), (100, 70)])
-def test_a_file_says_what_was_asked_and_decodes_to_forward_s_picture(size: tuple[int, int]) -> None:
-    net, x = tiny(), picture(*size, noise=10)
+def test_a_file_holds_its_request_and_decodes_to_the_image_of_forward(size: tuple[int, int]) -> None:
+    net, x = tiny(), image(*size, noise=10)
     data = net.compress(x, quality=73.26, sigma=7.03, strength=0.505)
     assert unpack(data).side.request == Request(quality=733, noise=112, strength=50) and data[3] == 3
     with torch.no_grad():
-        asked = {"quality": torch.tensor([73.3]), "strength": torch.tensor([0.5])}
-        expected = net(x, sigma=torch.tensor([7.0]), **asked).x_hat.clamp(0, 1)
+        tensors = {"quality": torch.tensor([73.3]), "strength": torch.tensor([0.5])}
+        expected = net(x, sigma=torch.tensor([7.0]), **tensors).x_hat.clamp(0, 1)
     assert net.compress(x, quality=73.3, sigma=7.0, strength=0.5) == data
-    # a latent that float32 and float64 put on other sides of a rounding may differ
+    # float32 and float64 may round a latent differently
     assert (net.decompress(data) - expected).abs().median() < 1e-4
 
 
-def test_an_encoder_that_is_not_told_estimates_and_chooses() -> None:
-    net, x = tiny(), picture(90, 64, noise=25)
+def test_an_encoder_without_settings_estimates_and_chooses() -> None:
+    net, x = tiny(), image(90, 64, noise=25)
     with torch.no_grad():
         expected = float(net.noise_level(x))
     request = unpack(net.compress(x)).side.request
@@ -164,8 +165,8 @@ def test_an_encoder_that_is_not_told_estimates_and_chooses() -> None:
     assert tiled.strength == 100
 
 
-def test_better_quality_costs_more_and_estimates_are_about_right() -> None:
-    net, x = tiny(num_latents=192), picture(192, 192, noise=4)
+def test_higher_quality_costs_more_and_estimated_sizes_are_accurate() -> None:
+    net, x = tiny(num_latents=192), image(192, 192, noise=4)
     sizes, errors = [], []
     for quality in (10.0, 40.0, 70.0, 100.0):
         data = net.compress(x, quality=quality, sigma=4.0)
@@ -176,11 +177,11 @@ def test_better_quality_costs_more_and_estimates_are_about_right() -> None:
     assert sizes == sorted(set(sizes)) and errors == sorted(errors, reverse=True)
 
 
-def test_a_changed_request_is_noticed() -> None:
+def test_a_changed_request_is_detected() -> None:
     from dataclasses import replace
 
     net = tiny()
-    contents = unpack(net.compress(picture(64, 64), quality=50.0, sigma=5.0))
+    contents = unpack(net.compress(image(64, 64), quality=50.0, sigma=5.0))
     for change in ({"quality": 510}, {"noise": 81}, {"strength": 99}, None):
         request = None if change is None else replace(contents.side.request, **change)
         forged = pack(replace(contents, side=replace(contents.side, request=request)))
@@ -188,26 +189,26 @@ def test_a_changed_request_is_noticed() -> None:
             net.decompress(forged)
 
 
-def test_codecs_of_one_rate_take_no_request_and_wrong_ones_are_refused() -> None:
+def test_codecs_of_one_rate_refuse_requests_and_the_flagship_refuses_wrong_ones() -> None:
     plain = FLLIC(widths=[4, 4, 4], num_latents=4, prior_width=4).eval()
     plain.update()
-    x = picture(64, 64)
+    x = image(64, 64)
     assert plain.compress(x)[3] == 2
-    for asked in ({"quality": 50.0}, {"strength": 0.5}):
+    for option in ({"quality": 50.0}, {"strength": 0.5}):
         with pytest.raises(UserError, match="one rate"):
-            plain.compress(x, **asked)
-    for asked, said in (
+            plain.compress(x, **option)
+    for options, message in (
         ({"quality": 101.0}, "0 .* to 100"),
         ({"strength": -0.1}, "0 .* to 1"),
         ({"quality": math.nan}, "100"),
     ):
-        with pytest.raises(UserError, match=said):
-            tiny().compress(x, **asked)
+        with pytest.raises(UserError, match=message):
+            tiny().compress(x, **options)
     with pytest.raises(UserError, match="num_latents"):
         Flagship(**TINY | {"num_latents": 769})
 
 
-def test_rows_say_what_the_file_says() -> None:
+def test_rows_hold_the_request_of_the_file() -> None:
     it = pair(1, side=64)
     row, _ = metrics.judge(tiny(), it, settings={"quality": 40.0})
     assert row.quality == 40.0 and row.lmbda == 1024 and row.strength == 1.0 and row.sigma_hat >= 0
@@ -217,7 +218,7 @@ def test_rows_say_what_the_file_says() -> None:
 # -- the criterion ---------------------------------------------------------------------------------------------
 
 
-def test_rates_and_strengths_are_drawn_as_said() -> None:
+def test_rates_and_strengths_have_the_documented_distribution() -> None:
     criterion = AnyRate(ends=0.2, partial=0.3, blind=0.4, blur=0.15).train()
     it = pair(4, side=16)
     many = Pair(noisy=it.noisy.repeat(500, 1, 1, 1), clean=it.clean.repeat(500, 1, 1, 1), sigma=it.sigma.repeat(500))
@@ -231,21 +232,21 @@ def test_rates_and_strengths_are_drawn_as_said() -> None:
     assert drawn.sigma.isnan().float().mean().item() == pytest.approx(0.4, abs=0.04)
     level = (many.noisy - many.clean).square().mean((1, 2, 3)).sqrt() * 255
     torch.testing.assert_close(drawn.level, level)
-    told = ~drawn.sigma.isnan() & (level > 1)
-    assert torch.log(drawn.sigma / level)[told].std().item() == pytest.approx(0.15, abs=0.02)
+    given = ~drawn.sigma.isnan() & (level > 1)
+    assert torch.log(drawn.sigma / level)[given].std().item() == pytest.approx(0.15, abs=0.02)
     kept = drawn.clean - many.clean
     torch.testing.assert_close(kept, (1 - strength)[:, None, None, None] * (many.noisy - many.clean))
     assert torch.equal(drawn.noisy, many.noisy)
 
 
-def test_validation_asks_for_one_rate_and_draws_nothing() -> None:
+def test_validation_uses_one_rate_and_draws_nothing() -> None:
     criterion, it = AnyRate().eval(), pair()
     first, second = criterion.prepare(it), criterion.prepare(it)
     assert torch.equal(first.clean, it.clean) and torch.equal(first.settings["quality"], second.settings["quality"])
     assert first.settings["quality"].unique().tolist() == [60.0] and first.sigma.isnan().all()
 
 
-def test_the_loss_is_numpy_s() -> None:
+def test_the_loss_equals_numpy() -> None:
     from jdcsuite.types import Output
 
     it = AnyRate(partial=1.0).train().prepare(pair(4, side=16))
@@ -270,7 +271,7 @@ def test_shares_outside_0_to_1_are_refused() -> None:
             AnyRate(**wrong)
 
 
-def test_a_few_steps_teach_the_rate_the_picture_and_the_noise() -> None:
+def test_a_few_steps_improve_rate_image_and_noise_estimate() -> None:
     torch.manual_seed(0)
     net, criterion = Flagship(**TINY | {"num_latents": 96}).train(), AnyRate().train()
     optimizer = torch.optim.Adam(net.parameters(), 2e-3)
@@ -305,10 +306,10 @@ def test_a_widened_network_keeps_its_symbols_and_gains_coefficients() -> None:
     new, config = script.widened(old, config, 40)
     new.update()
     assert config["num_latents"] == 40 and new.num_latents == 40
-    x = picture(128, 64, noise=12)
-    asked = request_conditions(Request.of(quality=80.0, noise=12.0, strength=1.0)).float()
+    x = image(128, 64, noise=12)
+    conditions = request_conditions(Request.of(quality=80.0, noise=12.0, strength=1.0)).float()
     kept = [*range(12), *range(20, 32)]
-    before, after = (net._relaxed(net.analyse(x, asked), asked)[0] for net in (old, new))
+    before, after = (net._relaxed(net.analyse(x, conditions), conditions)[0] for net in (old, new))
     torch.testing.assert_close(after[:, kept], before, atol=1e-4, rtol=1e-4)
     more = (after[:, [*range(12, 20), *range(32, 40)]] != 0).float().mean()
     assert more > 0.01, "the new channels carry something"

@@ -122,7 +122,7 @@ def ready(make: Callable[[], TransformCodec]) -> TransformCodec:
     return net
 
 
-def picture(height: int, width: int) -> Tensor:
+def image(height: int, width: int) -> Tensor:
     rows, columns = torch.arange(height)[:, None] / 19, torch.arange(width)[None] / 23
     colours = [torch.sin(rows + c) * torch.cos(columns - c) for c in range(3)]
     torch.manual_seed(4)
@@ -133,7 +133,7 @@ def picture(height: int, width: int) -> Tensor:
 @pytest.mark.parametrize("make", CODECS)
 def test_files_and_pictures_do_not_depend_on_the_layout(make, tile, monkeypatch):
     """A file written in either layout opens in the other, with the symbols that were written and the same picture."""
-    net, x = ready(make), picture(180, 300)
+    net, x = ready(make), image(180, 300)
     tile = tile if tile >= net.margin else 0
     files, pictures, latents = {}, {}, {}
     plain = transform.laid_out_for_coding
@@ -155,7 +155,7 @@ def test_files_and_pictures_do_not_depend_on_the_layout(make, tile, monkeypatch)
 
 @pytest.mark.parametrize("make", CODECS)
 def test_a_codec_that_coded_is_trained_on_with_contiguous_maps_and_learns(make):
-    net, x = ready(make), picture(64, 128)
+    net, x = ready(make), image(64, 128)
     strides = {name: p.stride() for name, p in net.named_parameters()}
     data = net.compress(x)
     net.decompress(data)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from skimage.data import coffee
-from test_models import picture, psnr, tiny
+from test_models import image, psnr, tiny
 from torch import Tensor
 
 from jdcsuite.coding.container import GREY, pack, unpack
@@ -57,7 +57,7 @@ def trained() -> FLLIC:
     """A few steps: symbols that are in the tables."""
     net = tiny(latent_gain=64.0)
     optimizer = torch.optim.Adam(net.parameters(), 5e-3)
-    x = torch.cat([picture(128, 128, seed=s) for s in range(4)])
+    x = torch.cat([image(128, 128, seed=s) for s in range(4)])
     for _ in range(40):
         output = net(x)
         loss = sum(r.mean() for r in output.bpp(128 * 128).values()) + 8000 * ((output.x_hat - x) ** 2).mean()
@@ -75,7 +75,7 @@ def trained() -> FLLIC:
 @pytest.mark.parametrize("start", ["random", "haar"])
 @pytest.mark.parametrize(("size", "tile"), [((200, 330), 64), ((256, 256), 128), ((65, 130), 64), ((1, 200), 64)])
 def test_tiles_change_neither_latents_nor_given_them_a_pixel(start, size, tile):
-    net, x = plain(start=start), picture(*size, seed=1)
+    net, x = plain(start=start), image(*size, seed=1)
     whole, parts = net.compress(x, tile=0), net.compress(x, tile=tile)
     assert len(unpack(parts).tiles) == len(boxes(*size, tile)) > len(unpack(whole).tiles) == 1
     with torch.no_grad():
@@ -88,7 +88,7 @@ def test_tiles_change_neither_latents_nor_given_them_a_pixel(start, size, tile):
 
 def test_one_latent_less_of_margin_would_show():
     """The test of the test above."""
-    net, x = plain(), picture(192, 192, seed=1)
+    net, x = plain(), image(192, 192, seed=1)
     with torch.no_grad():
         for p in net.g_s.parameters():
             p.mul_(1.5)  # random kernels fade towards the ends of what a transform sees
@@ -152,7 +152,7 @@ def wide(*, seed: int = 0) -> Testolina:
 
 @pytest.mark.parametrize("size", [(200, 450), (450, 200), (193, 257), (400, 400)])
 def test_a_codec_that_looks_far_sees_as_far_over_its_tiles(size):
-    net, x = wide(), picture(*size, seed=1)
+    net, x = wide(), image(*size, seed=1)
     whole, parts = net.compress(x, tile=0), net.compress(x, tile=192)
     assert len(unpack(parts).tiles) == len(boxes(*size, 192)) > 1
     expected = net.decompress(whole)
@@ -163,7 +163,7 @@ def test_a_codec_that_looks_far_sees_as_far_over_its_tiles(size):
 
 def test_tiles_smaller_than_what_a_codec_sees_are_refused():
     """A decoder has the tiles around one, not those around them: it would decode another picture without a word."""
-    net, x = wide(), picture(200, 150, seed=1)
+    net, x = wide(), image(200, 150, seed=1)
     contents = unpack(net.compress(x, tile=192))
     assert contents.tile == 192
     array = (x[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8)
@@ -223,7 +223,7 @@ SIZES = [(1, 1), (65, 130), (64, 129), (193, 65), (128, 128), (1, 65), (130, 1)]
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("kind", ["tensor", np.uint8, np.uint16])
 def test_tiles_of_any_size_and_picture_of_either_depth(trained, size, kind):
-    x = picture(*size, seed=2)
+    x = image(*size, seed=2)
     if kind != "tensor":
         x = np.rint(x[0].permute(1, 2, 0).numpy() * np.iinfo(kind).max).astype(kind)
     data = trained.compress(x, tile=64)
@@ -235,7 +235,7 @@ def test_tiles_of_any_size_and_picture_of_either_depth(trained, size, kind):
     assert array.dtype == (np.uint16 if kind is np.uint16 else np.uint8)
     levels = np.rint(x_hat[0].permute(1, 2, 0).numpy() * np.iinfo(array.dtype).max)
     np.testing.assert_array_equal(array, levels)
-    assert psnr(x_hat, picture(*size, seed=2)) > 26
+    assert psnr(x_hat, image(*size, seed=2)) > 26
     assert trained.compress(x, tile=64) == data
     if kind is np.uint8:
         tensor = torch.from_numpy(x).permute(2, 0, 1)[None].float() / 255
@@ -252,7 +252,7 @@ def test_sixteen_bits_do_not_pass_through_eight(monkeypatch):
 
 
 def test_a_tile_as_large_as_the_picture_is_no_tiling(trained):
-    x = picture(100, 128)
+    x = image(100, 128)
     assert trained.compress(x, tile=128) == trained.compress(x, tile=0) == trained.compress(x)
     assert trained.compress(x, tile=64) != trained.compress(x)
 
@@ -260,17 +260,17 @@ def test_a_tile_as_large_as_the_picture_is_no_tiling(trained):
 @pytest.mark.parametrize("tile", [-64, 1, 63, 100])
 def test_tiles_outside_the_format_are_a_value_error(trained, tile):
     with pytest.raises(ValueError, match="tile"):
-        trained.compress(picture(130, 130), tile=tile)
+        trained.compress(image(130, 130), tile=tile)
 
 
 def test_metadata_and_colour_travel(trained):
     metadata = {"icc": b"profile", "exif": b"\0made"}
-    contents = unpack(trained.compress(picture(70, 70), tile=64, metadata=metadata, colour=GREY))
+    contents = unpack(trained.compress(image(70, 70), tile=64, metadata=metadata, colour=GREY))
     assert contents.metadata == metadata and contents.colour == GREY
 
 
 def test_a_damaged_tile_is_a_corrupt_file_wherever_it_stands(trained):
-    contents = unpack(trained.compress(picture(150, 150), tile=64))
+    contents = unpack(trained.compress(image(150, 150), tile=64))
     for i, tile in enumerate(contents.tiles):
         z, y = tile.segments
         for other in (replace(tile, checksum=tile.checksum ^ 1), replace(tile, segments=[z, y[:-4]])):
@@ -324,7 +324,7 @@ def test_decoding_holds_the_latents_of_three_rows_of_tiles_at_most(way):
     torch.manual_seed(0)
     net = Counting(widths=[4, 4, 4], num_latents=4, prior_width=4).eval()
     net.update()
-    data = net.compress(picture(64 * 7, 64 * 3), tile=64)
+    data = net.compress(image(64 * 7, 64 * 3), tile=64)
     getattr(net, way)(data)
     assert 3 < net.most <= 3 * 3
     assert len(net.alive) == 0
