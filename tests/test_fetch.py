@@ -20,11 +20,12 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from jdcsuite.data import catalog
+from jdcsuite.data import catalog, download
 from jdcsuite.data import fetch as fetching
 from jdcsuite.data.entries import Dataset, File
 from jdcsuite.data.shots import find_shots
 from jdcsuite.data.sources import Source
+from jdcsuite.data.unpack import ARCHIVES
 from jdcsuite.imaging.folders import walk
 from jdcsuite.types import UserError
 
@@ -104,7 +105,7 @@ def server(monkeypatch):
 def slept(monkeypatch) -> list[float]:
     """The pauses between attempts, not waited for."""
     pauses: list[float] = []
-    monkeypatch.setattr(fetching.time, "sleep", pauses.append)
+    monkeypatch.setattr(download.time, "sleep", pauses.append)
     return pauses
 
 
@@ -198,7 +199,7 @@ def test_broken_download_is_resumed(server, known, slept, tmp_path):
     first, second = server.log
     assert (first.range, first.status, first.bytes) == (None, 200, 400_000)
     kept = int(re.fullmatch(r"bytes=(\d+)-", second.range)[1])
-    assert 400_000 - fetching.CHUNK < kept <= 400_000
+    assert 400_000 - download.CHUNK < kept <= 400_000
     assert (second.status, second.bytes) == (206, len(BIG) - kept), "more than the rest was sent"
     assert slept == [0, 1]
 
@@ -214,7 +215,7 @@ def test_second_command_goes_on_where_the_first_gave_up(server, known, slept, tm
         catalog.folder(tmp_path, "toy")
     (part,) = (tmp_path / ".fetch" / "toy").glob("*.part")
     kept = part.stat().st_size
-    assert kept >= 5 * fetching.CHUNK and part.read_bytes() == BIG[:kept]
+    assert kept >= 5 * download.CHUNK and part.read_bytes() == BIG[:kept]
     server.log.clear()
     assert (fetch("toy", tmp_path) / "big.png").read_bytes() == BIG
     assert [(s.range, s.status, s.bytes) for s in server.log] == [(f"bytes={kept}-", 206, len(BIG) - kept)]
@@ -247,7 +248,7 @@ def test_file_that_changed_meanwhile_starts_again(server, known, slept, monkeypa
         fetch("toy", tmp_path)
     server.files["/big.png"] = other = png(9, 512)
     with monkeypatch.context() as full, pytest.raises(UserError, match="free some space"):
-        full.setattr(fetching.shutil, "disk_usage", lambda _path: Usage(10, 0, 10))
+        full.setattr(download.shutil, "disk_usage", lambda _path: Usage(10, 0, 10))
         fetch("toy", tmp_path)  # ends between the new headers and the new bytes
     assert server.log[-1].range is not None and server.log[-1].status == 200
     assert (fetch("toy", tmp_path) / "big.png").read_bytes() == other, "two files were glued"
@@ -358,7 +359,7 @@ def test_changed_layout_names_the_missing_folder(known, tmp_path):
 
 def test_no_space_is_said_before_downloading(server, known, monkeypatch, tmp_path):
     known("toy", {"big.png": BIG})
-    monkeypatch.setattr(fetching.shutil, "disk_usage", lambda _path: Usage(10, 0, 10))
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda _path: Usage(10, 0, 10))
     with pytest.raises(UserError, match=r"big\.png needs \d+\.\d kB .* free some space"):
         fetch("toy", tmp_path)
     assert not list(tmp_path.rglob("*.part"))
@@ -405,7 +406,7 @@ def test_two_at_once_are_refused(known, tmp_path):
     known("toy", {"a.png": png(1)})
     stage = tmp_path / ".fetch" / "toy"
     stage.mkdir(parents=True)
-    with fetching._alone(stage), pytest.raises(UserError, match="another `jdc fetch toy` is running"):
+    with fetching._locked(stage), pytest.raises(UserError, match="another `jdc fetch toy` is running"):
         fetch("toy", tmp_path)
     assert fetch("toy", tmp_path).is_dir()
 
@@ -493,7 +494,7 @@ def test_catalogue_is_well_formed():
         assert name == entry.name and bool(entry.files) != bool(entry.by_hand) and entry.licence
         assert bool(entry.evidence) == bool(entry.files), f"{name}: where do its addresses come from?"
         assert len({f.name for f in entry.files}) == len(entry.files)
-        assert sum(f.name.endswith(fetching.ARCHIVES) for f in entry.files) <= 1, "one archive, one folder"
+        assert sum(f.name.endswith(ARCHIVES) for f in entry.files) <= 1, "one archive, one folder"
         for file in entry.files:
             assert re.fullmatch(r"https?://[^?#\s]+\.(zip|tar\.gz|tar|mat|png)", file.url), file.url
             kind, _, value = (file.checksum or "none:").partition(":")
