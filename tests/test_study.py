@@ -195,14 +195,14 @@ def test_targets_resolve_their_own_chains(command: Command) -> None:
     assert said == (7, 3, 0.5), "what was said for the job passes on"
 
 
-def test_key_holds_what_changes_the_result_and_nothing_else() -> None:
+def test_key_holds_what_changes_the_result_and_nothing_else(tmp_path: Path) -> None:
     def key(*words: str) -> str:
         with hydra_config():
             return plan.plan(["+experiment=fllic_w", *words]).key
 
     same = key()
     for word in ("data.workers=0", "runs=elsewhere", "logger=none", "trainer.accelerator=cpu", "rerun=true", "name=b",
-                 "data.cache=there"):  # fmt: skip
+                 f"data.cache={tmp_path}", "sigma=10.0", "trainer.devices=2"):  # fmt: skip
         assert key(word) == same, word
     for word in ("seed=1", "sigma=15", "lmbda=512", "trainer.max_steps=7", "data.batch=2", "rate_scale=0.7",
                  "model.start=random", "target=lossless", "data.noise.protocol=float",
@@ -547,6 +547,88 @@ def test_a_mistake_is_one_sentence(command: Command, pictures: Path, words: list
     assert status == 2
     assert said in err and "Traceback" not in err and len(err.strip().splitlines()) == 1
     assert not command.runs(), "nothing was begun"
+
+
+def test_what_differs_from_the_experiment_names_the_curve() -> None:
+    def curve(*words: str) -> str:
+        with hydra_config():
+            return plan.draft(list(words)).config["curve"]
+
+    assert curve("+experiment=jdc_cn", "model.index_cost=fixed") == curve("+experiment=jdc_cn") == "jdc_cn"
+    assert curve("+experiment=jdc_cn", "model.index_cost=adaptive") == "jdc_cn model.index_cost=adaptive"
+    assert {curve("+experiment=fllic", f"++lmbda={rung}") for rung in (512, 2048)} == {"fllic"}
+    assert curve("+experiment=fllic", "budget=lab", "seed=3", "sigma=5", "trainer.val_every=7", "name=b") == "fllic"
+    assert curve("+experiment=fllic", "model=fllic_small") == "fllic model=fllic_small"
+    assert curve("+experiment=jdc_n", "+start=chain", "lmbda=512") == "jdc_n +start=chain"
+
+
+def test_needs_take_over_what_they_have_and_read_any_value() -> None:
+    with hydra_config():
+        guided = plan.draft(["+experiment=fllic_w", "data.lossless.coder=jpegxl", "++criterion.lean=0.5", "lr=0.5"])
+        taught = plan.draft(
+            ["+experiment=jdc_ud", "data.root=r", '+needs.teacher.data.train=[{folder: y, only: ["C*", "[ab]*"]}]']
+        )
+    entropy = guided.needs["guide"]
+    supervised = entropy.needs["codec"]
+    assert entropy.config["data"]["lossless"]["coder"] == "jpegxl" and supervised.config["data"]["lossless"] is None
+    assert guided.config["criterion"]["lean"] == 0.5 and "lean" not in supervised.config["criterion"]
+    assert supervised.config["task"]["optimizer"]["lr"] == entropy.config["task"]["optimizer"]["lr"] == 0.5
+    assert taught.needs["teacher"].config["data"]["train"] == [{"folder": "y", "only": ["C*", "[ab]*"]}]
+
+
+def photographs(folder: Path, *, count: int = 6, seed: int = 0) -> Path:
+    random = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    for i in range(count):
+        Image.fromarray(random.integers(0, 256, (80, 80, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    return folder
+
+
+def test_the_key_holds_the_pictures_not_their_places(tmp_path: Path) -> None:
+    def key(root: Path) -> str:
+        with hydra_config():
+            return plan.plan(["+experiment=fllic", f"data.root={root}", "data.crop=64", "data.val_crop=64"]).key
+
+    one = photographs(tmp_path / "one" / "photos")
+    other, same = photographs(tmp_path / "two" / "photos", seed=1), photographs(tmp_path / "elsewhere")
+    first = key(one)
+    assert key(other) != first, "two roots of one last name"
+    assert key(same) == first, "the same pictures under another name"
+    Image.open(other / "0.png").save(one / "added.png")
+    assert key(one) != first
+
+
+def test_the_key_holds_the_source_of_code_outside_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_losses.py").write_text("WEIGHT = 1\n")
+    config = {section: {} for section in identity.SECTIONS} | {"init_from": None, "needs": {}}
+    config["criterion"] = {"_target_": "own_losses.Loss", "inner": [{"_target_": "torch.nn.Identity"}]}
+    before = identity.key(config, data="", needs={})
+    assert set(identity.foreign_code(config)) == {"own_losses", "torch.nn"}
+    (tmp_path / "own_losses.py").write_text("WEIGHT = 2\n")
+    assert identity.key(config, data="", needs={}) != before
+
+
+def test_a_guide_is_that_of_its_need_wherever_the_model_starts(command: Command, pictures: Path) -> None:
+    """init_from used to be loaded after the needs, so that training went on with another rung's guide."""
+    tiny = ("trainer.max_steps=1", *TINY, *data(pictures))
+    assert command("+experiment=fllic_w", "lmbda=2048", *tiny)[0] == 0
+    (start,) = command.runs("fllic_w")
+    path = start / "weights.safetensors"
+    model, (config, about, _) = weights.load(path), weights.read(path)
+    for parameter in model.guide.parameters():
+        parameter.data.fill_(0.25)
+    weights.save(model, config, path, about=about)
+    with hydra_config():
+        job = plan.draft(["+experiment=fllic_w", "lmbda=2048", f"init_from={start}", *tiny])
+        plan.identify([job], plan.Parts())
+    guide = job.needs["guide"].folder.name
+    needs = {"guide": command.folder / "t" / guide}
+    built = training.build(job.config, needs)[1].model
+    entropy, own = load_file(needs["guide"] / "weights.safetensors"), built.state_dict()
+    assert all(torch.equal(own[f"guide.{name}"], tensor) for name, tensor in entropy.items())
+    assert torch.equal(own["g_a.0.weight"] if "g_a.0.weight" in own else own[next(iter(own))],
+                       load_file(path)["g_a.0.weight" if "g_a.0.weight" in own else next(iter(own))])  # fmt: skip
 
 
 def test_methods_share_a_ladder_when_told(command: Command, pictures: Path) -> None:

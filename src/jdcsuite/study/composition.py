@@ -5,8 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from hydra import compose as hydra_compose
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from jdcsuite.types import UserError
@@ -53,9 +55,9 @@ def compose(overrides: list[str], *, config_name: str = "config") -> Composition
                 f"conf/{group}/{choices.get(group)}.yaml was not merged into the root: make `# @package _global_` its "
                 "first line"
             )
-    own = _composed([f"+experiment={experiment}"], config_name)[1]
+    _, own = _composed([f"+experiment={experiment}"], config_name)
     changed = {group: choice for group, choice in choices.items() if own.get(group) != choice}
-    plain, _ = _composed(_group_words(experiment, changed, own), config_name)
+    plain = _with_groups(experiment, changed, config_name)
     values, new = _differences(_raw(config), _raw(plain))
     return Composition(experiment, config, plain, Changes(changed, values, frozenset(new)))
 
@@ -82,9 +84,8 @@ def compose_need(parent: Composition, role: str, *, config_name: str = "config")
     groups = {g: c for g, c in parent.changes.groups.items() if inherited(g) and g not in ("start", "sweep")}
     if need.get("+start"):
         groups["start"] = need["+start"]
-    _, own = _composed([f"+experiment={experiment}"], config_name)
-    config, _ = _composed(_group_words(experiment, groups, own), config_name)
-    plain = config.copy()
+    plain = _with_groups(experiment, groups, config_name)
+    config = plain.copy()
     for key, value in parent.changes.values.items():
         if inherited(key) and (_has(config, key) or same_method):
             OmegaConf.update(config, key, value, merge=False, force_add=same_method)
@@ -102,18 +103,28 @@ def resolved(config: DictConfig) -> dict:
 
 
 def _composed(overrides: list[str], config_name: str) -> tuple[DictConfig, dict[str, str]]:
-    """(configuration without Hydra's own section, config group -> choice)."""
-    config = hydra_compose(config_name, overrides, return_hydra_config=True)
+    """(configuration without Hydra's own section, config group -> choice); the jobs of a sweep share most of them."""
+    config, choices = _composed_once(GlobalHydra.instance().hydra, tuple(overrides), config_name)
+    return config.copy(), choices
+
+
+@lru_cache(maxsize=32)
+def _composed_once(hydra: object, overrides: tuple[str, ...], config_name: str) -> tuple[DictConfig, dict[str, str]]:
+    """``hydra``: the initialised one, whose search path decides what is composed."""
+    config = hydra_compose(config_name, list(overrides), return_hydra_config=True)
     choices = OmegaConf.to_container(config.hydra.runtime.choices)
     with open_dict(config):
         del config["hydra"]
     return config, {str(group): choice for group, choice in choices.items() if not str(group).startswith("hydra/")}
 
 
-def _group_words(experiment: str, groups: Mapping[str, str], own: Mapping[str, str]) -> list[str]:
-    """Overrides that choose ``groups``; ``own``: the experiment's choices, to which others are appended with a +."""
-    words = [f"{'' if group in own else '+'}{group}={choice}" for group, choice in groups.items()]
-    return [f"+experiment={experiment}", *(word for word in words if not word.startswith("experiment="))]
+def _with_groups(experiment: str, groups: Mapping[str, str], config_name: str) -> DictConfig:
+    """An experiment's configuration with other choices of config groups."""
+    own, choices = _composed([f"+experiment={experiment}"], config_name)
+    if not groups:
+        return own
+    words = [f"{'' if group in choices else '+'}{group}={choice}" for group, choice in groups.items()]
+    return _composed([f"+experiment={experiment}", *words], config_name)[0]
 
 
 def _raw(config: DictConfig) -> dict:

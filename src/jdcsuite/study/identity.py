@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import json
 from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
@@ -87,7 +88,7 @@ def _targets(node: object) -> Iterator[str]:
 
 def _code_identity(module: str) -> str:
     top = module.split(".")[0]
-    if distribution := packages_distributions().get(top):
+    if distribution := _distributions().get(top):
         return version(distribution[0])
     try:
         spec = importlib.util.find_spec(top)
@@ -101,6 +102,12 @@ def _code_identity(module: str) -> str:
     for file in files:
         digest.update(file.name.encode() + file.read_bytes())
     return digest.hexdigest()
+
+
+@cache
+def _distributions() -> Mapping[str, list[str]]:
+    """Top-level module -> the installed distributions that it comes from; slow to look up."""
+    return packages_distributions()
 
 
 def _has_patterns(train: object) -> bool:

@@ -3,15 +3,19 @@ datamodule is built, models and criteria take one step, and all pictures are rea
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from jdcsuite.study.plan import Job, Parts, drafts_in_order
+from jdcsuite.training import contract
 from jdcsuite.training import job as training
 from jdcsuite.types import UserError
 
 
 def construct(jobs: Sequence[Job], parts: Parts) -> None:
-    """Build what the drafts of jobs configure; no picture is read."""
+    """Build what the drafts of jobs configure, and take one step and code one random image with each distinct model and
+    criterion; no picture is read."""
+    tried = set()
     for job in drafts_in_order(jobs):
         training.check_device(job.config["trainer"])
         for section in ("model", "criterion", "data"):
@@ -21,6 +25,16 @@ def construct(jobs: Sequence[Job], parts: Parts) -> None:
             raise UserError(
                 f"MS-SSIM, in criterion.distance or min_ms_ssim, needs crops of {side} pixels or more: set data.crop "
                 "and data.val_crop"
+            )
+        rungs = {name: value for name, value in job.config["criterion"].items() if name != "lmbda"}
+        kind = json.dumps([job.config["model"], rungs, job.config["task"]["_target_"]], sort_keys=True)
+        if kind not in tried:
+            tried.add(kind)
+            model, criterion = parts.get(job, "model"), parts.get(job, "criterion")
+            task = training.construct(job.config["task"], model=model, criterion=criterion)
+            sigma = job.config["sigma"]
+            contract.check(
+                task, sigma=None if sigma is None else float(sigma), lossless=bool(job.config["data"]["lossless"])
             )
 
 
