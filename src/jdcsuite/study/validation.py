@@ -19,7 +19,6 @@ DATA_FOLDERS = ("data.train", "data.test", "data.clean")
 CLOSED = ("trainer", "logger", "launcher")
 # Root keys that need no effect on what is computed.
 FREE = ("name", "runs", "rerun", "debug", "seed", "init_from", "rungs", "budget", "card")
-USED = ("model", "criterion", "task", "data", "needs")
 
 
 def check(composition: Composition) -> None:
@@ -69,21 +68,16 @@ def nearest(name: str, known: list[str], *, before: str = "") -> str:
 
 
 def _check_effect(composition: Composition) -> None:
-    """UserError for a root key that was changed although nothing of this experiment depends on it, and no need takes it
-    over."""
+    """UserError for a root key that was changed although no other value of this experiment refers to it, and no need
+    takes it over."""
     config = composition.config
+    unresolved = OmegaConf.to_yaml(config, resolve=False)
     inherited = config.pass_on if any(need.experiment for need in config.needs.values()) else []
     for key in composition.changes.values:
         if "." in key or key in FREE or key in inherited or OmegaConf.is_config(config.get(key)):
             continue
-        other = config.copy()
-        other[key] = composition.experiment_config[key]
-        if all(_resolved(config, section) == _resolved(other, section) for section in USED):
+        if f"${{{key}}}" not in unresolved:
             raise UserError(f"{key}={config[key]} has no effect on {config.method}: leave it out")
-
-
-def _resolved(config: DictConfig, section: str) -> object:
-    return OmegaConf.to_container(config[section], resolve=True)
 
 
 def _check_folders(composition: Composition) -> None:
