@@ -1,13 +1,13 @@
-"""Thousands of wrong `.jdc` files -> each refused as CorruptFile, or decoded exactly: quickly, and in little memory.
+"""Damaged and forged `.jdc` files -> each is refused as CorruptFile or decoded exactly, fast and in little memory.
 
     python tests/fuzz_jdc.py [CASES] [--seed S] [--only CASE] [--codec NAME]
 
-CASES is of each codec: 20,000 by `make fuzz`, some 200 in the tests.
+CASES: per codec; 20,000 in `make fuzz`, 200 in the tests.
 
-Five kinds of case: bytes changed; the end cut off; bytes added; no file at all; and *forged* files, whose CRC is made
-right again, so that the container lets them pass and the coder, the networks and the symbols' checksum are reached.
-A case is a function of (seed, number): `--only` repeats one. Memory is the process's peak beyond what it was after
-every honest file had been decoded once.
+Five kinds of cases: changed bytes, truncated files, added bytes, random bytes, and *forged* files whose CRC is
+recomputed, so that they pass the container and reach the coder, the networks and the checksums of the symbols. A case
+is a function of (seed, number), and `--only` repeats one. Memory is the peak of the process beyond that after every
+valid file has been decoded once.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from jdcsuite.types import CorruptFile, Side
 
 SECONDS, MEBIBYTES = 1.0, 100
 KINDS = ("changed", "cut", "extended", "random", "forged bytes", "forged fields", "forged segments")
-# half of all cases are forged: the others end at the first CRC
+# half of the cases are forged, because all others fail at the first CRC
 WEIGHTS = (0.15, 0.1, 0.1, 0.15, 0.15, 0.15, 0.2)
 
 
@@ -53,7 +53,7 @@ def fllic() -> Codec:
 
 
 def many_priors() -> Codec:
-    """Its priors differ, and so does what their numbers cost."""
+    """With priors and index costs that differ."""
     codec = ManyPriors(num_channels=8, num_latents=12, num_priors=6, index_cost="adaptive", latent_gain=64.0)
     with torch.no_grad():
         codec.prior_y.b += torch.randn_like(codec.prior_y.b)
@@ -73,14 +73,14 @@ CODECS = {"FLLIC": fllic, "ManyPriors": many_priors, "Testolina": testolina, "Fl
 
 
 def narrow(name: str = "FLLIC", *, seed: int = 0) -> Codec:
-    """A codec of the demo's width or less, its weights random, its latents large enough to leave the tables."""
+    """A narrow codec with random weights and latents large enough to leave the tables."""
     torch.manual_seed(seed)
     codec = CODECS[name]().eval()
     codec.update()
     return codec
 
 
-def pictures(*, tile: int) -> list[tuple[np.ndarray, dict[str, object]]]:
+def images(*, tile: int) -> list[tuple[np.ndarray, dict[str, object]]]:
     """One of each kind of file: smallest, tiled, 16 bits, grey with metadata, flat."""
     random = np.random.default_rng(0)
     y, x = np.mgrid[: 2 * tile + 22, : 2 * tile + 2]
@@ -99,18 +99,18 @@ def pictures(*, tile: int) -> list[tuple[np.ndarray, dict[str, object]]]:
 
 
 def originals(codec: Codec) -> list[Original]:
-    made = []
-    for pixels, options in pictures(tile=max(64, codec.margin)):
+    files = []
+    for pixels, options in images(tile=max(64, codec.margin)):
         data = compression.compress(pixels, codec, **options)
-        made.append(Original(data, unpack(data), compression.decompress(data, codec)))
-    return made
+        files.append(Original(data, unpack(data), compression.decompress(data, codec)))
+    return files
 
 
 # -- the cases --------------------------------------------------------------------------------------------------
 
 
-def case(kind: str, honest: Original, random: np.random.Generator) -> bytes:
-    data = honest.data
+def case(kind: str, original: Original, random: np.random.Generator) -> bytes:
+    data = original.data
     if kind == "changed":
         return _changed(data, random)
     if kind == "cut":
@@ -124,17 +124,17 @@ def case(kind: str, honest: Original, random: np.random.Generator) -> bytes:
         body = _changed(data[:-4], random)
         cut = random.integers(len(body)) if random.random() < 0.2 else len(body)
         return _sealed(body[:cut])
-    contents = honest.contents
+    contents = original.contents
     for _ in range(random.integers(1, 4)):
         contents = (_field if kind == "forged fields" else _segment)(contents, random)
     try:
         return pack(contents)
-    except (ValueError, struct.error):  # outside the format: `pack` refuses what `unpack` would
+    except (ValueError, struct.error):  # outside the format, so `pack` refuses it
         return _sealed(_changed(data[:-4], random))
 
 
 def _changed(data: bytes, random: np.random.Generator) -> bytes:
-    """Bits flipped, bytes set, blocks moved, removed or repeated; mostly near the start, where the fields are."""
+    """Flips bits, sets bytes, removes or repeats blocks; half of the time near the start, where the fields are."""
     out = bytearray(data)
     for _ in range(random.integers(1, 6)):
         reach = min(len(out), 64) if random.random() < 0.5 else len(out)
@@ -158,7 +158,7 @@ def _changed(data: bytes, random: np.random.Generator) -> bytes:
 
 
 def _field(it: Contents, random: np.random.Generator) -> Contents:
-    """Another size, tile, depth, guide ...; the tiles repeated or left out, so that their number fits."""
+    """Changes size, tile, depth, side information and the like; repeats or drops tiles so that their number fits."""
 
     def side(now: int) -> int:
         return int(random.choice([1, now - 1, now + 1, 64, 65, 2 * now, 640, 4096, random.integers(1, 2000)]))
@@ -183,7 +183,7 @@ def _field(it: Contents, random: np.random.Generator) -> Contents:
 
 
 def _side(side: Side, random: np.random.Generator) -> Side:
-    """Another guide; or of a codec of any rate another request, one outside the format's limits, or none."""
+    """Changes the guide, or the request of an any-rate codec: other values, values outside the format, or none."""
     if side.request is None or random.random() < 0.3:
         return replace(side, h=int(random.integers(2**16)))
     if random.random() < 0.2:
@@ -193,7 +193,7 @@ def _side(side: Side, random: np.random.Generator) -> Side:
 
 
 def _segment(it: Contents, random: np.random.Generator) -> Contents:
-    """One segment of one tile: emptied, cut, extended, changed, replaced; or two segments, or two tiles, exchanged."""
+    """Empties, cuts, extends, changes or replaces a segment of a tile, or exchanges two segments or two tiles."""
     tiles = list(it.tiles)
     n = int(random.integers(len(tiles)))
     segments = list(tiles[n].segments)
@@ -229,8 +229,8 @@ def _sealed(body: bytes) -> bytes:
 # -- the verdict ------------------------------------------------------------------------------------------------
 
 
-def outcome(data: bytes, honest: Original, codec: Codec) -> str:
-    """ "refused", or "decoded" where the picture is what the file says. AssertionError: a picture that is wrong."""
+def outcome(data: bytes, original: Original, codec: Codec) -> str:
+    """ "refused", or "decoded" if the image is the one in the file. AssertionError: a wrong image."""
     try:
         pixels = compression.decompress(data, codec)
     except CorruptFile as error:
@@ -239,48 +239,48 @@ def outcome(data: bytes, honest: Original, codec: Codec) -> str:
     contents = unpack(data)
     assert pixels.shape == (contents.height, contents.width, 3), "the size is not the file's"
     assert pixels.itemsize * 8 == contents.bit_depth, "the depth is not the file's"
-    # Tiles exchanged for whole other ones, each with its checksum: that is the file of another picture. The same
-    # tiles must give the same picture where the two overlap, whatever else the header says.
-    same = contents.tiles == honest.contents.tiles and contents.tile == honest.contents.tile
-    if same and contents.side == honest.contents.side and contents.width == honest.contents.width:
-        rows = min(contents.height, honest.contents.height)
-        if contents.bit_depth == honest.contents.bit_depth:
-            # symbols never differ; the synthesis is floating point, so a sample may be the next grey level
+    # Valid tiles exchanged for other valid ones are the file of another image. The same tiles must give the same image
+    # where the two overlap, for any other header fields.
+    same = contents.tiles == original.contents.tiles and contents.tile == original.contents.tile
+    if same and contents.side == original.contents.side and contents.width == original.contents.width:
+        rows = min(contents.height, original.contents.height)
+        if contents.bit_depth == original.contents.bit_depth:
+            # symbols never differ; floating-point synthesis may change a sample by one grey level
             level = 1 if contents.bit_depth == 8 else 257
-            apart = np.abs(pixels[:rows].astype(np.int64) - honest.pixels[:rows]).max()
-            assert apart <= level, f"another picture, by {apart}, without a word"
+            difference = np.abs(pixels[:rows].astype(np.int64) - original.pixels[:rows]).max()
+            assert difference <= level, f"silently another image, by {difference} levels"
     return "decoded"
 
 
-def fuzz(codec: Codec, cases: range, *, seed: int, say: bool = False) -> dict[str, object]:
-    """Every case; raises at the first that is wrong, naming it."""
+def fuzz(codec: Codec, cases: range, *, seed: int, verbose: bool = False) -> dict[str, object]:
+    """Runs all cases. AssertionError: the first wrong one, with its number and seed."""
     files = originals(codec)
-    for honest in files:  # twice: what libraries keep for themselves is kept now
-        assert np.array_equal(compression.decompress(honest.data, codec), honest.pixels)
+    for original in files:  # a second time, so that caches of libraries are filled
+        assert np.array_equal(compression.decompress(original.data, codec), original.pixels)
     before, slowest, counts = _peak(), (0.0, -1), Counter()
     for number in cases:
         random = np.random.default_rng([seed, number])
         kind = str(random.choice(KINDS, p=WEIGHTS))
-        honest = files[random.integers(len(files))]
-        data = case(kind, honest, random)
-        begun = time.process_time()
+        original = files[random.integers(len(files))]
+        data = case(kind, original, random)
+        start = time.process_time()
         try:
-            end = outcome(data, honest, codec)
-            assert end == "refused" or kind.startswith("forged") or data == honest.data, "damage was not noticed"
+            end = outcome(data, original, codec)
+            assert end == "refused" or kind.startswith("forged") or data == original.data, "damage was not detected"
             counts[kind, end] += 1
         except BaseException as error:
             raise AssertionError(f"case {number} of seed {seed} ({kind}): {type(error).__name__}: {error}") from error
-        took, grown = time.process_time() - begun, (_peak() - before) / 2**20
+        took, grown = time.process_time() - start, (_peak() - before) / 2**20
         slowest = max(slowest, (took, number))
         assert took < SECONDS, f"case {number} of seed {seed} ({kind}) took {took:.2f} s"
         assert grown < MEBIBYTES, f"case {number} of seed {seed} ({kind}): {grown:.0f} MiB beyond the weights"
-        if say and (number + 1) % 1000 == 0:
+        if verbose and (number + 1) % 1000 == 0:
             print(f"{number + 1} cases, slowest {1000 * slowest[0]:.0f} ms, {grown:.0f} MiB", flush=True)
     return {"counts": counts, "slowest": slowest, "grown": (_peak() - before) / 2**20}
 
 
 def _peak() -> int:
-    """Bytes of memory that this process has held at most."""
+    """Peak memory of this process in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
@@ -290,17 +290,17 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, help="one case, by its number")
     parser.add_argument("--codec", choices=CODECS, help="the only one to fuzz")
-    given = parser.parse_args()
+    args = parser.parse_args()
     faulthandler.enable()
     torch.set_num_threads(1)
-    cases = range(given.cases) if given.only is None else range(given.only, given.only + 1)
-    for name in [given.codec] if given.codec else CODECS:
-        found = fuzz(narrow(name), cases, seed=given.seed, say=True)
-        for (kind, end), count in sorted(found["counts"].items()):
+    cases = range(args.cases) if args.only is None else range(args.only, args.only + 1)
+    for name in [args.codec] if args.codec else CODECS:
+        result = fuzz(narrow(name), cases, seed=args.seed, verbose=True)
+        for (kind, end), count in sorted(result["counts"].items()):
             print(f"{kind:16} {end:8} {count:6}")
-        took, number = found["slowest"]
-        print(f"slowest: {1000 * took:.0f} ms (case {number}); {found['grown']:.0f} MiB beyond the weights at most")
-        print(f"{len(cases)} cases of {name}, none wrong ({Path(__file__).name}, seed {given.seed})")
+        took, number = result["slowest"]
+        print(f"slowest: {1000 * took:.0f} ms (case {number}); {result['grown']:.0f} MiB beyond the weights at most")
+        print(f"{len(cases)} cases of {name}, all passed ({Path(__file__).name}, seed {args.seed})")
 
 
 if __name__ == "__main__":

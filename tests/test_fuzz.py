@@ -1,4 +1,4 @@
-"""A sample of `fuzz_jdc.py`; all of it is `make fuzz`."""
+"""A sample of `fuzz_jdc.py`, which `make fuzz` runs in full."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import pytest
 
 
 @pytest.mark.parametrize("codec", fuzz_jdc.CODECS)
-def test_wrong_files_are_refused_or_decoded_exactly(codec: str) -> None:
-    found = fuzz_jdc.fuzz(fuzz_jdc.narrow(codec), range(200), seed=1)
-    kinds = {kind for kind, _ in found["counts"]}
+def test_damaged_files_are_refused_or_decoded_exactly(codec: str) -> None:
+    result = fuzz_jdc.fuzz(fuzz_jdc.narrow(codec), range(200), seed=1)
+    kinds = {kind for kind, _ in result["counts"]}
     assert kinds == set(fuzz_jdc.KINDS)
-    assert sum(n for (_, end), n in found["counts"].items() if end == "refused") > 100
+    assert sum(n for (_, end), n in result["counts"].items() if end == "refused") > 100

@@ -1,7 +1,7 @@
-"""Files that were written once open for ever: the same symbols exactly, the same picture within one grey level.
+"""Files of earlier versions still decode: the same symbols exactly, the same image within one grey level.
 
-`tests/golden/make.py` wrote them. Each checksum in them is of the symbols, so that opening a file is the proof that
-its symbols are right; pictures may differ by one level of their depth, because the synthesis is floating point.
+`tests/golden/make.py` wrote them. A file decodes only if its symbols have their checksums, so decoding proves that the
+symbols are right. Images may differ by one level of their depth, because the synthesis is floating point.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ def test_every_family_has_golden_files() -> None:
 
 
 @pytest.mark.parametrize("codec", FOLDERS)
-def test_the_weights_are_who_they_were(codec: str) -> None:
+def test_the_weights_keep_their_id(codec: str) -> None:
     assert compression.load(GOLDEN / codec / "weights.safetensors").model_id.hex() == FOLDERS[codec]["model_id"]
 
 
 @pytest.mark.parametrize(("codec", "name"), FILES)
-def test_a_file_opens_as_it_did(codec: str, name: str) -> None:
+def test_a_file_decodes_as_before(codec: str, name: str) -> None:
     data = (GOLDEN / codec / f"{name}.jdc").read_bytes()
     contents = unpack(data)
-    said = FOLDERS[codec]["files"][name]
-    assert len(data) == said["bytes"] and [tile.checksum for tile in contents.tiles] == said["checksums"]
+    golden = FOLDERS[codec]["files"][name]
+    assert len(data) == golden["bytes"] and [tile.checksum for tile in contents.tiles] == golden["checksums"]
     assert not contents.same_machine
     decoded = compression.decompress(data, GOLDEN / codec / "weights.safetensors")
     expected = Picture.read(GOLDEN / codec / f"{name}.png")
@@ -51,10 +51,10 @@ def test_a_file_opens_as_it_did(codec: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(("codec", "name"), FILES)
-def test_a_picture_still_codes_to_as_many_bytes(codec: str, name: str) -> None:
-    """The analysis is floating point too, so a symbol may be another on another machine; the rate may not."""
-    from make import pictures
+def test_an_image_still_codes_to_as_many_bytes(codec: str, name: str) -> None:
+    """The analysis is floating point too, so symbols may differ between machines; the rate must not."""
+    from make import images
 
-    pixels, options = pictures(codec)[name]
+    pixels, options = images(codec)[name]
     data = compression.compress(pixels, GOLDEN / codec / "weights.safetensors", **options)
     assert len(data) == pytest.approx(FOLDERS[codec]["files"][name]["bytes"], rel=0.02, abs=8)

@@ -1,4 +1,4 @@
-"""Coding on a CPU: other layouts, strips, sums in place, but the same pictures and symbols; training is untouched."""
+"""Coding on a CPU uses other layouts, strips and in-place sums, with the same results; training is unaffected."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BLOCKS: dict[str, Callable[[], nn.Module]] = {
 
 
 class Scaled(nn.Module):
-    """The flagship's block under conditions that scale every channel differently."""
+    """The block of the flagship, with conditions that scale every channel differently."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -49,17 +49,17 @@ def block(name: str) -> nn.Module:
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("strip", [1, 300, 2**21])
 @pytest.mark.parametrize("name", BLOCKS)
-def test_a_block_computes_the_same_without_gradients_and_leaves_its_input_alone(name, strip, layout, monkeypatch):
+def test_a_block_gives_the_same_output_without_gradients_and_keeps_its_input(name, strip, layout, monkeypatch):
     monkeypatch.setattr(layers, "STRIP", strip)
     net, x = block(name), torch.randn(2, 12, 10, 14)
     expected = net(x).detach()
-    given = x.contiguous(memory_format=layout)
+    input_copy = x.contiguous(memory_format=layout)
     with torch.no_grad():
-        made = net(given)
-        wide = net(given.double()) if "prior" in name else None
-    torch.testing.assert_close(made, expected, rtol=1e-5, atol=1e-5)
-    assert torch.equal(given, x)
-    if wide is not None:  # exact, so whatever the layout
+        actual = net(input_copy)
+        wide = net(input_copy.double()) if "prior" in name else None
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(input_copy, x)
+    if wide is not None:  # exact in any layout
         assert torch.equal(wide, net(x.double()))
 
 
@@ -71,30 +71,30 @@ def test_strips_do_not_depend_on_the_layout_that_a_convolution_returns(mkldnn):
         torch.testing.assert_close(net(x), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_strips_are_taken_in_channels_last_inference_only(monkeypatch):
-    taken, plain = [], DepthConv._in_strips
-    monkeypatch.setattr(DepthConv, "_in_strips", lambda self, x: taken.append(1) or plain(self, x))
+def test_strips_are_used_only_in_channels_last_inference(monkeypatch):
+    calls, plain = [], DepthConv._in_strips
+    monkeypatch.setattr(DepthConv, "_in_strips", lambda self, x: calls.append(1) or plain(self, x))
     net, x = block("depth"), torch.randn(1, 12, 10, 14)
     net(x)
     with torch.no_grad():
         net(x)
-        assert not taken
+        assert not calls
         net(x.contiguous(memory_format=torch.channels_last))
-    assert taken
+    assert calls
 
 
 @pytest.mark.parametrize("name", BLOCKS)
-def test_gradients_are_those_of_activations_that_are_not_in_place(name):
+def test_gradients_equal_those_of_out_of_place_activations(name):
     net, x = block(name), torch.randn(2, 12, 10, 14)
     net(x).square().mean().backward()
-    found = [p.grad.clone() for p in net.parameters()]
+    gradients = [p.grad.clone() for p in net.parameters()]
     net.zero_grad()
     changed = [m for m in net.modules() if getattr(m, "inplace", False)]
     for module in changed:
         module.inplace = False
     assert changed or name == "flagship"
     net(x).square().mean().backward()
-    assert all(torch.equal(a, p.grad) and a.abs().sum() > 0 for a, p in zip(found, net.parameters(), strict=True))
+    assert all(torch.equal(a, p.grad) and a.abs().sum() > 0 for a, p in zip(gradients, net.parameters(), strict=True))
 
 
 # -- whole codecs ----------------------------------------------------------------------------------------------
@@ -131,40 +131,40 @@ def image(height: int, width: int) -> Tensor:
 
 @pytest.mark.parametrize("tile", [0, 128])
 @pytest.mark.parametrize("make", CODECS)
-def test_files_and_pictures_do_not_depend_on_the_layout(make, tile, monkeypatch):
-    """A file written in either layout opens in the other, with the symbols that were written and the same picture."""
+def test_files_and_images_do_not_depend_on_the_layout(make, tile, monkeypatch):
+    """A file written in either layout opens in the other, with the same symbols and the same image."""
     net, x = ready(make), image(180, 300)
     tile = tile if tile >= net.margin else 0
-    files, pictures, latents = {}, {}, {}
+    files, images, latents = {}, {}, {}
     plain = transform.laid_out_for_coding
-    forms = {"channels-last": plain, "contiguous": lambda given: given}
+    forms = {"channels-last": plain, "contiguous": lambda x: x}
     for form, laid_out in forms.items():
         monkeypatch.setattr(transform, "laid_out_for_coding", laid_out)
         files[form] = net.compress(x, tile=tile)
         latents[form] = net._latents(x, Box(0, 0, 180, 300), side=unpack(files[form]).side)
     for (form, laid_out), written in itertools.product(forms.items(), files):
         monkeypatch.setattr(transform, "laid_out_for_coding", laid_out)
-        pictures[form, written] = net.decompress(files[written])
+        images[form, written] = net.decompress(files[written])
     assert latents["channels-last"].is_contiguous()
     torch.testing.assert_close(*latents.values(), rtol=1e-4, atol=1e-3)
     for written in files:
-        a, b = pictures["channels-last", written], pictures["contiguous", written]
+        a, b = images["channels-last", written], images["contiguous", written]
         assert (a - b).abs().max() < 0.1 / 255
     assert len(files["channels-last"]) == pytest.approx(len(files["contiguous"]), rel=0.01)
 
 
 @pytest.mark.parametrize("make", CODECS)
-def test_a_codec_that_coded_is_trained_on_with_contiguous_maps_and_learns(make):
+def test_a_codec_can_be_trained_on_contiguous_maps_after_coding(make):
     net, x = ready(make), image(64, 128)
     strides = {name: p.stride() for name, p in net.named_parameters()}
     data = net.compress(x)
     net.decompress(data)
     net.train()
     assert {name: p.stride() for name, p in net.named_parameters()} == strides
-    seen = []
+    contiguous = []
     for layer in net.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-            layer.register_forward_pre_hook(lambda layer, given: seen.append(given[0].is_contiguous()))
+            layer.register_forward_pre_hook(lambda layer, inputs: contiguous.append(inputs[0].is_contiguous()))
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
     losses = []
     for step in range(8):
@@ -177,9 +177,9 @@ def test_a_codec_that_coded_is_trained_on_with_contiguous_maps_and_learns(make):
         assert all(p.grad.isfinite().all() for p in net.parameters() if p.grad is not None)
         optimizer.step()
         losses.append(float(loss.detach()))
-        if step == 3:  # coded in between, as a validation does
+        if step == 3:  # coding in between, as in validation
             net.eval().update()
             net.compress(x)
             net.train()
-            seen.clear()
-    assert seen and all(seen) and losses[-1] < losses[0]
+            contiguous.clear()
+    assert contiguous and all(contiguous) and losses[-1] < losses[0]

@@ -1,4 +1,4 @@
-"""Pictures in tiles: what the transforms see does not depend on the tiles, and memory does not on the height."""
+"""Images in tiles: the transforms do not depend on the tiling, and memory does not depend on the height."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ from jdcsuite.models.manypriors import ManyPriors
 from jdcsuite.models.testolina import Testolina
 from jdcsuite.types import CorruptFile, UserError
 
-FINE = 1024  # units a latent
+FINE = 1024  # quantisation steps per unit of a latent
 
 
 class Plain(FLLIC):
-    """FLLIC's transforms with latents that are coded one by one, finely: what is left of tiling is the transforms'."""
+    """FLLIC's transforms with finely quantised latents without context, so that only the transforms can depend on
+    tiles."""
 
     def encode_tile(self, y, *, side):
         symbols = torch.round(y * FINE).flatten().long()
@@ -54,7 +55,7 @@ def plain(*, start: str = "random", **changes) -> Plain:
 
 @pytest.fixture(scope="module")
 def trained() -> FLLIC:
-    """A few steps: symbols that are in the tables."""
+    """Trained for a few steps, so that most symbols are in the tables."""
     net = tiny(latent_gain=64.0)
     optimizer = torch.optim.Adam(net.parameters(), 5e-3)
     x = torch.cat([image(128, 128, seed=s) for s in range(4)])
@@ -74,24 +75,24 @@ def trained() -> FLLIC:
 
 @pytest.mark.parametrize("start", ["random", "haar"])
 @pytest.mark.parametrize(("size", "tile"), [((200, 330), 64), ((256, 256), 128), ((65, 130), 64), ((1, 200), 64)])
-def test_tiles_change_neither_latents_nor_given_them_a_pixel(start, size, tile):
+def test_tiles_change_no_latent_and_given_the_latents_no_pixel(start, size, tile):
     net, x = plain(start=start), image(*size, seed=1)
     whole, parts = net.compress(x, tile=0), net.compress(x, tile=tile)
     assert len(unpack(parts).tiles) == len(boxes(*size, tile)) > len(unpack(whole).tiles) == 1
     with torch.no_grad():
         expected = net.synthesise(net.analyse(net.pad(x)))[..., : size[0], : size[1]].clamp(0, 1)
     for data in (whole, parts):
-        # what is left: a latent that float32 puts on the other side of a rounding, by 1/1024
+        # float32 may round a latent the other way, by 1/1024
         error = (net.decompress(data) - expected).abs() * 255
         assert error.max() < 0.02
 
 
-def test_one_latent_less_of_margin_would_show():
-    """The test of the test above."""
+def test_a_margin_of_one_latent_less_is_too_small():
+    """Shows that the test above can fail."""
     net, x = plain(), image(192, 192, seed=1)
     with torch.no_grad():
         for p in net.g_s.parameters():
-            p.mul_(1.5)  # random kernels fade towards the ends of what a transform sees
+            p.mul_(1.5)  # random kernels fade towards the edges of the receptive field
     net.update()
     whole = net.decompress(net.compress(x, tile=0))
     enough = (net.decompress(net.compress(x, tile=64)) - whole).abs().max()
@@ -106,40 +107,42 @@ NARROW = {
     "ManyPriors": lambda: ManyPriors(num_channels=4, num_latents=4, num_priors=3, start="random"),
     "Testolina": lambda: Testolina(num_channels=4, num_latents=4),
 }
-# latents before and after a tile that the synthesis sees: of four transposed convolutions, and two of each 5x5 one
-SEEN = {"DropIn": (1, 2), "ManyPriors": (1, 2), "Testolina": (8 + 1, 8 + 2)}
+# latents before and after a tile that the synthesis reaches: four transposed convolutions, and 2 per 5x5 convolution
+REACH = {"DropIn": (1, 2), "ManyPriors": (1, 2), "Testolina": (8 + 1, 8 + 2)}
 
 
 @pytest.mark.parametrize("codec", NARROW)
-def test_a_transform_sees_no_pixel_beyond_the_margin(codec):
-    """By gradients: which pixels a tile's latents depend on, and which latents a tile's pixels do."""
+def test_a_transform_reaches_no_pixel_beyond_the_margin(codec):
+    """Gradients show which pixels the latents of a tile depend on, and which latents its pixels depend on."""
     torch.manual_seed(0)
     net = NARROW[codec]().double().eval()
-    if codec == "Testolina":  # no unit is dead, so that all is seen that can be
+    if codec == "Testolina":  # no dead units, so that the whole receptive field shows
         with torch.no_grad():
             for layer in net.net.g_s[:7:2]:
                 layer.weight.abs_()
     margin, edge = net.margin, net.margin // net.latent_stride
     assert margin % net.latent_stride == 0
-    side, tile = 64 * math.ceil((margin + 16) / 64), 64  # a tile with more than its margin on each side
+    side, tile = 64 * math.ceil((margin + 16) / 64), 64  # a tile with more than the margin on each side
     first, last = side // 16, (side + tile) // 16
     x = torch.rand(1, 3, 2 * side + tile, 2 * side + tile, dtype=torch.float64, requires_grad=True)
-    asked = torch.full((1, 3), 0.5) if net.any_rate else None
-    (seen,) = torch.autograd.grad(net.analyse(x, asked)[..., first:last, first:last].abs().sum(), x)
+    conditions = torch.full((1, 3), 0.5) if net.any_rate else None
+    (gradient,) = torch.autograd.grad(net.analyse(x, conditions)[..., first:last, first:last].abs().sum(), x)
     for axes in ((0, 1, 3), (0, 1, 2)):
-        pixels = seen.abs().sum(axes).nonzero().flatten()
+        pixels = gradient.abs().sum(axes).nonzero().flatten()
         assert side - margin <= pixels.min() < side - 16 and side + tile + 8 < pixels.max() < side + tile + margin
     y = torch.rand(1, 4, len(x[0, 0]) // 16, len(x[0, 0]) // 16, dtype=torch.float64, requires_grad=True)
-    (seen,) = torch.autograd.grad(net.synthesise(y, asked)[..., side : side + tile, side : side + tile].abs().sum(), y)
+    (gradient,) = torch.autograd.grad(
+        net.synthesise(y, conditions)[..., side : side + tile, side : side + tile].abs().sum(), y
+    )
     for axes in ((0, 1, 3), (0, 1, 2)):
-        rows = seen.abs().sum(axes).nonzero().flatten()
+        rows = gradient.abs().sum(axes).nonzero().flatten()
         assert first - edge <= rows.min() < first and last <= rows.max() < last + edge
-        if codec in SEEN:
-            assert (first - int(rows.min()), int(rows.max()) + 1 - last) == SEEN[codec]
+        if codec in REACH:
+            assert (first - int(rows.min()), int(rows.max()) + 1 - last) == REACH[codec]
 
 
 def wide(*, seed: int = 0) -> Testolina:
-    """Its decoder's kernels do not fade towards their ends."""
+    """The kernels of its decoder do not fade towards their edges."""
     torch.manual_seed(seed)
     net = Testolina(num_channels=8, num_latents=12).eval()
     with torch.no_grad():
@@ -151,18 +154,18 @@ def wide(*, seed: int = 0) -> Testolina:
 
 
 @pytest.mark.parametrize("size", [(200, 450), (450, 200), (193, 257), (400, 400)])
-def test_a_codec_that_looks_far_sees_as_far_over_its_tiles(size):
+def test_a_codec_with_a_large_margin_sees_it_across_tiles(size):
     net, x = wide(), image(*size, seed=1)
     whole, parts = net.compress(x, tile=0), net.compress(x, tile=192)
     assert len(unpack(parts).tiles) == len(boxes(*size, 192)) > 1
     expected = net.decompress(whole)
     assert (net.decompress(parts) - expected).abs().max() * 255 < 0.02
-    net.margin = 64  # the test of the test
+    net.margin = 64  # shows that the test can fail
     assert (net.decompress(net.compress(x, tile=64)) - expected).abs().max() * 255 > 2
 
 
-def test_tiles_smaller_than_what_a_codec_sees_are_refused():
-    """A decoder has the tiles around one, not those around them: it would decode another picture without a word."""
+def test_tiles_smaller_than_the_margin_are_refused():
+    """A decoder holds only adjacent tiles; with smaller ones it would silently decode another image."""
     net, x = wide(), image(200, 150, seed=1)
     contents = unpack(net.compress(x, tile=192))
     assert contents.tile == 192
@@ -186,7 +189,7 @@ def test_tiles_smaller_than_what_a_codec_sees_are_refused():
 
 @pytest.fixture(scope="module")
 def sharp() -> FLLIC:
-    """A Haar start whose steps and means depend strongly on what the entropy model sees around them."""
+    """A Haar initialisation whose steps and means depend strongly on their context in the entropy model."""
     torch.manual_seed(0)
     net = FLLIC(widths=[12, 48, 96], num_latents=192, prior_width=16)
     with torch.no_grad():
@@ -201,7 +204,7 @@ def photograph() -> Tensor:
     return torch.from_numpy(coffee()[:384, :512].copy()).permute(2, 0, 1)[None].float() / 255
 
 
-def test_a_tiled_picture_is_as_good_as_a_whole_one_and_its_seams_as_the_rest(sharp, photograph):
+def test_a_tiled_image_is_as_good_as_a_whole_one_also_at_its_seams(sharp, photograph):
     x = photograph
     whole, parts = (sharp.decompress(sharp.compress(x, tile=t)) for t in (0, 128))
     assert psnr(whole, x) > 29
@@ -211,10 +214,10 @@ def test_a_tiled_picture_is_as_good_as_a_whole_one_and_its_seams_as_the_rest(sha
         near[:, seam - 4 : seam + 4] = True
         if seam < 384:
             near[seam - 4 : seam + 4] = True
-    # pictures differ from place to place: what the seams lose is counted against the same pixels of the whole one
+    # images differ from place to place, so the seams are compared with the same pixels of the untiled image
     lost = [psnr(whole[..., m], x[..., m]) - psnr(parts[..., m], x[..., m]) for m in (near, ~near)]
     assert abs(lost[0]) < 0.05 and abs(lost[0] - lost[1]) < 0.05
-    assert 0.5 < (parts - whole).abs().mean() * 255 < 2  # other means: latents are rounded on another grid
+    assert 0.5 < (parts - whole).abs().mean() * 255 < 2  # the means differ, so latents are rounded on another grid
 
 
 SIZES = [(1, 1), (65, 130), (64, 129), (193, 65), (128, 128), (1, 65), (130, 1)]
@@ -222,7 +225,7 @@ SIZES = [(1, 1), (65, 130), (64, 129), (193, 65), (128, 128), (1, 65), (130, 1)]
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("kind", ["tensor", np.uint8, np.uint16])
-def test_tiles_of_any_size_and_picture_of_either_depth(trained, size, kind):
+def test_images_of_any_size_and_either_depth(trained, size, kind):
     x = image(*size, seed=2)
     if kind != "tensor":
         x = np.rint(x[0].permute(1, 2, 0).numpy() * np.iinfo(kind).max).astype(kind)
@@ -242,16 +245,16 @@ def test_tiles_of_any_size_and_picture_of_either_depth(trained, size, kind):
         assert trained.compress(tensor, tile=64) == data
 
 
-def test_sixteen_bits_do_not_pass_through_eight(monkeypatch):
+def test_sixteen_bits_are_not_reduced_to_eight(monkeypatch):
     monkeypatch.setattr(haar, "SMALL", 0.0)
     net = plain(start="haar", widths=[12, 48, 192], num_latents=768, latent_gain=64.0)
     x = np.random.default_rng(0).integers(30_000, 30_500, (80, 130, 3)).astype(np.uint16)
     x[0, 0], x[-1, -1] = 0, 65535
     array = net.decompress_array(net.compress(x, tile=64))
-    assert np.abs(array.astype(int) - x).max() < 40  # a step of 8 bits is 257
+    assert np.abs(array.astype(int) - x).max() < 40  # a grey level of 8 bits is 257
 
 
-def test_a_tile_as_large_as_the_picture_is_no_tiling(trained):
+def test_a_tile_as_large_as_the_image_is_no_tiling(trained):
     x = image(100, 128)
     assert trained.compress(x, tile=128) == trained.compress(x, tile=0) == trained.compress(x)
     assert trained.compress(x, tile=64) != trained.compress(x)
@@ -263,13 +266,13 @@ def test_tiles_outside_the_format_are_a_value_error(trained, tile):
         trained.compress(image(130, 130), tile=tile)
 
 
-def test_metadata_and_colour_travel(trained):
+def test_metadata_and_colour_are_stored(trained):
     metadata = {"icc": b"profile", "exif": b"\0made"}
     contents = unpack(trained.compress(image(70, 70), tile=64, metadata=metadata, colour=GREY))
     assert contents.metadata == metadata and contents.colour == GREY
 
 
-def test_a_damaged_tile_is_a_corrupt_file_wherever_it_stands(trained):
+def test_a_damaged_tile_is_a_corrupt_file_at_any_position(trained):
     contents = unpack(trained.compress(image(150, 150), tile=64))
     for i, tile in enumerate(contents.tiles):
         z, y = tile.segments
@@ -278,14 +281,14 @@ def test_a_damaged_tile_is_a_corrupt_file_wherever_it_stands(trained):
             before = threading.active_count()
             with pytest.raises(CorruptFile):
                 trained.decompress_array(pack(replace(contents, tiles=tiles)))
-            assert threading.active_count() == before  # no thread is left at work
+            assert threading.active_count() == before  # no thread is left running
 
 
 # -- memory ----------------------------------------------------------------------------------------------------
 
 
 class Counting(FLLIC):
-    """Knows how many tiles' latents are in memory: their storage, whatever views of it there are."""
+    """Counts the tiles whose latents are in memory, by their storage, so that views count as well."""
 
     def __init__(self, **parts) -> None:
         super().__init__(**parts)
@@ -311,7 +314,7 @@ class Owner:
 
 
 class Latents(np.ndarray):
-    """An array that something can be seen to die with; a set of arrays would compare their elements."""
+    """An array whose ``owner`` dies with it; a weak set of the arrays themselves would compare their elements."""
 
     def __new__(cls, shape):
         array = super().__new__(cls, tuple(shape), dtype=np.float32)
