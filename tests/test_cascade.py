@@ -1,4 +1,4 @@
-"""Denoise-then-compress: what the codec is given, what the rows say, and what goes wrong."""
+"""Denoise-then-compress: the input of the codec, the rows, and the errors."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from jdcsuite.types import Output, Pair, UserError
 
 
 class Darker(nn.Module):
-    """A denoiser whose picture is easily told."""
+    """A denoiser whose output is easy to recognise."""
 
     def forward(self, x: Tensor, *, sigma: Tensor | None = None, bpp_noisy: Tensor | None = None) -> Output:
         time.sleep(0.05)
-        self.told = sigma
+        self.sigma = sigma
         return Output(x_hat=x * 0.5 - 0.1)
 
 
@@ -44,31 +44,31 @@ def unet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_codec_is_given_the_denoiser_s_picture_in_8_bits() -> None:
+def test_the_codec_gets_the_denoised_image_in_8_bits() -> None:
     x, net = torch.rand(1, 3, 37, 50), Darker()
-    handed = denoised(net, Pair(noisy=x, clean=x.flip(2), sigma=torch.tensor([7.0])))
-    assert torch.equal(handed.noisy, to_tensor(to_bytes((x * 0.5 - 0.1)[0]))[None]) and net.told.tolist() == [7.0]
-    assert torch.equal(handed.clean, x.flip(2)) and handed.sigma.isnan().all(), "the codec is told no sigma"
-    denoised(net, handed)
-    assert net.told.isnan().all()
+    coded = denoised(net, Pair(noisy=x, clean=x.flip(2), sigma=torch.tensor([7.0])))
+    assert torch.equal(coded.noisy, to_tensor(to_bytes((x * 0.5 - 0.1)[0]))[None]) and net.sigma.tolist() == [7.0]
+    assert torch.equal(coded.clean, x.flip(2)) and coded.sigma.isnan().all(), "the codec gets no sigma"
+    denoised(net, coded)
+    assert net.sigma.isnan().all()
 
 
-def test_time_and_quality_are_those_of_the_whole() -> None:
+def test_time_and_quality_are_those_of_denoiser_and_codec_together() -> None:
     clean = torch.rand(1, 3, 32, 32)
     pair = Pair(noisy=clean, clean=clean, sigma=torch.tensor([0.0]))
-    handed, ms = timed(lambda: denoised(Darker(), pair), clean)
-    row, x_hat = judge(Standard(codec="png"), pair, denoised=handed, denoise_ms=ms)
+    coded, ms = timed(lambda: denoised(Darker(), pair), clean)
+    row, x_hat = judge(Standard(codec="png"), pair, denoised=coded, denoise_ms=ms)
     assert row.enc_ms >= 50 > row.dec_ms and row.sigma == 0
     error = float(((x_hat - (clean * 255).round() / 255) ** 2).mean())
     assert row.psnr == pytest.approx(-10 * np.log10(error), abs=1e-3) and row.psnr_noisy > 90
 
 
-def test_each_picture_is_denoised_once_for_all_codecs(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:  # noqa: F811
-    seen = []
+def test_each_image_is_denoised_once_for_all_codecs(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:  # noqa: F811
+    sizes = []
 
     class Counting(Darker):
         def forward(self, x: Tensor, **other: Tensor) -> Output:
-            seen.append(tuple(x.shape[-2:]))
+            sizes.append(tuple(x.shape[-2:]))
             return super().forward(x, **other)
 
     monkeypatch.setitem(candidates.TRAINING_FREE, "counting", lambda sigma: Counting())
@@ -76,7 +76,7 @@ def test_each_picture_is_denoised_once_for_all_codecs(monkeypatch: pytest.Monkey
         ["counting+jpeg", "counting+png", "jpegls"], folders=[folder], sigmas=[5.0, 10.0], noise_seed=0,
         protocol="clip8", device="cpu", console=Console(),
     )  # fmt: skip
-    assert seen == [(64, 64), (66, 70), (66, 70)] * 2, "a warm-up and two pictures at each of two sigmas"
+    assert sizes == [(64, 64), (66, 70), (66, 70)] * 2, "a warm-up and two images at each of two sigmas"
     assert len(rows) == (len(LADDERS["jpeg"]) + 2) * 4
     own = [row for row in rows if row.method != "noisy + jpegls"]
     assert all(row.enc_ms >= 50 for row in own), "a row's time is the denoiser's and the codec's"
@@ -84,7 +84,7 @@ def test_each_picture_is_denoised_once_for_all_codecs(monkeypatch: pytest.Monkey
     assert len(set(keys)) == len(rows) / 2 and keys[::2] == keys[1::2], "a codec's rows follow each other"
 
 
-def test_what_makes_no_picture_is_one_sentence() -> None:
+def test_a_model_without_image_output_is_one_sentence() -> None:
     class Estimator(nn.Module):
         def forward(self, x: Tensor, *, sigma: Tensor) -> Output:
             return Output(h_hat=sigma)
@@ -97,8 +97,8 @@ def test_what_makes_no_picture_is_one_sentence() -> None:
 def test_evaluate_takes_a_denoiser_before_any_codec(jdc, folder: Path, run: Path, unet: Path, tmp_path: Path) -> None:  # noqa: F811
     out = tmp_path / "rows.csv"
     words = ["evaluate", f"{unet}+{run}", f"{unet}+jpeg", run, "jpeg", "--data", folder, "--sigma", 5, "--out", out]
-    status, said, err = jdc(*words)
-    assert status == 0, said + err
+    status, printed, err = jdc(*words)
+    assert status == 0, printed + err
     rows = pd.read_csv(out)
     count = len(LADDERS["jpeg"])
     assert rows["method"].value_counts().to_dict() == {
@@ -111,23 +111,23 @@ def test_evaluate_takes_a_denoiser_before_any_codec(jdc, folder: Path, run: Path
     assert set(standard["run"]) == {"u1+jpeg"} and set(standard["budget"]) == {"lab"}
     assert sorted(set(standard["quality"])) == LADDERS["jpeg"] and standard["codec_version"].notna().all()
     assert set(standard["curve"]) == {"unet + jpeg"}
-    assert rows.groupby("image")["psnr_noisy"].nunique().eq(1).all(), "every codec was given the same noisy picture"
+    assert rows.groupby("image")["psnr_noisy"].nunique().eq(1).all(), "every codec gets the same noisy image"
     row = learned.iloc[0]
     cache = evaluation.ImageCache.build(evaluation.image_files(folder))
     noise = evaluation.GaussianNoise(sigma=5.0)
     pair = evaluation.Pictures(cache, noise=noise, noise_seed=0, lossless=None)[0][1]
-    handed = denoised(weights.load(unet), pair).noisy
-    assert 8 * len(weights.load(run).compress(handed)) / (66 * 70) == pytest.approx(row["bpp"])
+    coded = denoised(weights.load(unet), pair).noisy
+    assert 8 * len(weights.load(run).compress(coded)) / (66 * 70) == pytest.approx(row["bpp"])
     assert row["bpp"] == pytest.approx(row["bpp_y"] + row["bpp_z"] + row["bpp_header"])
-    alone, _ = judge(weights.load(run), Pair(noisy=handed, clean=pair.clean, sigma=torch.tensor([0.0])))
+    alone, _ = judge(weights.load(run), Pair(noisy=coded, clean=pair.clean, sigma=torch.tensor([0.0])))
     for part in ("bpp_payload", "bpp_est", "bpp_header", "psnr"):
-        assert row[part] == pytest.approx(getattr(alone, part)), f"{part} of the image that the codec was given"
-    status, said, err = jdc("report", out, "-o", tmp_path / "report")
-    assert status == 0, said + err
+        assert row[part] == pytest.approx(getattr(alone, part)), f"{part} of the image that the codec gets"
+    status, printed, err = jdc("report", out, "-o", tmp_path / "report")
+    assert status == 0, printed + err
 
 
 @pytest.mark.parametrize(
-    ("word", "said"),
+    ("word", "message"),
     [
         ("RUN+avif", "is a codec, not a denoiser"),
         ("UNET+nope", "nope is neither a run"),
@@ -142,26 +142,26 @@ def test_evaluate_takes_a_denoiser_before_any_codec(jdc, folder: Path, run: Path
     ],
 )
 def test_a_mistake_is_one_sentence(
-    jdc, folder: Path, run: Path, unet: Path, tmp_path: Path, word: str, said: str  # noqa: F811
+    jdc, folder: Path, run: Path, unet: Path, tmp_path: Path, word: str, message: str  # noqa: F811
 ) -> None:  # fmt: skip
     word = word.replace("RUN", str(run)).replace("UNET", str(unet))
     status, _, err = jdc("evaluate", word, "--data", folder, "--sigma", 1, "--out", tmp_path / "out.csv")
-    assert status == 2 and said in err and len(err.strip().splitlines()) == 1
+    assert status == 2 and message in err and len(err.strip().splitlines()) == 1
 
 
-def test_a_denoiser_that_learned_nothing_goes_before_any_codec(jdc, folder: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_training_free_denoiser_can_precede_any_codec(jdc, folder: Path, tmp_path: Path) -> None:  # noqa: F811
     out = tmp_path / "out.csv"
     words = ["nlm+png", "nlm+jpeg@90,50,50", "jpegxl@0.5"]
     assert jdc("evaluate", *words, "--data", folder, "--sigma", 20, "--out", out)[0] == 0
     rows = pd.read_csv(out)
-    asked = {"nlm+jpeg": [50, 50, 90, 90], "nlm+png": [0, 0]}
-    assert rows.groupby("run")["quality"].apply(sorted).to_dict() == asked, "those asked for, once"
+    qualities = {"nlm+jpeg": [50, 50, 90, 90], "nlm+png": [0, 0]}
+    assert rows.groupby("run")["quality"].apply(sorted).to_dict() == qualities, "the requested ones, once"
     assert rows[rows["method"] == "noisy + jpegxl"]["quality"].tolist() == [0.5, 0.5]
     rows = rows[rows["method"] == "nlm + png"]
     assert (rows["psnr"] > rows["psnr_noisy"] + 1).all()
 
 
-def test_pairs_are_judged_with_the_noise_that_they_have(jdc, tmp_path: Path) -> None:  # noqa: F811
+def test_pairs_are_judged_with_their_own_noise(jdc, tmp_path: Path) -> None:  # noqa: F811
     from PIL import Image
 
     rng = np.random.default_rng(0)
@@ -190,8 +190,8 @@ def test_pairs_are_judged_with_the_noise_that_they_have(jdc, tmp_path: Path) -> 
     assert status == 2 and "give the noise level to add" in err
 
 
-def test_evaluate_says_what_learned_from_its_pictures(jdc, folder: Path, tmp_path: Path) -> None:  # noqa: F811
-    """The weights list their scenes, and rows keep what they learned from, as a run's own rows do."""
+def test_evaluate_names_weights_that_were_trained_on_its_images(jdc, folder: Path, tmp_path: Path) -> None:  # noqa: F811
+    """The weights list their training scenes, and rows keep them, as the rows of a run do."""
     about = {
         "run": "m1",
         "curve": "jdc_ud",
@@ -208,7 +208,7 @@ def test_evaluate_says_what_learned_from_its_pictures(jdc, folder: Path, tmp_pat
     model.update()
     weights.save(model, config, tmp_path / "m.safetensors", about=about)
     out = tmp_path / "out.csv"
-    status, said, err = jdc("evaluate", tmp_path / "m.safetensors", "--data", folder, "--sigma", 5, "--out", out)
-    assert status == 0 and f"m1 was trained on 1 scenes of {folder.name}" in said, said + err
+    status, printed, err = jdc("evaluate", tmp_path / "m.safetensors", "--data", folder, "--sigma", 5, "--out", out)
+    assert status == 0 and f"m1 was trained on 1 scenes of {folder.name}" in printed, printed + err
     rows = pd.read_csv(out)
     assert set(rows["train_set"]) == {"mine"} and set(rows["teacher_saw"]) == {"2 of 2"}

@@ -1,4 +1,4 @@
-"""Denoisers on whole pictures: tiles without seams, any size, and the two that learned nothing."""
+"""Denoisers on whole images: tiles without seams, any size, and the training-free denoisers."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from jdcsuite.models.denoiser import tiled
 from jdcsuite.models.unet import UNet
 from jdcsuite.types import Output, UserError
 
-BOUND = 1e-5  # between a tiled and a whole picture: 1/400 of a grey level, the last bits of a float
+BOUND = 1e-5  # difference between tiled and whole images: 1/400 of a grey level, the last bits of a float
 
 
 def unet() -> UNet:
-    """Weights that are loud at every depth, so that all that the network looks at shows."""
+    """Weights with large gains at every depth, so that the whole receptive field shows."""
     torch.manual_seed(0)
     net = UNet(width=2).eval()
     for module in net.modules():
@@ -36,14 +36,14 @@ def smooth(*, height: int, width: int) -> Tensor:
 
 
 @pytest.mark.parametrize("size", [(300, 411), (113, 350), (352, 120)])
-def test_a_u_net_s_tiles_have_no_seams(size: tuple[int, int]) -> None:
+def test_tiles_of_a_u_net_have_no_seams(size: tuple[int, int]) -> None:
     net, x = unet(), torch.rand(1, 3, *size)
     whole = net.denoise(x, tile=0)
     assert whole.std() > 0.01
     assert (net.denoise(x, tile=64) - whole).abs().max() < BOUND
 
 
-def test_its_margin_is_not_more_than_it_looks_at() -> None:
+def test_the_margin_is_not_larger_than_the_receptive_field() -> None:
     net, x = unet(), torch.rand(1, 3, 16, 400)
     whole = net.denoise(x, tile=0)
     less = tiled(net._denoise_tile, x, tile=64, margin=net.margin - 32)
@@ -59,25 +59,25 @@ def test_any_size_is_denoised_in_0_to_1(size: tuple[int, int]) -> None:
     assert net.training, "it is left as it was"
 
 
-def test_no_more_than_a_tile_and_its_margin_is_seen_at_once() -> None:
-    seen = []
+def test_at_most_a_tile_with_its_margin_is_computed_at_once() -> None:
+    sizes = []
 
     class Watched(UNet):
         def forward(self, x: Tensor, *, sigma: Tensor | None = None, bpp_noisy: Tensor | None = None) -> Output:
-            seen.append(x.shape[-2:])
+            sizes.append(x.shape[-2:])
             return Output(x_hat=x)
 
     x = torch.rand(1, 3, 500, 1000)
     assert torch.equal(Watched(width=1).denoise(x, tile=128), x)
-    assert len(seen) == 4 * 8 and max(max(s) for s in seen) == 128 + 2 * 112
+    assert len(sizes) == 4 * 8 and max(map(max, sizes)) == 128 + 2 * 112
 
 
-def test_tiles_off_its_grid_are_refused() -> None:
+def test_tiles_that_are_no_multiple_of_the_stride_are_refused() -> None:
     with pytest.raises(ValueError, match="multiple of 16"):
         UNet(width=1).denoise(torch.rand(1, 3, 9, 9), tile=100)
 
 
-# -- those that learned nothing --------------------------------------------------------------------------------
+# -- training-free denoisers ------------------------------------------------------------------------------------
 
 
 def noised(x: Tensor, *, sigma: float) -> Tensor:
@@ -101,26 +101,26 @@ def test_non_local_means_denoises_without_seams(sigma: float | None) -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 30), (9, 7)])
-def test_non_local_means_takes_any_size_and_leaves_what_has_no_noise(size: tuple[int, int]) -> None:
+def test_non_local_means_takes_any_size_and_keeps_images_without_noise(size: tuple[int, int]) -> None:
     x = torch.full((1, 3, *size), 0.25)
     assert torch.allclose(NonLocalMeans().denoise(x), x, atol=1e-6)
 
 
-def test_a_word_may_tell_the_noise_level() -> None:
+def test_a_name_may_include_the_noise_level() -> None:
     assert training_free("nlm").sigma is None and training_free("nlm@5.5").sigma == 5.5
     assert training_free("avif@50") is None
     x = noised(smooth(height=40, width=40), sigma=10)
     assert torch.equal(training_free("nlm@10").denoise(x), NonLocalMeans(sigma=10).denoise(x))
 
 
-def test_bm3d_that_is_not_installed_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_bm3d_is_reported_with_its_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bm3d", None)
     with pytest.raises(UserError, match=r"pip install jdcsuite\[bm3d\]"):
         BM3D()
 
 
-def test_bm3d_is_given_and_gives_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against a stand-in: what is called, and in which units."""
+def test_bm3d_is_called_with_arrays_in_its_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in for the package."""
 
     class Standin:
         @staticmethod
@@ -133,7 +133,7 @@ def test_bm3d_is_given_and_gives_arrays(monkeypatch: pytest.MonkeyPatch) -> None
     assert torch.equal(BM3D(sigma=10).denoise(x), torch.where(x > 0.5, 1.0, x))
 
 
-# not in the tests' own installation, because of its licence; `test_bm3d_is_given_and_gives_arrays` needs none
+# not a dependency of the tests because of its licence; `test_bm3d_is_called_with_arrays_in_its_units` runs without
 @pytest.mark.skipif(importlib.util.find_spec("bm3d") is None, reason="an extra, not for commercial use")
 def test_bm3d_denoises() -> None:
     clean = smooth(height=64, width=80)

@@ -1,4 +1,5 @@
-"""Standard codecs under the models' contract: real bytes, any size, exact where lossless, rising ladders."""
+"""Standard codecs with the interface of the learned ones: real bytes, any size, exact if lossless, rates that
+increase."""
 
 from __future__ import annotations
 
@@ -35,13 +36,13 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def pixels(x: torch.Tensor) -> np.ndarray:
-    """The 8-bit picture, having checked that each sample is exactly a multiple of 1 / 255 in [0, 1]."""
+    """The image in 8 bits; checks that each sample is exactly a multiple of 1 / 255 in [0, 1]."""
     eight = (x * 255).round()
     assert x.dtype == torch.float32 and torch.equal(eight / 255, x)
     return eight[0].permute(1, 2, 0).numpy().astype(np.uint8)
 
 
-def test_the_agreed_names_are_there():
+def test_all_documented_names_exist():
     plain = {"jpeg", "jpeg2000", "jpegxl", "avif", "webp", "png", "jpegls"}
     lossless = {"jpeg2000-lossless", "jpegxl-lossless", "avif-lossless", "webp-lossless"}
     assert set(LADDERS) == plain | lossless
@@ -51,7 +52,7 @@ def test_the_agreed_names_are_there():
 @pytest.mark.parametrize("codec", LADDERS)
 @settings(max_examples=12, deadline=None)
 @given(height=st.integers(1, 40), width=st.integers(1, 40), seed=st.integers(0, 99))
-def test_any_size_comes_back(codec, height, width, seed):
+def test_any_size_is_coded(codec, height, width, seed):
     image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     ladder = LADDERS[codec]
     standard = Standard(codec=codec, quality=ladder[seed % len(ladder)])
@@ -70,7 +71,7 @@ def test_one_pixel(codec):
 
 
 @pytest.mark.parametrize("codec", LOSSY)
-def test_ladder_rises_over_the_rates_that_matter(codec):
+def test_the_rates_of_a_ladder_increase_over_the_relevant_range(codec):
     noisy, bpps, fits = photo(10.0), [], []
     for quality in LADDERS[codec]:
         standard = Standard(codec=codec, quality=quality)
@@ -82,8 +83,8 @@ def test_ladder_rises_over_the_rates_that_matter(codec):
     assert fits[0] < 26 < 29 < fits[-1] and len(bpps) >= 8, fits
 
 
-def test_bytes_are_those_of_the_library_itself():
-    """Against a second encoder (Pillow's own libjpeg and libwebp) or the library called by hand."""
+def test_bytes_equal_those_of_the_library():
+    """Against a second encoder (libjpeg and libwebp in Pillow) or a direct call of the library."""
     image, x = photo(5.0), tensor(photo(5.0))
     file = io.BytesIO()
     Image.fromarray(image).save(file, "jpeg", quality=80, subsampling=0, optimize=True)
@@ -101,7 +102,7 @@ def test_bytes_are_those_of_the_library_itself():
     assert len(Standard(codec="avif", quality=60, effort=2).compress(x)) == len(by_hand)
 
 
-def test_jpeg2000_meets_the_psnr_asked_for():
+def test_jpeg2000_reaches_the_requested_psnr():
     for target in (28, 34, 40):
         standard = Standard(codec="jpeg2000", quality=target)
         out = pixels(standard.decompress(standard.compress(tensor(photo(5.0)))))
@@ -110,7 +111,7 @@ def test_jpeg2000_meets_the_psnr_asked_for():
 
 @pytest.mark.parametrize("codec", ["jpeg", "jpeg2000", "jpegxl", "avif"])
 def test_chroma_is_not_subsampled(codec):
-    """Columns of alternating colour and equal luma survive at high quality; 4:2:0 would average them away."""
+    """Columns of alternating colour and equal luma survive at high quality; 4:2:0 would average them."""
     image = np.empty((64, 64, 3), np.uint8)
     image[:, ::2], image[:, 1::2] = (200, 60, 60), (44, 140, 60)
     standard = Standard(codec=codec, quality={"jpeg": 98, "jpeg2000": 45, "jpegxl": 0.1, "avif": 98}[codec])
@@ -129,7 +130,7 @@ def test_input_is_clamped_and_rounded():
 
 
 @pytest.mark.parametrize("codec", LADDERS)
-def test_same_bytes_twice(codec):
+def test_coding_is_deterministic(codec):
     image = tensor(photo(10.0)[:64, :64])
     one, two = (Standard(codec=codec, quality=LADDERS[codec][-2:][0]).compress(image) for _ in range(2))
     assert one == two
@@ -150,7 +151,7 @@ def test_names_and_versions():
     assert Standard(codec="avif", quality=50, effort=0).version.startswith("avif-e0 ")
 
 
-def test_wrong_choices_are_one_sentence():
+def test_wrong_arguments_are_one_sentence():
     for options, words in [
         ({"codec": "bpg", "quality": 1}, "jpeg, jpeg2000, jpegxl, avif, webp, .*jpegls"),
         ({"codec": "jpeg"}, "from 1 to 100 .*ladder: 1, 5"),
@@ -168,13 +169,13 @@ def test_wrong_choices_are_one_sentence():
             Standard(**options)
 
 
-def test_a_size_that_the_format_cannot_hold_is_one_sentence():
+def test_an_unsupported_size_is_one_sentence():
     with pytest.raises(UserError, match="jpeg cannot code an image of 66000 x 1 pixels"):
         Standard(codec="jpeg", quality=50).compress(torch.zeros(1, 3, 1, 66000))
 
 
 @pytest.mark.parametrize("codec", LADDERS)
-def test_bytes_of_another_kind_are_one_sentence(codec):
-    for data in (b"", b"no picture"):
+def test_bytes_of_another_format_are_one_sentence(codec):
+    for data in (b"", b"no image"):
         with pytest.raises(UserError, match="These bytes are no"):
             Standard(codec=codec, quality=LADDERS[codec][0]).decompress(data)

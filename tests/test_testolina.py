@@ -1,4 +1,4 @@
-"""The comparison with artificial noise: its size, its distribution, its bytes, and what its batches hold."""
+"""Testolina: number of operations, prior, files, and batches with synthetic noise."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from jdcsuite.data.noise import PoissonGaussian
 from jdcsuite.models.testolina import LaplaceConditional, Testolina
 
 
-def test_the_decoder_is_the_published_one_s_size() -> None:
-    """About 107 kMAC a pixel, with the 192 x 192 products of each inverse GDN."""
+def test_the_decoder_is_as_large_as_published() -> None:
+    """About 107 kMAC per pixel, including the 192 x 192 products of each inverse GDN."""
     net = Testolina()
     macs, side = 0.0, 1 / 16
     for layer in net.net.g_s:
@@ -34,7 +34,7 @@ def test_the_conditional_is_laplace() -> None:
     assert prior._standardized_quantile(1e-6) == pytest.approx(stats.laplace.ppf(1e-6))
 
 
-def test_what_is_written_is_read_and_costs_what_was_estimated() -> None:
+def test_a_file_decodes_to_the_image_of_forward_and_has_the_estimated_size() -> None:
     torch.manual_seed(0)
     net = Testolina(num_channels=8, num_latents=12)
     with torch.no_grad():
@@ -49,12 +49,12 @@ def test_what_is_written_is_read_and_costs_what_was_estimated() -> None:
     assert 8 * (len(data) - header_bytes(unpack(data))) == pytest.approx(bits, rel=0.02, abs=130)
 
 
-def test_its_batches_are_clean_pictures_under_artificial_noise() -> None:
+def test_its_batches_are_clean_images_with_synthetic_noise() -> None:
     from test_pairs import batches, module
 
-    made = module(None, synthetic=PoissonGaussian(a=0.04, b=0.04), cell=256)
+    synthetic = module(None, synthetic=PoissonGaussian(a=0.04, b=0.04), cell=256)
     plain = module(None, cell=256)
-    for pair, recorded in zip(batches(made), batches(plain), strict=True):
+    for pair, recorded in zip(batches(synthetic), batches(plain), strict=True):
         assert torch.equal(pair.clean, recorded.clean) and not torch.equal(pair.noisy, recorded.noisy)
         assert all((n - c).abs().mean() > 0.005 for n, c in zip(pair.noisy, pair.clean, strict=True))
         assert pair.sigma.isnan().all()

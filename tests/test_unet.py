@@ -1,4 +1,4 @@
-"""The U-Net denoiser: its size, the image sizes that it accepts, and its loss."""
+"""The U-Net denoiser: number of parameters, supported image sizes, and loss."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from jdcsuite.training.criteria import Denoising
 from jdcsuite.types import Output, Pair, UserError
 
 
-def test_its_size_is_the_reference_s() -> None:
-    """31.03 M parameters and, for 504x504 pixels, 169.3 GMAC with biases and activations, which are not counted."""
+def test_it_is_as_large_as_the_reference() -> None:
+    """31.03 M parameters and, for 504x504 pixels, 169.3 GMAC including biases and activations, which the counter
+    omits."""
     with torch.device("meta"):
         net, x = UNet(), torch.rand(1, 3, 504, 504)
     with FlopCounterMode(display=False) as counter:
@@ -23,13 +24,13 @@ def test_its_size_is_the_reference_s() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 70), (104, 105), (120, 121)])
-def test_any_size_comes_back_as_it_was(size: tuple[int, int]) -> None:
+def test_the_output_has_the_size_of_the_input(size: tuple[int, int]) -> None:
     net = UNet(width=2)
     x = torch.rand(2, 3, *size)
     assert net(x).x_hat.shape == x.shape
 
 
-def test_a_picture_s_middle_does_not_depend_on_its_borders() -> None:
+def test_the_centre_of_an_image_does_not_depend_on_its_borders() -> None:
     torch.manual_seed(0)
     net = UNet(width=2).double()
     x = torch.rand(1, 3, 376, 376, dtype=torch.float64)
@@ -46,7 +47,7 @@ def pair(*, noise: list[float], side: int = 180) -> Pair:
 
 
 @pytest.mark.parametrize("distance", ["mse", "l1", "ms_ssim"])
-def test_a_denoiser_is_trained_by_its_distance(distance: str) -> None:
+def test_the_loss_of_a_denoiser_is_its_distance(distance: str) -> None:
     batch, criterion = pair(noise=[0.05]), Denoising(distance=distance)
     exact = criterion(Output(x_hat=batch.clean.clone()), batch)["loss"]
     x_hat = batch.noisy.clone().requires_grad_()
@@ -58,7 +59,7 @@ def test_a_denoiser_is_trained_by_its_distance(distance: str) -> None:
         assert float(parts["loss"]) == pytest.approx(float(expected[distance]), rel=1e-5)
 
 
-def test_what_cannot_be_measured_is_refused() -> None:
+def test_unknown_distances_and_crops_too_small_are_refused() -> None:
     with pytest.raises(UserError, match="mse, l1 or ms_ssim"):
         Denoising(distance="ssim")
     small = pair(noise=[0.1], side=64)
