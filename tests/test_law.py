@@ -150,8 +150,8 @@ def test_test_noise_is_the_usual_one() -> None:
     ("said", "match"),
     [
         ({"protocol": "clip16"}, "choose clip8 or float"),
-        ({"none": -0.1}, "none=-0.1 is no share"),
-        ({"camera": 1.5}, "camera=1.5 is no share"),
+        ({"none": -0.1}, "none=-0.1 is not usable"),
+        ({"camera": 1.5}, "camera=1.5 is not usable"),
         ({"none": 0.6}, "none and logarithmic are together over 1"),
         ({"poisson": 0.9}, "poisson and camera are together over 1"),
         ({"lowest": 0}, "levels from 0 to 55.0 are no range"),
@@ -296,5 +296,5 @@ def test_augmentation_can_be_switched_off_and_impossible_ones_are_refused() -> N
     clean = (textured(8) * 255).round() / 255
     torch.testing.assert_close(Augmentation(exposure=0, colours=0)(clean, Draw.whole(8, seed=0)), clean)
     for said in ({"exposure": 1.1}, {"colours": -1}, {"halved": 2}, {"darkest": 0}, {"brightest": 0.1}):
-        with pytest.raises(UserError, match=r"no share|no range"):
+        with pytest.raises(UserError, match=r"not usable|no range"):
             Augmentation(**said)

@@ -1,4 +1,4 @@
-"""Decoded pictures -> one flat file that training slices crops from, made once and shared by all processes."""
+"""Image files -> decoded pixels in one flat file, written once, from which all processes cut crops."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ Reader = Callable[[Path], UInt8[np.ndarray, "_ _ 3"]]
 
 
 class ImageCache:
-    """Decoded pictures in one memory-mapped file, which processes share through the page cache.
+    """Decoded images in one memory-mapped file, which processes share through the page cache.
 
-    Made by ``build``. Pickles as a path and an index, so loader workers of any start method reopen the map.
+    Created by `build`. Pickled as a path and an index, so loader workers of any start method reopen the map.
     """
 
     def __init__(self, *, path: Path, names: list[str], shapes: list[tuple[int, int]]) -> None:
@@ -40,7 +40,7 @@ class ImageCache:
         self.names = names
         self._shapes = shapes
         self._starts = [0, *itertools.accumulate(3 * h * w for h, w in shapes)]
-        self.contents: list[tuple[tuple[int, int], int]] = []  # size and CRC-32 of each picture's pixels
+        self.contents: list[tuple[tuple[int, int], int]] = []  # size and CRC-32 of each image's pixels
         self._pixels: np.ndarray | None = None
 
     @classmethod
@@ -51,11 +51,11 @@ class ImageCache:
         cache_dir: str | Path | None = None,
         reader: Reader = read,
     ) -> ImageCache:
-        """Open the cache of these files (or named arrays); decode them by ``reader`` first where it is absent or
-        unsound. Readers differ in what they refuse, not in the pixels of what they read.
+        """Open the cache of these files (or named arrays); if it is absent or damaged, decode them first.
 
-        ``cache_dir``: default $JDCSUITE_CACHE, else the user's cache folder. Several processes may build
-        at once: one decodes, the others wait. UserError: no pictures, one of them refused, a full disk.
+        ``reader``: readers may differ in which files they refuse, not in the pixels. ``cache_dir``: default
+        $JDCSUITE_CACHE, else the user's cache folder. Several processes may build at once: one decodes, the others
+        wait. UserError: no images, one that the reader refuses, a full disk.
         """
         if not images:
             raise UserError("There are no pictures to load: name a folder that holds some.")
@@ -70,12 +70,12 @@ class ImageCache:
                     _write(path, names, images, reader)
                     cache = cls._open(path)
         if cache is None:
-            raise UserError(f"{path} reads back other than written: set JDCSUITE_CACHE to a sound disk.")
+            raise UserError(f"{path} is not read back as it was written: set JDCSUITE_CACHE to another disk.")
         return cache
 
     @classmethod
     def _open(cls, path: Path) -> ImageCache | None:
-        """The cache at ``path``, None where it is absent, cut off or damaged."""
+        """The cache at ``path``, None if it is absent, truncated or damaged."""
         try:
             index = json.loads(path.with_suffix(".json").read_text())
             shapes = [(int(h), int(w)) for h, w in index["shapes"]]
@@ -83,15 +83,15 @@ class ImageCache:
             cache.contents = list(zip(shapes, index["crc32"], strict=True))
             if path.stat().st_size != cache._starts[-1]:
                 return None
-            # All of a file up to 1 GiB, every k-th picture of a larger one: a second or so at each start.
+            # Checks all of a file up to 1 GiB, every k-th image of a larger one, which takes about a second.
             every = math.ceil(cache._starts[-1] / 2**30)
-            sound = all(zlib.crc32(cache._view(i)) == index["crc32"][i] for i in range(0, len(cache), every))
-            return cache if sound else None
+            intact = all(zlib.crc32(cache._view(i)) == index["crc32"][i] for i in range(0, len(cache), every))
+            return cache if intact else None
         except (FileNotFoundError, ValueError, KeyError, TypeError, IndexError):
             return None
 
     def _view(self, i: int) -> UInt8[np.ndarray, "h w 3"]:
-        if self._pixels is None:  # a plain array over the map: slicing a np.memmap costs several times more
+        if self._pixels is None:  # a plain array: slicing a np.memmap takes several times longer
             self._pixels = np.memmap(self.path, mode="r", dtype=np.uint8).view(np.ndarray)
         return self._pixels[self._starts[i] : self._starts[i + 1]].reshape(*self._shapes[i], 3)
 
@@ -102,35 +102,35 @@ class ImageCache:
         return len(self.names)
 
     def shape(self, i: int) -> tuple[int, int]:
-        """Height and width of picture ``i``."""
+        """Height and width of image ``i``."""
         return self._shapes[i]
 
     def __getitem__(self, i: int) -> UInt8[np.ndarray, "h w 3"]:
         return self._view(range(len(self))[i]).copy()
 
     def crop(self, i: int, top: int, left: int, size: int) -> UInt8[np.ndarray, "size size 3"]:
-        """A copy of the square of ``size`` pixels from this corner; IndexError outside the picture."""
+        """A copy of the square of ``size`` pixels at this corner; IndexError outside the image."""
         height, width = self._shapes[i]
         if not (0 <= top <= height - size and 0 <= left <= width - size):
-            raise IndexError(f"{size} pixels at ({top}, {left}) leave {self.names[i]} of {height} x {width}")
+            raise IndexError(f"{size} pixels at ({top}, {left}) are outside {self.names[i]} of {height} x {width}")
         return self._view(i)[top : top + size, left : left + size].copy()
 
     @property
     def size(self) -> int:
-        """Bytes of all pictures."""
+        """Bytes of all images."""
         return self._starts[-1]
 
     def pixel(self, i: int, top: int, left: int) -> int:
-        """Number of a pixel of picture ``i`` among those of all pictures, one after the other, a row after a row."""
+        """Index of a pixel of image ``i`` among the pixels of all images, row by row."""
         return self._starts[i] // 3 + top * self._shapes[i][1] + left
 
     def require(self, side: int, *, reason: str = "data.crop") -> None:
-        """UserError that names the pictures too small for a square of this side, and ``reason``: what needs them."""
+        """UserError that names the images with a side of fewer pixels; ``reason``: what needs that many."""
         small = [f"{n} ({h} x {w})" for n, (h, w) in zip(self.names, self._shapes, strict=True) if min(h, w) < side]
         if small:
-            shown = ", ".join(small[:3]) + (", ..." if len(small) > 3 else "")
+            names = ", ".join(small[:3]) + (", ..." if len(small) > 3 else "")
             raise UserError(
-                f"{len(small)} of {len(self)} pictures are smaller than the {side} pixels of {reason}: {shown}; "
+                f"{len(small)} of {len(self)} pictures are smaller than the {side} pixels of {reason}: {names}; "
                 "give fewer, or leave the pictures out"
             )
 
@@ -139,7 +139,7 @@ def _cache_folder(given: str | Path | None) -> Path:
     if given is None:
         given = os.environ.get("JDCSUITE_CACHE")
     if not given:
-        import pooch  # knows each system's cache folder; a tenth of a second that only this branch pays
+        import pooch  # for each system's cache folder; takes a tenth of a second to import
 
         given = pooch.os_cache("jdcsuite")
     return Path(given).expanduser() / "images"
@@ -155,24 +155,24 @@ def _names(images: Sequence) -> list[str]:
 
 
 def _key(names: list[str], images: Sequence) -> str:
-    """SHA-256 over what decides the pixels: names, sizes, times, decoder; the pixels themselves of arrays.
+    """SHA-256 of what decides the pixels: names, sizes, times and decoder of files, or the pixels of arrays.
 
-    4 KB from the middle of each file too: the noisy and clean halves of an unpacked archive of BMPs may
+    Includes 4 KB from the middle of each file, because the noisy and clean halves of an unpacked archive of BMPs may
     agree in all names, sizes and times.
     """
     digest = sha256(f"jdcsuite 1, Pillow {PIL.__version__}".encode())
     for name, image in zip(names, images, strict=True):
         if isinstance(image, tuple):
-            about, content = image[1].shape, np.ascontiguousarray(image[1])
+            details, content = image[1].shape, np.ascontiguousarray(image[1])
         else:
             try:
                 stat = Path(image).stat()
                 with Path(image).open("rb") as file:
                     file.seek(stat.st_size // 2)
-                    about, content = (stat.st_size, stat.st_mtime_ns), file.read(4096)
+                    details, content = (stat.st_size, stat.st_mtime_ns), file.read(4096)
             except OSError as error:
                 raise UserError(f"{image} cannot be read ({error.strerror}): check the path.") from error
-        digest.update(json.dumps([name, about]).encode())
+        digest.update(json.dumps([name, details]).encode())
         digest.update(content)
     return digest.hexdigest()[:32]
 
@@ -189,10 +189,10 @@ def _write(path: Path, names: list[str], images: Sequence, reader: Reader) -> No
 
 
 def _decoded(images: Sequence, reader: Reader = read, *, patience: float = 2.0) -> Iterator[UInt8[np.ndarray, "_ _ 3"]]:
-    """The pictures in order, decoded a few ahead on threads (Pillow frees the interpreter's lock).
+    """The images in order, decoded a few ahead in threads (Pillow releases the interpreter's lock).
 
-    The look-ahead is bounded: a disk slower than the decoders must not fill the memory. A progress bar
-    appears after ``patience`` seconds.
+    The look-ahead is bounded, so that a disk slower than the decoders does not fill the memory. A progress bar appears
+    after ``patience`` seconds.
     """
     workers = min(8, os.cpu_count() or 1)
     bar = Progress(
@@ -203,7 +203,7 @@ def _decoded(images: Sequence, reader: Reader = read, *, patience: float = 2.0) 
         TimeRemainingColumn(),
         console=Console(stderr=True),
     )
-    task, begun = bar.add_task("", total=len(images), rate=""), time.monotonic()
+    task, start = bar.add_task("", total=len(images), rate=""), time.monotonic()
 
     def load(image: Path | tuple) -> np.ndarray:
         return np.ascontiguousarray(image[1] if isinstance(image, tuple) else reader(image))
@@ -211,14 +211,14 @@ def _decoded(images: Sequence, reader: Reader = read, *, patience: float = 2.0) 
     try:
         with ThreadPoolExecutor(workers) as pool:
             queue = iter(images)
-            ahead = deque(pool.submit(load, image) for image in itertools.islice(queue, 2 * workers))
+            pending = deque(pool.submit(load, image) for image in itertools.islice(queue, 2 * workers))
             for done in range(1, len(images) + 1):
-                array = ahead.popleft().result()
-                ahead.extend(pool.submit(load, image) for image in itertools.islice(queue, 1))
+                array = pending.popleft().result()
+                pending.extend(pool.submit(load, image) for image in itertools.islice(queue, 1))
                 yield array
-                passed = time.monotonic() - begun
-                bar.update(task, advance=1, rate=f"{done / max(passed, 1e-9):.1f}/s")
-                if passed > patience and not bar.live.is_started:
+                elapsed = time.monotonic() - start
+                bar.update(task, advance=1, rate=f"{done / max(elapsed, 1e-9):.1f}/s")
+                if elapsed > patience and not bar.live.is_started:
                     bar.start()
     finally:
         if bar.live.is_started:

@@ -1,8 +1,8 @@
-"""Spatially correlated noise as cameras make it: a sensor's noise on the raw mosaic, developed into sRGB.
+"""Clean images -> spatially correlated noise as in camera files: sensor noise on the raw mosaic, developed to sRGB.
 
-All of it is device operations on the whole batch, each image with its own Bayer pattern, gains and softening.
-kornia's `raw_to_rgb` takes one pattern a batch and copies its kernel from the CPU at every call, which a GPU waits
-for; the interpolation here is the same.
+Everything is computed on the device for the whole batch, each image with its own Bayer pattern, gains and softening.
+kornia's `raw_to_rgb` takes one pattern per batch and copies its kernel from the CPU at every call, which makes a GPU
+wait; the interpolation here is the same.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from kornia.color import linear_rgb_to_rgb, rgb_to_linear_rgb
 from torch import Tensor
 
-PARAMETERS = 9  # uniform numbers that one image takes
+PARAMETERS = 9  # uniform numbers per image
 
 
 def camera_noise(
@@ -23,26 +23,26 @@ def camera_noise(
     normal: Float[Tensor, "b 3 h w"],
     uniform: Float[Tensor, "b k"],
 ) -> Float[Tensor, "b 3 h w"]:
-    """What noise of the raw mosaic becomes in the developed picture: developed(noisy raw) - developed(clean raw), so
-    that the blur of demosaicing is no part of it, with mean 0 and a root mean square of ``level`` (0 to 1) an image.
+    """The noise of developed images: developed(noisy raw) - developed(clean raw), so that the blur of demosaicing is
+    not part of it. Mean 0 and root mean square ``level`` (0 to 1) in each image.
 
-    ``normal``: standard normal numbers. ``uniform``: `PARAMETERS` an image, from [0, 1): Bayer pattern (2), gains of
-    red and blue, shot noise's share, whiteness, softening of light and of colour, loss of colour.
+    ``normal``: standard normal numbers. ``uniform``: `PARAMETERS` per image, from [0, 1): Bayer pattern (2), gains of
+    red and blue, share of shot noise, whiteness, softening of luminance and of colour, loss of colour.
 
-    In half of the images the noise is as demosaicing leaves it; in the others it is whiter, down to white, as in
-    pictures that were made smaller. Correlation of neighbours 0 to .85 (measured: `tests/test_law.py`).
+    In half of the images the noise is as demosaicing leaves it; in the others it is whiter, down to white, as in images
+    that were scaled down. Correlation of neighbours 0 to .85 (measured in `tests/test_law.py`).
     """
     u = uniform[:, :, None, None].unbind(1)
     red, blue = bayer(clean, row=u[0][:, None] < 0.5, column=u[1][:, None] < 0.5)
-    # White balance multiplies what the sensor gave for red and blue, its noise too: by 1 to 2.5.
+    # White balance multiplies the sensor's red and blue, and their noise, by 1 to 2.5.
     gains = torch.stack([1 + 1.5 * u[2], torch.ones_like(u[2]), 1 + 1.5 * u[3]], 1)
-    # Lifted off black: sRGB's slope there would give shadows 14 times the noise of midtones, a camera's curve does not.
+    # Lifted above black, where sRGB's slope would give shadows 14 times the noise of midtones; cameras' curves do not.
     raw = mosaic(rgb_to_linear_rgb(0.1 + 0.9 * clean) / gains, red, blue)
     mean = raw.mean((1, 2, 3), keepdim=True)
-    # The slope at the mean: d linear / d sRGB = 2.2 sRGB^1.2. At most a quarter of the mean, so that the curve's bend
-    # leaves noise, not a shift of brightness; stronger levels are scaled from there.
+    # The slope at the mean: d linear / d sRGB = 2.2 sRGB^1.2. At most a quarter of the mean, so that the curvature
+    # does not turn noise into a shift of brightness; higher levels are scaled up at the end.
     strength = torch.minimum(level * 2.2 * mean ** (1.2 / 2.2), mean / 4).clamp(min=1e-4)
-    # the variance of shot noise is proportional to the signal, that of the read-out is the same everywhere
+    # the variance of shot noise is proportional to the signal, that of read-out noise is constant
     shot = 0.3 + 0.7 * u[4][:, None]
     grain = strength * (shot * raw / mean + 1 - shot).sqrt() * normal
     # demosaicing is linear: signal and noise in one pass, as in the curve below
@@ -59,7 +59,7 @@ def camera_noise(
 def bayer(
     like: Float[Tensor, "b 3 h w"], *, row: Bool[Tensor, "b 1 1 1"], column: Bool[Tensor, "b 1 1 1"]
 ) -> tuple[Bool[Tensor, "b 1 h w"], Bool[Tensor, "b 1 h w"]]:
-    """Where the mosaic has red and blue samples (the rest is green). ``row``, ``column``: red is on odd ones."""
+    """Where the mosaic has red and blue samples; the rest is green. ``row``, ``column``: whether red is on odd ones."""
     height, width = like.shape[-2:]
     rows = (torch.arange(height, device=like.device) % 2 == 1)[None, None, :, None] == row
     columns = (torch.arange(width, device=like.device) % 2 == 1)[None, None, None, :] == column
@@ -69,16 +69,16 @@ def bayer(
 def mosaic(
     rgb: Float[Tensor, "b 3 h w"], red: Bool[Tensor, "b 1 h w"], blue: Bool[Tensor, "b 1 h w"]
 ) -> Float[Tensor, "b 1 h w"]:
-    """One colour a pixel, as a sensor sees it."""
+    """One colour per pixel, as a sensor measures it."""
     return torch.where(red, rgb[:, 0:1], torch.where(blue, rgb[:, 2:3], rgb[:, 1:2]))
 
 
 def demosaic(
     raw: Float[Tensor, "b 1 h w"], red: Bool[Tensor, "b 1 h w"], blue: Bool[Tensor, "b 1 h w"]
 ) -> Float[Tensor, "b 3 h w"]:
-    """Bilinear: a missing colour is the mean of its nearest samples, two or four; at least 2x2 pixels."""
+    """Bilinear: a missing colour is the mean of its two or four nearest samples. Sides of 2 pixels or more."""
     height, width = raw.shape[-2:]
-    padded = F.pad(raw, (1, 1, 1, 1), "reflect")  # keeps the pattern over the border
+    padded = F.pad(raw, (1, 1, 1, 1), "reflect")  # continues the pattern across the border
 
     def at(down: int, right: int) -> Tensor:
         return padded[..., 1 + down : 1 + down + height, 1 + right : 1 + right + width]
@@ -99,8 +99,8 @@ def _srgb(linear: Tensor) -> Tensor:
 
 
 def _softened(noise: Float[Tensor, "b 3 h w"], *, light: Tensor, colour: Tensor, kept: Tensor) -> Tensor:
-    """What a camera's own denoising and sharpening leave. ``light``, ``colour``: from sharpened (under 0) over
-    unchanged (0) to blurred (1), grey and differences from it apart; ``kept``: of the differences."""
+    """Noise after a camera's own denoising and sharpening. ``light``, ``colour``: below 0 sharpened, 0 unchanged, 1
+    blurred, for the grey component and the differences from it; ``kept``: factor of the differences."""
     blurred = F.avg_pool2d(F.pad(noise, (1, 1, 1, 1), "reflect"), 3, stride=1)
     grey, grey_blurred = noise.mean(1, keepdim=True), blurred.mean(1, keepdim=True)
     colours = torch.lerp(noise - grey, blurred - grey_blurred, colour)

@@ -1,4 +1,4 @@
-"""The 8 symmetries of the square, one drawn for each image of a batch.
+"""A batch of square crops -> the same crops, each under one of the 8 symmetries of the square.
 
 kornia's flips are not used: 0.9 ignores `batch_prob` at p=1 and flips every image.
 """
@@ -11,7 +11,8 @@ from torch import Tensor
 
 
 def turned(images: Float[Tensor, "b c s s"], bits: Integer[Tensor, "b 3"]) -> Float[Tensor, "b c s s"]:
-    """Each image transposed, then upside down, then mirrored, as its three bits (0 or 1) say. Waits for no device."""
+    """Each image transposed, then upside down, then mirrored, according to its three bits (0 or 1). Does not wait for
+    the device."""
     transpose, upside_down, mirror = (bit.bool().view(-1, 1, 1, 1) for bit in bits.unbind(1))
     images = torch.where(transpose, images.mT, images)
     images = torch.where(upside_down, images.flip(-2), images)
