@@ -1,21 +1,21 @@
-"""Work whose process dies: in a module of its own, because the process has to import it."""
+"""Functions that kill their process, in a module that worker processes can import."""
 
 import os
 
 from torch import Tensor
 
-from jdcsuite.files.batch import Done
-from jdcsuite.files.paths import Task
+from jdcsuite.files.batch import Outcome
+from jdcsuite.files.paths import Item
 
 
-def work(task: Task) -> Done:
-    if "bad" in task.source.name:
+def work(item: Item) -> Outcome:
+    if "bad" in item.source.name:
         os._exit(9)
-    return Done(task)
+    return Outcome(item)
 
 
 def denoise(x: Tensor) -> Tensor:
-    """Of white pictures."""
+    """Dies at white images."""
     if x.mean() > 0.99:
         os._exit(9)
     return x

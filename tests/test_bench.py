@@ -142,7 +142,7 @@ def test_the_table_of_training_is_complete() -> None:
     ("words", "message"),
     [
         (["code", "data.batch=2"], "jdc bench code takes no overrides"),
-        (["loop"], "loop is nothing that jdc bench measures: say code or train"),
+        (["loop"], "loop is not a benchmark: choose code or train"),
         (["train", "nonsense=1"], "Could not override 'nonsense'"),
         (["train", "+experiment=fllic_w", "target=codec"], "fllic_w needs a run of clean_entropy first"),
         (["train", "trainer.devices=2"], "leave it at 1"),

@@ -1,4 +1,4 @@
-"""`jdc fetch | evaluate | report`, in this process."""
+"""`jdc fetch | evaluate | report`, and usage errors of all verbs, in this process."""
 
 from __future__ import annotations
 
@@ -116,3 +116,49 @@ def test_weights_without_metadata_are_named_by_their_file(jdc, folder: Path, run
     rows = pd.read_csv(tmp_path / "rows.csv")
     assert set(rows["run"]) == set(rows["method"]) == set(rows["curve"]) == {"bare"}
     assert rows[["lmbda", "seed", "budget", "sigma_train"]].isna().all(axis=None) and rows["psnr"].notna().all()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["compress"],
+            "jdc compress needs IN... (images, folders of images, or glob patterns): see jdc compress --help",
+        ),
+        (["compress", "a.png"], "jdc compress needs -o/--out (file for one image, folder for several)"),
+        (["decompress"], "jdc decompress needs IN... (.jdc files"),
+        (["decompress", "a.jdc"], "jdc decompress needs -o/--out"),
+        (["noise"], "jdc noise needs IN..."),
+        (["predenoise", "a.png", "-o", "out"], "jdc predenoise needs --weights (the denoiser: a run or weights file"),
+        (["evaluate", "avif", "--out", "x.csv"], "jdc evaluate needs --data (folder of clean images"),
+        (["evaluate"], "jdc evaluate needs CODEC..."),
+        (["report", "runs"], "jdc report needs -o/--out (folder to write to)"),
+        (["export", "run"], "jdc export needs -o/--out"),
+        (["compress", "a.png", "-o", "x.jdc", "--qualty", "5"], "jdc compress has no option --qualty: did you mean"),
+        (["info", "--colour"], "jdc info has no option --colour: see jdc info --help"),
+        (["compress", "a.png", "-o"], "-o needs a value: see jdc"),
+        (["compress", "a.png", "-o", "x.jdc", "--tile", "big"], "--tile cannot be used ("),
+        (["compress", "a.png", "-o", "x.jdc", "--jobs", "0"], "--jobs cannot be used ("),
+        (["evaluate", "avif", "--data", ".", "-o", "x.csv", "--sigma", "much"], "--sigma cannot be used ("),
+        (["bench", "--repeats", "0"], "--repeats cannot be used ("),
+        (["bench", "loop"], "loop is not a benchmark: choose code or train"),
+        (["fetch", "kodak24", "more"], "more"),
+        (["compres", "a.png"], "jdc has no verb compres: choose one of compress, decompress, info"),
+    ],
+)
+def test_a_usage_error_is_one_sentence_that_says_what_to_do(jdc, words: list[str], message: str) -> None:
+    """They used to be a usage text in a box."""
+    status, out, err = jdc(*words)
+    assert status == 2 and out == "" and len(err.strip().splitlines()) == 1, err
+    assert err.startswith("jdc: ") and message in err, err
+
+
+def test_without_a_verb_the_help_is_shown(jdc) -> None:
+    status, out, err = jdc()
+    assert status == 0 and err == "" and "predenoise" in out
+
+
+def test_a_device_that_is_not_there_is_reported_for_standard_codecs_too(jdc, folder: Path, tmp_path: Path) -> None:
+    words = ["evaluate", "png", "--data", folder, "--sigma", 1, "--out", tmp_path / "x.csv", "--device", "nope"]
+    status, _, err = jdc(*words)
+    assert status == 2 and "device nope cannot be used here" in err and len(err.strip().splitlines()) == 1

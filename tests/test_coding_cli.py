@@ -66,7 +66,7 @@ def test_a_picture_makes_the_trip(jdc, run, tmp_path, folder):
     status, out, err = jdc("compress", folder / "a.png", "-o", coded, "--weights", run)
     assert status == 0 and err == "", err
     data, size = coded.read_bytes(), (folder / "a.png").stat().st_size
-    told = f"1 picture, {size} -> {len(data)} bytes, ratio {size / len(data):.2f}, {8 * len(data) / 2000:.3f} bpp"
+    told = f"1 image, {size} -> {len(data)} bytes, ratio {size / len(data):.2f}, {8 * len(data) / 2000:.3f} bpp"
     assert out.startswith(told) and ("this machine" in out) == unpack(data).same_machine
     assert data == jdcsuite.compress(photo(40, 50), run)
     status, out, err = jdc("decompress", coded, "-o", back, "--weights", run / "weights.safetensors")
@@ -80,7 +80,7 @@ def test_a_folder_makes_the_trip_and_keeps_its_subfolders(jdc, run, tmp_path, fo
     assert names(tmp_path / "coded") == ["a.jdc", "b.jdc", "deep/c.jdc"]
     words = ["decompress", tmp_path / "coded", "-o", tmp_path / "back", "--weights", run]
     status, out, err = jdc(*words, "--format", "tif")
-    assert status == 0 and "3 pictures" in out, err
+    assert status == 0 and "3 images" in out, err
     assert names(tmp_path / "back") == ["a.tif", "b.tif", "deep/c.tif"]
     deep = tifffile.imread(tmp_path / "back" / "deep" / "c.tif")
     assert deep.dtype == np.uint16 and deep.shape == (33, 21, 3)
@@ -89,7 +89,7 @@ def test_a_folder_makes_the_trip_and_keeps_its_subfolders(jdc, run, tmp_path, fo
 def test_a_glob_and_files_go_into_a_folder(jdc, run, tmp_path, folder):
     words = ["compress", f"{folder}/*.png", folder / "b.jpg", folder / "a.png", "-o", tmp_path / "coded"]
     status, out, _ = jdc(*words, "--weights", run)
-    assert status == 0 and names(tmp_path / "coded") == ["a.jdc", "b.jdc"] and "2 pictures" in out
+    assert status == 0 and names(tmp_path / "coded") == ["a.jdc", "b.jdc"] and "2 images" in out
     (tmp_path / "there").mkdir()
     assert jdc("compress", folder / "a.png", "-o", tmp_path / "there", "--weights", run)[0] == 0
     assert jdc("compress", folder / "a.png", "-o", f"{tmp_path}/new/", "--weights", run)[0] == 0
@@ -103,7 +103,7 @@ def test_what_exists_is_kept_and_told_and_the_rest_is_done(jdc, run, tmp_path, f
     (tmp_path / "coded" / "b.jdc").unlink()
     status, out, err = jdc(*words)
     assert status == 1 and len(err.splitlines()) == 2 and err.count("--force") == 2
-    assert out.startswith("1 picture,") or "\n1 picture," in out
+    assert out.startswith("1 image,") or "\n1 image," in out
     assert "2 failed" in out
     assert (tmp_path / "coded" / "a.jdc").read_bytes() == b"mine" and (tmp_path / "coded" / "b.jdc").exists()
     assert jdc(*words, "--force")[0] == 0
@@ -139,7 +139,7 @@ def test_several_processes_write_the_same_files(jdc, run, tmp_path, folder):
     assert jdc("compress", folder, "-o", tmp_path / "one", "--weights", run)[0] == 0
     (folder / "bad.png").write_text("x")
     status, out, err = jdc("compress", folder, "-o", tmp_path / "two", "--weights", run, "--jobs", 2)
-    assert status == 1 and "bad.png" in err and "3 pictures" in out
+    assert status == 1 and "bad.png" in err and "3 images" in out
     assert names(tmp_path / "one") == names(tmp_path / "two")
     for name in names(tmp_path / "one"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
@@ -147,10 +147,10 @@ def test_several_processes_write_the_same_files(jdc, run, tmp_path, folder):
 
 def test_a_picture_that_kills_its_process_takes_no_other_with_it(tmp_path, run):
     names = ["0", "bad", *"12345678"]
-    tasks = [paths.Task(tmp_path / name, tmp_path / f"{name}.jdc") for name in names]
-    ended = list(batch.run(tasks, batch.Options(weights=(run,)), decode=False, jobs=2, work=dying.work))
-    assert {done.task for done in ended} == set(tasks) and len(ended) == len(tasks)
-    assert ["memory" in done.error for done in ended] == [done.task.source.name == "bad" for done in ended]
+    items = [paths.Item(tmp_path / name, tmp_path / f"{name}.jdc") for name in names]
+    ended = list(batch.run(items, batch.BatchOptions(weights=(run,)), decode=False, jobs=2, work=dying.work))
+    assert {outcome.item for outcome in ended} == set(items) and len(ended) == len(items)
+    assert ["memory" in outcome.error for outcome in ended] == [outcome.item.source.name == "bad" for outcome in ended]
 
 
 def test_metadata_is_kept_on_request(jdc, run, tmp_path):
@@ -276,8 +276,8 @@ def test_a_guide_s_sigma_is_auto_or_a_number(jdc, run, tmp_path, folder):
         (["compress", "IN/a.png", "-o", "OUT.png", "--weights", "RUN"], "ends in .jdc"),
         (["compress", "IN/a.png", "-o", "OUT", "--weights", "NOWHERE"], "no weights"),
         (["compress", "IN/a.png", "-o", "OUT", "--weights", "NO*"], "no weights"),
-        (["compress", "IN/a.png", "-o", "OUT", "--weights", "RUN", "--sigma", "x"], "no noise level"),
-        (["compress", "IN/a.png", "-o", "OUT", "--weights", "RUN", "--sigma", "-1"], "no noise level"),
+        (["compress", "IN/a.png", "-o", "OUT", "--weights", "RUN", "--sigma", "x"], "is not a noise level"),
+        (["compress", "IN/a.png", "-o", "OUT", "--weights", "RUN", "--sigma", "-1"], "is not a noise level"),
         (["decompress", "IN", "-o", "OUT", "--weights", "RUN"], "no .jdc file"),
         (["decompress", "IN/a.png", "-o", "OUT.gif", "--weights", "RUN"], "no known image format"),
         (["decompress", "IN/a.png", "-o", "OUT/", "--weights", "RUN", "--format", "gif"], "no known image format"),
@@ -292,16 +292,29 @@ def test_a_mistake_is_one_sentence(jdc, run, folder, tmp_path, words, said):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
-    [(["--tile", "100"], "multiple of 64"), (["--device", "nope"], "device nope"), (["-o", "IN"], "a.jdc")],
+    ("options", "message"),
+    [
+        (["--tile", "100"], "give a multiple of 64"),
+        (["--device", "nope"], "device nope cannot be used here"),
+        (["--weights", "DAMAGED"], "is not a readable weights file"),
+        (["--weights", "GUIDE"], "not a codec: give a codec's run"),
+    ],
 )
-def test_a_mistake_that_coding_finds_is_one_sentence_too(jdc, run, folder, tmp_path, options, said):
-    words = ["compress", folder / "a.png", "-o", tmp_path / "x.jdc", "--weights", run]
-    status, _, err = jdc(*words, *[w.replace("IN", str(folder)) for w in options])
-    if status:
-        assert status == 1 and said in err and len(err.strip().splitlines()) == 1
-    else:
-        assert (folder / said).exists()
+@pytest.mark.parametrize("verb", ["compress", "decompress"])
+def test_options_that_no_image_can_use_are_reported_once(jdc, run, ladder, folder, tmp_path, verb, options, message):
+    """Each image used to report them again."""
+    (tmp_path / "damaged.safetensors").write_bytes(b"damaged")
+    coded = tmp_path / "coded"
+    assert jdc("compress", folder, "-o", coded, "--weights", run)[0] == 0
+    places = {"DAMAGED": tmp_path / "damaged.safetensors", "GUIDE": ladder / "guide"}
+    given = [places.get(word, word) for word in options]
+    weights = [] if "--weights" in options else ["--weights", run]
+    if verb == "decompress" and "--tile" in options:
+        return
+    source = folder if verb == "compress" else coded
+    status, out, err = jdc(verb, source, "-o", tmp_path / "out", *weights, *given)
+    assert status == 2 and message in err and len(err.strip().splitlines()) == 1, err
+    assert out == "" and not (tmp_path / "out").exists()
 
 
 def test_two_pictures_for_one_name_are_refused_before_any_is_coded(jdc, run, folder, tmp_path):
@@ -313,16 +326,16 @@ def test_two_pictures_for_one_name_are_refused_before_any_is_coded(jdc, run, fol
 def test_the_input_is_never_replaced(run, tmp_path):
     (tmp_path / "x.jdc").write_bytes(jdcsuite.compress(photo(8, 8), run))
     before = (tmp_path / "x.jdc").read_bytes()
-    task = paths.Task(tmp_path / "x.jdc", tmp_path / "x.jdc")
-    (done,) = batch.run([task], batch.Options(weights=(run,), force=True), decode=True)
+    item = paths.Item(tmp_path / "x.jdc", tmp_path / "x.jdc")
+    (done,) = batch.run([item], batch.BatchOptions(weights=(run,), force=True), decode=True)
     assert "the input itself" in done.error and (tmp_path / "x.jdc").read_bytes() == before
 
 
 def test_weights_are_found_once(ladder, run):
-    found = paths.ladder([str(ladder / "rung0"), str(ladder), f"{ladder}/rung0/weights.safetensors"])
+    found = paths.weights_files([str(ladder / "rung0"), str(ladder), f"{ladder}/rung0/weights.safetensors"])
     assert [p.parent.name for p in found] == ["rung0", "guide", "rung1", "rung2"]
     with pytest.raises(UserError, match="no weights"):
-        paths.ladder([str(run), str(ladder / "rung0" / "nothing")])
+        paths.weights_files([str(run), str(ladder / "rung0" / "nothing")])
 
 
 def test_weights_that_the_shell_expanded_are_no_inputs(jdc, ladder, tmp_path):
@@ -330,9 +343,9 @@ def test_weights_that_the_shell_expanded_are_no_inputs(jdc, ladder, tmp_path):
     rungs = sorted(ladder.glob("rung*"))
     words = ["compress", tmp_path / "a.png", "-o", tmp_path / "x.jdc", "--target-bpp", 99, "--weights", *rungs]
     status, out, err = jdc(*words)
-    assert status == 0 and "1 picture," in out, err
+    assert status == 0 and "1 image," in out, err
     status, _, err = jdc("compress", rungs[0], "-o", tmp_path / "y.jdc", "--weights", rungs[1])
-    assert status == 2 and "nothing to work on" in err
+    assert status == 2 and "only weights were given" in err
 
 
 def test_the_help_says_what_the_psnr_is_against(jdc):

@@ -142,7 +142,7 @@ def test_weights_are_loaded_once_until_their_file_changes(tmp_path):
 def test_weights_that_cannot_code_are_refused(run, tmp_path):
     with pytest.raises(UserError, match="no weights"):
         jdcsuite.compress(photo(8, 8), tmp_path)
-    with pytest.raises(UserError, match="no codec"):
+    with pytest.raises(UserError, match="not a codec"):
         jdcsuite.compress(photo(8, 8), torch.nn.Conv2d(3, 3, 1))
     with pytest.raises(UserError, match="update"):
         jdcsuite.compress(photo(8, 8), FLLIC(**SHAPE))

@@ -60,7 +60,7 @@ def test_a_folder_becomes_pairs_with_scores_and_their_teacher(jdc, folder: Path,
     out = tmp_path / "taught"
     status, said, err = jdc("predenoise", folder, "-o", out, "--weights", "nlm")
     assert status == 0 and err == "", err
-    assert said.startswith(f"5 pictures in {out}, MS-SSIM(target, input) 0.9") and "above 0.8 in 5 of 5" in said
+    assert said.startswith(f"5 images in {out}, MS-SSIM(target, input) 0.9") and "above 0.8 in 5 of 5" in said
     pairs = [f"{kind}/{name}" for kind in ("clean", "noisy") for name in MADE]
     assert names(out) == sorted([*pairs, "predenoised.json", "scores.csv"]), "and nothing is left over"
     source = np.asarray(Image.open(folder / "noisy" / CANON.format("b")))
@@ -100,7 +100,7 @@ def test_a_trained_denoiser_teaches_and_is_named(jdc, folder: Path, tmp_path: Pa
     status, _, err = jdc(
         "predenoise", folder / "noisy", "-o", tmp_path / "b", "--weights", tmp_path / "old.safetensors"
     )
-    assert status == 0 and "does not say which scenes" in err
+    assert status == 0 and "does not state its training scenes" in err
 
 
 def test_a_picture_that_fails_is_told_and_the_others_are_done(jdc, folder: Path, tmp_path: Path) -> None:
@@ -108,9 +108,7 @@ def test_a_picture_that_fails_is_told_and_the_others_are_done(jdc, folder: Path,
     bad.write_bytes(bad.read_bytes()[:500])
     out = tmp_path / "taught"
     status, said, err = jdc("predenoise", folder / "noisy", "-o", out, "--weights", "nlm")
-    assert (
-        status == 1 and str(bad) in err and len(err.splitlines()) == 1 and "2 pictures" in said and "1 failed" in said
-    )
+    assert status == 1 and str(bad) in err and len(err.splitlines()) == 1 and "2 images" in said and "1 failed" in said
     kept = [CANON.format("a"), CANON.format("c")]
     assert (
         sorted(p.name for p in (out / "clean").iterdir()) == sorted(p.name for p in (out / "noisy").iterdir()) == kept
@@ -125,7 +123,7 @@ def test_several_processes_make_the_same(jdc, folder: Path, tmp_path: Path, kind
     for jobs in (1, 2):
         words = ["predenoise", folder, "-o", tmp_path / str(jobs), "--weights", word, "--jobs", jobs]
         status, said, err = jdc(*words)
-        assert status == 1 and "5 pictures" in said and CANON.format("d") in err and len(err.splitlines()) == 1, err
+        assert status == 1 and "5 images" in said and CANON.format("d") in err and len(err.splitlines()) == 1, err
     one, two = tmp_path / "1", tmp_path / "2"
     assert names(one) == names(two) and len(names(one)) == 12
     for name in names(one):
@@ -136,12 +134,11 @@ def test_a_picture_that_kills_its_process_takes_no_other_with_it(tmp_path: Path)
     for i in range(4):
         save(tmp_path / "in" / f"{i}.png", np.full_like(photo(0), 255) if i == 1 else photo(i))
     out = tmp_path / "taught"
-    jobs = predenoising.plan([str(tmp_path / "in")], out)
+    sources = predenoising.plan([str(tmp_path / "in")], out)
     predenoising.prepare(out, force=False)
     about = provenance.Teacher(name="t", id="1", train_scenes=[])
-    teacher = predenoising.Teacher(dying.denoise, about)
-    ended = list(predenoising.run(jobs, teacher, out, processes=2))
-    assert {done.job.name: "its process died" in done.error for done in ended} == {
+    ended = list(predenoising.run(sources, dying.denoise, about, out, processes=2))
+    assert {done.source.name: "its process died" in done.error for done in ended} == {
         "0.png": False, "1.png": True, "2.png": False, "3.png": False
     }  # fmt: skip
     kept = ["0.png", "2.png", "3.png"]
@@ -174,11 +171,11 @@ def test_an_interruption_leaves_pairs_and_their_teacher(folder: Path, tmp_path: 
         return x
 
     out = tmp_path / "taught"
-    jobs = predenoising.plan([str(folder / "noisy")], out)
+    sources = predenoising.plan([str(folder / "noisy")], out)
     predenoising.prepare(out, force=False)
     about = provenance.Teacher(name="t", id="1", train_scenes=[])
     with pytest.raises(KeyboardInterrupt):
-        list(predenoising.run(jobs, predenoising.Teacher(denoise, about), out))
+        list(predenoising.run(sources, denoise, about, out))
     assert list(provenance.read(out).pictures) == [CANON.format("a")]
     assert len(find_shots(out, Source(folder="taught"))) == 1
 
@@ -187,25 +184,25 @@ def test_what_other_processes_end_after_an_interruption_is_recorded(folder: Path
     for i in range(6):
         save(folder / "noisy" / f"{i}.png", photo(i))
     out = tmp_path / "taught"
-    jobs = predenoising.plan([str(folder / "noisy")], out)
+    sources = predenoising.plan([str(folder / "noisy")], out)
     predenoising.prepare(out, force=False)
-    ended = predenoising.run(jobs, predenoising.teacher("nlm"), out, processes=2)
+    ended = predenoising.run(sources, *predenoising.load_teacher("nlm"), out, processes=2)
     first = next(ended)
     ended.close()  # as Ctrl-C does
     made = sorted(provenance.read(out).pictures)
-    assert first.job.name in made and 1 < len(made) < len(jobs), "those begun were ended, no more were begun"
+    assert first.source.name in made and 1 < len(made) < len(sources), "those begun were ended, no more were begun"
     assert all(sorted(p.name for p in (out / kind).iterdir()) == made for kind in ("noisy", "clean"))
     rows = pd.read_csv(out / "scores.csv", index_col="image")
-    assert sorted(rows.index) == made and rows.loc[first.job.name, "ms_ssim"] == pytest.approx(first.score)
+    assert sorted(rows.index) == made and rows.loc[first.source.name, "ms_ssim"] == pytest.approx(first.score)
     assert rows["ms_ssim"].between(0.5, 1).all() and set(rows["height"]) == {SIDE}
 
 
 def test_a_teacher_that_gives_no_numbers_gives_no_picture(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "taught"
-    jobs = predenoising.plan([str(folder / "noisy")], out)
+    sources = predenoising.plan([str(folder / "noisy")], out)
     predenoising.prepare(out, force=False)
     about = provenance.Teacher(name="t", id="1", train_scenes=[])
-    done = list(predenoising.run(jobs, predenoising.Teacher(lambda x: x * torch.nan, about), out))
+    done = list(predenoising.run(sources, lambda x: x * torch.nan, about, out))
     assert all("NaN" in one.error for one in done) and names(out) == ["predenoised.json"]
 
 
@@ -216,11 +213,11 @@ def test_a_teacher_that_gives_no_numbers_gives_no_picture(folder: Path, tmp_path
         (["IN", "-o", "FILE", "--weights", "nlm"], "is a file"),
         (["NOWHERE", "-o", "OUT", "--weights", "nlm"], "does not exist"),
         (["IN", "-o", "OUT", "--weights", "NOWHERE"], "there are no weights"),
-        (["IN", "-o", "OUT", "--weights", "CODEC"], "no denoiser but a FLLIC"),
-        (["IN", "-o", "OUT", "--weights", "UNET", "--sigma", "5"], "is not told the noise level"),
-        (["IN", "-o", "OUT", "--weights", "UNET", "--tile", "100"], "multiples of 16"),
+        (["IN", "-o", "OUT", "--weights", "CODEC"], "is a FLLIC, not a denoiser"),
+        (["IN", "-o", "OUT", "--weights", "UNET", "--sigma", "5"], "takes no noise level"),
+        (["IN", "-o", "OUT", "--weights", "UNET", "--tile", "100"], "multiple of 16"),
         (["IN", "-o", "OUT", "--weights", "nlm", "--tile", "-1"], "not possible"),
-        (["IN", "-o", "OUT", "--weights", "nlm", "--sigma", "much"], "no noise level"),
+        (["IN", "-o", "OUT", "--weights", "nlm", "--sigma", "much"], "is not a noise level"),
         (["IN", "-o", "OUT", "--weights", "bm3d"], "pip install jdcsuite[bm3d]"),
         (["IN", "-o", "OUT", "--weights", "UNET", "--device", "cuda:99"], "give cpu"),
         (["TWO", "-o", "OUT", "--weights", "nlm"], "would both be"),
@@ -252,7 +249,7 @@ def test_large_pictures_are_scored_in_parts_and_small_ones_not(monkeypatch: pyte
     clean = photo(1, height=400, width=401)
     noisy = noised(clean, 25)
     whole = predenoising.score(clean, noisy)
-    monkeypatch.setattr(predenoising, "SCORED", 300)
+    monkeypatch.setattr(predenoising, "MAX_SCORED", 300)
     assert predenoising.score(clean, noisy) == pytest.approx(whole, abs=0.01)
     assert predenoising.score(clean, clean) == pytest.approx(1)
     assert predenoising.score(clean[:100], noisy[:100]) is None
@@ -266,10 +263,10 @@ def taught(root: Path, *, train_scenes: list[str] | None, tested: str = "photos"
     for i in range(4):
         save(root / "source" / f"{i}.png", noised(photo(i), 10))
         save(root / "photos" / f"{i}.png", photo(10 + i))
-    jobs = predenoising.plan([str(root / "source")], root / "taught")
+    sources = predenoising.plan([str(root / "source")], root / "taught")
     predenoising.prepare(root / "taught", force=True)
     about = provenance.Teacher(name="unet-1", id="a" * 64, train_set="x", train_scenes=train_scenes)
-    assert len(list(predenoising.run(jobs, predenoising.Teacher(lambda x: x / 2 + 0.2, about), root / "taught"))) == 4
+    assert len(list(predenoising.run(sources, lambda x: x / 2 + 0.2, about, root / "taught"))) == 4
 
 
 def test_pairs_are_the_input_and_its_target_and_rows_name_the_teacher(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def searched(curve, limit: float, *, start: int = 0, slope: float = 0.1, near: f
 
     found = highest(value, limit, top=top, start=start, slope=slope, near=near)
     assert len(calls) == len(set(calls)) <= TRIES and all(0 <= place <= top for place in calls)
-    assert found.tried == {place: curve(place) for place in calls}
+    assert found.values == {place: curve(place) for place in calls}
     return found
 
 
@@ -38,9 +38,9 @@ def test_on_any_monotone_curve_the_limit_is_kept_and_something_is_found(steps, l
     curve = list(accumulate(steps))
     found = searched(curve.__getitem__, limit, start=start, slope=slope)
     if curve[0] > limit:
-        assert found.best is None and 0 in found.tried
+        assert found.best is None and 0 in found.values
     else:
-        assert found.best in found.tried and curve[found.best] <= limit
+        assert found.best in found.values and curve[found.best] <= limit
 
 
 @settings(deadline=None, max_examples=300)
@@ -66,7 +66,7 @@ def test_sizes_that_are_nearly_exponential_end_within_two_per_cent(rise, bow, of
 @pytest.mark.parametrize(("limit", "best", "most"), [(1e9, TOP, 2), (-1, None, 2), (0, 0, 5)])
 def test_the_ends_take_few_tries(limit, best, most):
     found = searched(lambda place: 3.0 * place, limit, start=30, slope=3.0, near=0.0)
-    assert found.best == best and len(found.tried) <= most
+    assert found.best == best and len(found.values) <= most
 
 
 def test_one_place_alone():

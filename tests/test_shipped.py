@@ -107,12 +107,12 @@ def test_a_file_of_other_weights_names_those_that_it_needs(jdc, shipped, picture
     assert jdc("compress", picture, "-o", coded, "--weights", run)[0] == 0
     status, _, err = jdc("decompress", coded, "-o", tmp_path / "y.png")
     assert status == 1 and mine.model_id.hex() in err and compression.load().model_id.hex() in err
-    assert "came with jdcsuite" in err and "--weights" in err and not (tmp_path / "y.png").exists()
+    assert "the weights in jdcsuite" in err and "--weights" in err and not (tmp_path / "y.png").exists()
 
 
 def test_the_link_leads_to_the_weights_of_the_experiment():
     """Where they are kept and the package has them, as `conf` is."""
-    link = Path(weights.__file__).with_name("flagship.safetensors")
+    link = Path(jdcsuite.__file__).with_name("flagship.safetensors")
     assert weights.__dict__["SHIPPED"] == link
     if link.is_symlink():
         assert str(link.readlink()) == "../../experiments/flagship/weights/flagship.safetensors"
@@ -220,7 +220,7 @@ def test_weights_of_any_rate_compete_with_a_rung(jdc, shipped, picture, tmp_path
     ("word", "size"), [("200000", 200_000), ("200k", 200_000), ("1.5M", 1_500_000), ("2KiB", 2048), (".5 mb", 500_000)]
 )
 def test_sizes(word, size):
-    from jdcsuite.cli.files import size as parse
+    from jdcsuite.cli.options import size as parse
 
     assert parse(word) == size
 
@@ -236,14 +236,14 @@ def test_sizes(word, size):
         (["--quality", "abc"], "give 0 (smallest file) to 100"),
         (["--quality", "nan"], "give 0 (smallest file) to 100"),
         (["--strength", "2"], "give 0 (keep the noise) to 1"),
-        (["--sigma", "inf"], "no noise level"),
-        (["--target-bpp", "0"], "bits a pixel above 0"),
-        (["--target-bpp", "nan"], "bits a pixel above 0"),
+        (["--sigma", "inf"], "is not a noise level"),
+        (["--target-bpp", "0"], "bits per pixel above 0"),
+        (["--target-bpp", "nan"], "bits per pixel above 0"),
         (["--target-psnr", "many"], "0 to 99 dB"),
-        (["--max-size", "big"], "no size"),
-        (["--max-size", "0"], "no size"),
-        (["--max-size", "-5"], "no size"),
-        (["--max-size", "5i"], "no size"),
+        (["--max-size", "big"], "is not a size"),
+        (["--max-size", "0"], "is not a size"),
+        (["--max-size", "-5"], "is not a size"),
+        (["--max-size", "5i"], "is not a size"),
         (["--quality", "50", "--max-size", "5k"], "leave one of them out"),
         (["--quality", "50", "--weights", "RUN"], "leave quality out"),
         (["--strength", "0", "--quality", "3", "--weights", "RUN"], "leave quality and strength out"),
@@ -323,7 +323,7 @@ def test_the_law_s_strongest_noise_is_the_limit():
 
 def test_noise_beyond_the_law_is_a_warning(jdc, shipped, picture, tmp_path):
     status, out, err = jdc("compress", picture, "-o", tmp_path / "x.jdc", "--sigma", 60)
-    assert status == 0 and "1 picture" in out and (tmp_path / "x.jdc").exists()
+    assert status == 0 and "1 image" in out and (tmp_path / "x.jdc").exists()
     assert "warning" in sentence(err) and "60" in err and "55" in err
     assert jdc("compress", picture, "-o", tmp_path / "x.jdc", "--sigma", 55, "--force")[2] == ""
 
@@ -431,8 +431,8 @@ def test_export_states_a_licence(jdc, shipped, tmp_path):
     ("word", "said"),
     [
         ("flagship@", "flagship@ names no qualities: give numbers"),
-        ("flagship+avif", "flagship holds a codec, no denoiser"),
-        ("flagship@30+avif", "flagship@30 holds a codec, no denoiser"),
+        ("flagship+avif", "flagship is a codec, not a denoiser"),
+        ("flagship@30+avif", "flagship@30 is a codec, not a denoiser"),
     ],
 )
 def test_a_mistake_in_judging_the_flagship_is_one_sentence(jdc, picture, tmp_path, monkeypatch, word, said):

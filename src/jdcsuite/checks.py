@@ -11,6 +11,8 @@ from collections.abc import Collection
 from numbers import Integral, Real
 from typing import Any
 
+import torch
+
 from jdcsuite.types import UserError
 
 
@@ -50,6 +52,15 @@ def choice(name: str, value: Any, options: Collection[str]) -> Any:
         names = f"{', '.join(first)} or {last}" if first else last
         raise UserError(f"{name}={value} is unknown: choose {names}")
     return value
+
+
+def device(name: str | torch.device) -> None:
+    """A device that PyTorch can use on this machine."""
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:  # torch's errors for a missing device
+        reason = str(error).splitlines()[0].partition(". ")[0]
+        raise UserError(f"device {name} cannot be used here ({reason}): give cpu") from None
 
 
 def _within(

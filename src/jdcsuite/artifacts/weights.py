@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from jdcsuite import checks
 from jdcsuite.coding.codec import Codec
 from jdcsuite.imaging import atomic
 from jdcsuite.types import UserError
@@ -176,11 +177,7 @@ def _digest(tensors: dict[str, Tensor]) -> str:
 def load(run_or_file: str | Path, *, device: str | torch.device = "cpu") -> nn.Module:
     """The model of a run in evaluation mode; its integer tables are those in the file, never rebuilt."""
     path = path_of(run_or_file)
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch's errors for a missing device
-        reason = str(error).splitlines()[0].partition(". ")[0]
-        raise UserError(f"device {device} cannot be used here ({reason}): give cpu") from None
+    checks.device(device)
     config, _, tensors = read(path)
     _check_targets(config, path)
     try:

@@ -1,4 +1,4 @@
-"""`jdc <verb>`: the command line, a file for each room's verbs."""
+"""`jdc VERB ...`: the command line, one module for the verbs of each room."""
 
 from jdcsuite.cli.app import main
 

@@ -1,4 +1,4 @@
-"""`python -m jdcsuite.cli`: the same as `jdc`."""
+"""`python -m jdcsuite.cli`: same as `jdc`."""
 
 from jdcsuite.cli.app import main
 

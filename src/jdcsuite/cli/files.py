@@ -1,200 +1,176 @@
-"""`jdc compress | decompress | info | noise`: the verbs that work on pictures and `.jdc` files."""
+"""`jdc compress | decompress | info | noise | predenoise`: verbs that read and write image and `.jdc` files."""
 
 from __future__ import annotations
 
 import json
-import math
-import re
 import sys
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from jdcsuite.cli.options import Device, Force, Jobs, Json, noise_level, size, within
 from jdcsuite.types import UserError
 
 if TYPE_CHECKING:
-    from jdcsuite.files.batch import Options
-    from jdcsuite.files.paths import Task
+    from jdcsuite.files.batch import BatchOptions
+    from jdcsuite.files.paths import Item
 
-_SIZE = re.compile(r"(\d+\.?\d*|\.\d+)\s*([kmg]?)(i?)b?", re.IGNORECASE)
-
-
-def within(name: str, lowest: float, highest: float, cure: str) -> Callable[[str], float]:
-    """Parses a number of ``lowest`` to ``highest``, not infinite."""
-
-    def parse(word: str) -> float:
-        try:
-            number = float(word)
-        except ValueError:
-            number = math.nan
-        if not lowest <= number <= highest or math.isinf(number):
-            raise UserError(f"--{name} {word} is not possible: give {cure}")
-        return number
-
-    return parse
-
-
-def level(word: str) -> float | None:
-    """A noise level; None for ``auto``."""
-    if word == "auto":
-        return None
-    try:
-        sigma = float(word)
-    except ValueError:
-        sigma = math.nan
-    if not 0 <= sigma < math.inf:
-        raise UserError(f"--sigma {word} is no noise level: give auto or grey levels of 0 or more")
-    return sigma
-
-
-def size(word: str) -> int:
-    """Bytes; k, M and G are thousands, Ki, Mi and Gi 1024s."""
-    match = _SIZE.fullmatch(word.strip())
-    if match is None or (match[3] and not match[2]):
-        raise UserError(f"--max-size {word} is no size: give bytes, as in 200000, 200k or 1.5M")
-    base = 1024 if match[3] else 1000
-    number = int(float(match[1]) * base ** " kmg".index(match[2].lower() or " "))
-    if number < 1:
-        raise UserError(f"--max-size {word} is no size: give bytes, as in 200000, 200k or 1.5M")
-    return number
-
-
+T = TypeVar("T")
+Images = Annotated[list[str], typer.Argument(metavar="IN...", help="images, folders of images, or glob patterns")]
+Coded = Annotated[list[str], typer.Argument(metavar="IN...", help=".jdc files, folders of them, or glob patterns")]
+Out = Annotated[str, typer.Option("-o", "--out", help="file for one image, folder for several")]
 Weights = Annotated[
     list[str] | None,
     typer.Option(
-        help="run folder or .safetensors file; several, a glob or a folder of runs to choose from; "
-        "default: the weights that came with jdcsuite, for any noise and rate"
+        metavar="RUN_OR_FILE",
+        help="run folder or .safetensors file; may be repeated, a pattern, or a folder of runs, to choose from; "
+        "default: the weights in jdcsuite, for any noise and rate",
     ),
 ]
-Jobs = Annotated[int, typer.Option(min=1, help="processes, each with its share of the cores")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")]
-Force = Annotated[bool, typer.Option("--force", help="replace outputs that exist")]
-Pictures = Annotated[list[str], typer.Argument(metavar="IN...", help="pictures, folders of them, globs")]
-Out = Annotated[str, typer.Option("-o", "--out", help="file for one picture, folder for several")]
-Json = Annotated[bool, typer.Option("--json", help="a list of objects, for scripts")]
 
 
 def compress(
-    inputs: Pictures,
+    inputs: Images,
     out: Out,
     weights: Weights = None,
     quality: Annotated[
         float | None,
         typer.Option(
             parser=within("quality", 0, 100, "0 (smallest file) to 100"), metavar="0..100",
-            help="0 is the smallest file; default: where more bits would mostly code what denoising got wrong",
+            help="0 gives the smallest file; default: where more bits would mostly code errors of the denoising",
         ),
     ] = None,
     strength: Annotated[
         float | None,
         typer.Option(
             parser=within("strength", 0, 1, "0 (keep the noise) to 1 (remove it)"), metavar="0..1",
-            help="how much of the noise is removed; default: 1, all of it",
+            help="share of the noise to remove; default: 1, all of it",
         ),
     ] = None,
     sigma: Annotated[
         float | None,
         typer.Option(
-            parser=level, metavar="auto|NUMBER", help="noise in 8-bit grey levels; default: auto, it is estimated"
+            parser=noise_level, metavar="auto|NUMBER",
+            help="noise level in 8-bit grey levels; default: auto, estimated from the image",
         ),
     ] = None,
     target_bpp: Annotated[
         float | None,
         typer.Option(
-            parser=within("target-bpp", 1e-9, 1e9, "bits a pixel above 0"), metavar="NUMBER",
-            help="the nearest to the input in at most so many bits a pixel",
+            parser=within("target-bpp", 1e-9, 1e9, "bits per pixel above 0"), metavar="NUMBER",
+            help="best quality within this rate in bits per pixel",
         ),
     ] = None,
     target_psnr: Annotated[
         float | None,
         typer.Option(
             parser=within("target-psnr", 0, 99, "0 to 99 dB"), metavar="NUMBER",
-            help="the smallest file with at least so many dB. Measured against the input, noise included: a codec that "
-            "denoises well ends near the noise's own PSNR, however many bits it spends",
+            help="smallest file with this PSNR in dB, against the input, noise included: a codec that denoises well "
+            "ends near the PSNR of the noise itself, at any rate",
         ),
     ] = None,
     max_size: Annotated[
-        int | None, typer.Option(parser=size, metavar="BYTES", help="no file is larger: 200000, 200k, 1.5M")
+        int | None,
+        typer.Option(parser=size, metavar="BYTES", help="best quality within this file size: 200000, 200k, 1.5M"),
     ] = None,
-    tile: Annotated[int, typer.Option(help="side of a tile in pixels, a multiple of 64; 0: one tile")] = 1024,
-    keep_metadata: Annotated[bool, typer.Option("--keep-metadata", help="keep the ICC profile and EXIF")] = False,
-    verify: Annotated[bool, typer.Option(help="decode every file from its bytes before it is written")] = True,
+    tile: Annotated[int, typer.Option(help="tile side in pixels, a multiple of 64; 0: one tile")] = 1024,
+    keep_metadata: Annotated[bool, typer.Option("--keep-metadata", help="keep ICC profile and EXIF")] = False,
+    verify: Annotated[bool, typer.Option(help="decode every file before it is written")] = True,
     jobs: Jobs = 1,
     device: Device = "cpu",
     force: Force = False,
 ) -> None:  # fmt: skip
-    """Noisy pictures (PNG, JPEG, WebP, TIFF, BMP; 8 or 16 bits) -> .jdc files, denoised as they are compressed."""
+    """Denoise and compress images (PNG, JPEG, WebP, TIFF, BMP; 8 or 16 bits) to .jdc files."""
     from jdcsuite.files import batch, paths
-    from jdcsuite.files.choosing import Asked
+    from jdcsuite.files.rate_control import CompressionOptions
     from jdcsuite.imaging.write import FORMATS
 
-    inputs, weights = paths.divide(inputs, weights or [])
-    tasks = paths.plan(inputs, out, ending=".jdc", coded=False)
-    if Path(out).suffix.lower() in FORMATS and tasks[0].target == Path(out):
-        raise UserError(f"{out} is named like a picture: give a name that ends in .jdc")
-    rungs = _ladder(weights)
-    asked = Asked(
+    inputs, weights = paths.split_off_weights(inputs, weights or [])
+    items = paths.plan(inputs, out, suffix=".jdc", coded=False)
+    if Path(out).suffix.lower() in FORMATS and items[0].target == Path(out):
+        raise UserError(f"{out} has the name of an image: give a name that ends in .jdc")
+    files = _weights_files(weights)
+    compression = CompressionOptions(
         sigma=sigma, quality=quality, strength=strength, target_bpp=target_bpp, target_psnr=target_psnr,
         max_size=max_size, tile=tile,
     )  # fmt: skip
-    if len(rungs) > 1 and not asked.has_target:
-        raise UserError(f"{len(rungs)} weights to choose from: give --target-bpp or --target-psnr, or name one of them")
-    options = batch.Options(
-        weights=rungs, device=device, force=force, verify=verify, keep_metadata=keep_metadata, asked=asked
+    if len(files) > 1 and not compression.has_target:
+        raise UserError(f"{len(files)} weights to choose from: give --target-bpp or --target-psnr, or name one of them")
+    options = batch.BatchOptions(
+        weights=files, device=device, force=force, verify=verify, keep_metadata=keep_metadata, compression=compression
     )
-    batch.check(options)
-    _work(tasks, options, decode=False, jobs=jobs)
+    _process(items, options, decode=False, jobs=jobs)
 
 
 def decompress(
-    inputs: Annotated[list[str], typer.Argument(metavar="IN...", help=".jdc files, folders of them, globs")],
+    inputs: Coded,
     out: Out,
     weights: Weights = None,
     format_: Annotated[
-        str, typer.Option("--format", help="of pictures that go into a folder: png, tif, webp (lossless) or jpg")
+        str, typer.Option("--format", help="of images in an output folder: png, tif, webp (lossless) or jpg")
     ] = "png",
     jobs: Jobs = 1,
     device: Device = "cpu",
     force: Force = False,
 ) -> None:
-    """.jdc files -> pictures; of several WEIGHTS, those that wrote a file open it."""
+    """Decompress .jdc files to images. Of several weights, those that wrote a file are used."""
     from jdcsuite.files import batch, paths
     from jdcsuite.imaging.write import FORMATS
 
-    inputs, weights = paths.divide(inputs, weights or [])
-    ending = f".{format_.lower().removeprefix('.')}"
-    tasks = paths.plan(inputs, out, ending=ending, coded=True)
-    for task in tasks:
-        if task.target.suffix.lower() not in FORMATS:
-            raise UserError(f"{task.target} ends in no known image format: use {', '.join(FORMATS)}")
-    _work(tasks, batch.Options(weights=_ladder(weights), device=device, force=force), decode=True, jobs=jobs)
+    inputs, weights = paths.split_off_weights(inputs, weights or [])
+    items = paths.plan(inputs, out, suffix=f".{format_.lower().removeprefix('.')}", coded=True)
+    for item in items:
+        if item.target.suffix.lower() not in FORMATS:
+            raise UserError(f"{item.target} ends in no known image format: use {', '.join(FORMATS)}")
+    options = batch.BatchOptions(weights=_weights_files(weights), device=device, force=force)
+    _process(items, options, decode=True, jobs=jobs)
 
 
-def _ladder(words: list[str]) -> tuple[Path, ...]:
-    """The weights that were named, else those that came with the package."""
+def _weights_files(words: list[str]) -> tuple[Path, ...]:
+    """The weights that were named, or those in the package."""
     from jdcsuite.files import paths
 
     if words:
-        return paths.ladder(words)
+        return paths.weights_files(words)
     from jdcsuite.artifacts.weights import shipped
 
     return (shipped().resolve(),)
 
 
+def _process(items: list[Item], options: BatchOptions, *, decode: bool, jobs: int) -> None:
+    """Process all files under a progress bar, then report failures and totals. Exit status 1 if any file failed."""
+    from jdcsuite.files import batch
+
+    batch.check(options, decode=decode)
+    outcomes = []
+    results = batch.run(items, options, decode=decode, jobs=jobs)
+    for outcome in _progress(results, "decompressing" if decode else "compressing", len(items)):
+        outcomes.append(outcome)
+        if outcome.note:
+            print(f"{outcome.item.source} -> {outcome.item.target}: {outcome.note}")
+    for outcome in outcomes:
+        if outcome.warning and not outcome.error:
+            print(f"jdc: warning: {outcome.item.source}: {outcome.warning}", file=sys.stderr)
+    errors = [_named(outcome.error, outcome.item.source) for outcome in outcomes if outcome.error]
+    _end(errors, batch.summary(outcomes, decode=decode))
+
+
 def info(
-    files: Annotated[list[Path] | None, typer.Argument(metavar="FILE...", help=".jdc files, weights or runs")] = None,
+    files: Annotated[
+        list[Path] | None, typer.Argument(metavar="FILE...", help=".jdc files, weights files or run folders")
+    ] = None,
     weights: Annotated[
-        list[Path] | None, typer.Option(help="weights or runs; without any FILE: those of jdcsuite")
+        list[Path] | None, typer.Option(help="weights files or run folders; default without FILE: those in jdcsuite")
     ] = None,
     json_: Json = False,
 ) -> None:
-    """What .jdc files say of themselves, no weights needed; or weights: their licence, their data, what they serve."""
+    """Show the properties of .jdc files (no weights needed), or the licence, data and use of weights."""
     from jdcsuite.files import description
 
     files, weights = files or [], weights or []
@@ -204,70 +180,102 @@ def info(
         weights = [shipped()]
     described, errors = [], []
     for file in [*files, *weights]:
-        of_weights = file in weights or file.suffix == ".safetensors" or file.is_dir()
+        is_weights = file in weights or file.suffix == ".safetensors" or file.is_dir()
         try:
-            described.append(description.of_weights(file) if of_weights else description.of_file(file))
+            described.append(description.of_weights(file) if is_weights else description.of_file(file))
         except UserError as error:
             errors.append(str(error))
     if json_:
         print(json.dumps(described, indent=2))
     else:
-        for about in described:
-            table = Table(title=about["file"], show_header=False, title_justify="left")
-            for name, value in about.items():
+        for properties in described:
+            table = Table(title=properties["file"], show_header=False, title_justify="left")
+            for name, value in properties.items():
                 if name != "file" and value is not None:
-                    table.add_row(name.replace("_", " "), description.shown(name, value))
+                    table.add_row(name.replace("_", " "), description.formatted(name, value))
             Console().print(table)
-    for error in errors:
-        print(f"jdc: {error}", file=sys.stderr)
-    if errors:
-        raise typer.Exit(1)
+    _end(errors)
 
 
-def noise(inputs: Pictures, json_: Json = False, jobs: Jobs = 1) -> None:
-    """How noisy pictures are, in 8-bit grey levels: in all, and by an estimate that takes the noise to be white."""
+def noise(inputs: Images, json_: Json = False, jobs: Jobs = 1) -> None:
+    """Estimate the noise level of images in 8-bit grey levels: of any noise, and assuming that it is white."""
     from jdcsuite.files import noisiness, paths
 
-    readings = list(noisiness.readings(paths.pictures(inputs), jobs=jobs))
-    measured = [one for one in readings if not one.error]
+    estimates = list(noisiness.estimates(paths.images(inputs), jobs=jobs))
+    measured = [estimate for estimate in estimates if not estimate.error]
     if json_:
-        print(json.dumps([{k: v for k, v in asdict(one).items() if k != "error"} for one in measured], indent=2))
+        print(json.dumps([{k: v for k, v in asdict(e).items() if k != "error"} for e in measured], indent=2))
     elif measured:
-        table = Table("picture", "noise", "white", "correlated", caption=f"noise: {measured[0].estimator} estimate")
-        for one in measured:
-            table.add_row(one.picture, f"{one.noise:.1f}", f"{one.white:.1f}", "yes" if one.correlated else "no")
+        table = Table("image", "noise", "white", "correlated", caption=f"noise: {measured[0].estimator} estimate")
+        for e in measured:
+            table.add_row(e.picture, f"{e.noise:.1f}", f"{e.white:.1f}", "yes" if e.correlated else "no")
         Console().print(table)
-    failed = [one for one in readings if one.error]
-    for one in failed:
-        print(f"jdc: {one.error}", file=sys.stderr)
-    if failed:
-        raise typer.Exit(1)
+    _end([estimate.error for estimate in estimates if estimate.error])
 
 
-def _work(tasks: list[Task], options: Options, *, decode: bool, jobs: int) -> None:
-    """Does the tasks under a progress bar, and says at the end what became of them. Exit code 1 if any failed."""
-    from jdcsuite.files import batch
+def predenoise(
+    inputs: Images,
+    out: Annotated[Path, typer.Option("-o", "--out", help="folder to make, with noisy/ and clean/")],
+    weights: Annotated[
+        str,
+        typer.Option(
+            metavar="RUN_OR_FILE|nlm|bm3d",
+            help="the denoiser: a run or weights file, non-local means, or BM3D; bm3d is an extra for non-commercial "
+            "use only (pip install jdcsuite\\[bm3d])",
+        ),
+    ],
+    sigma: Annotated[
+        float | None,
+        typer.Option(
+            parser=noise_level,
+            metavar="auto|NUMBER",
+            help="noise level in 8-bit grey levels, for nlm and bm3d; default: auto, estimated from each image",
+        ),
+    ] = None,
+    tile: Annotated[
+        int, typer.Option(help="tile side in pixels, without seams; 0: one tile; bm3d always uses one")
+    ] = 512,
+    jobs: Jobs = 1,
+    device: Device = "cpu",
+    force: Annotated[bool, typer.Option("--force", help="replace the pairs of an earlier predenoise in OUT")] = False,
+) -> None:
+    """Make training pairs for +experiment=jdc_ud_whole: noisy images, and what a denoiser makes of them.
 
+    scores.csv in OUT lists MS-SSIM(target, input) of each image; predenoised.json names the denoiser and the scenes it
+    was trained on, on which training then refuses to test.
+    """
+    from jdcsuite.files import predenoising
+
+    sources = predenoising.plan(inputs, out)
+    denoise, teacher = predenoising.load_teacher(weights, sigma=sigma, tile=tile, device=device)
+    predenoising.prepare(out, force=force)
+    if teacher.train_scenes is None:
+        print(
+            f"jdc: warning: {weights} does not state its training scenes: make sure that none of them is tested",
+            file=sys.stderr,
+        )
+    results = predenoising.run(sources, denoise, teacher, out, processes=jobs)
+    outcomes = list(_progress(results, "denoising", len(sources)))
+    errors = [_named(outcome.error, outcome.source.path) for outcome in outcomes if outcome.error]
+    _end(errors, predenoising.summary(outcomes, out))
+
+
+def _progress(results: Iterable[T], title: str, total: int) -> Iterator[T]:
+    """``results`` under a progress bar, if stderr is a terminal."""
     terminal = Console(stderr=True)
-    ended = track(
-        batch.run(tasks, options, decode=decode, jobs=jobs),
-        "decompressing" if decode else "compressing",
-        total=len(tasks),
-        console=terminal,
-        transient=True,
-        disable=not terminal.is_terminal,
-    )
-    results = []
-    for done in ended:
-        results.append(done)
-        if done.note:
-            print(f"{done.task.source} -> {done.task.target}: {done.note}")
-    for done in results:
-        name = str(done.task.source)
-        if done.error:
-            print(f"jdc: {done.error if name in done.error else f'{name}: {done.error}'}", file=sys.stderr)
-        elif done.warning:
-            print(f"jdc: warning: {name}: {done.warning}", file=sys.stderr)
-    print(batch.summary(results, decode=decode))
-    if any(done.error for done in results):
+    yield from track(results, title, total=total, console=terminal, transient=True, disable=not terminal.is_terminal)
+
+
+def _named(error: str, source: Path) -> str:
+    """The error with the name of its file, unless it has it already."""
+    return error if str(source) in error else f"{source}: {error}"
+
+
+def _end(errors: list[str], summary: str = "") -> None:
+    """Print errors and the summary; exit status 1 if there are errors."""
+    for error in errors:
+        print(f"jdc: {error}", file=sys.stderr)
+    if summary:
+        print(summary)
+    if errors:
         raise typer.Exit(1)

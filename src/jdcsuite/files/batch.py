@@ -1,7 +1,7 @@
-"""Tasks, a picture each -> each done or told why not: the work of `jdc compress` and `jdc decompress`, in this
-process or in several.
+"""Compress or decompress many files, in this process or in several; one failure never stops the rest.
 
-The codec's libraries take seconds to load, so the functions that code import them: a wrong path is told at once.
+The libraries of the codec take seconds to load, so they are imported by the functions that code: a wrong path is
+reported at once.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 
 from jdcsuite.coding.container import unpack
 from jdcsuite.files import pool
-from jdcsuite.files.choosing import Asked, Coding, File, choose
-from jdcsuite.files.paths import Task
+from jdcsuite.files.paths import Item
+from jdcsuite.files.rate_control import CompressionOptions, EncodedFile, ImageEncoder, choose
 from jdcsuite.types import CorruptFile, UserError
 
 if TYPE_CHECKING:
@@ -25,24 +25,23 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Options:
-    """What is the same for every picture. ``weights``: one file, or several to choose from. ``asked``: of every file
-    that is compressed."""
+class BatchOptions:
+    """Options of all files. ``weights``: one weights file, or several to choose from."""
 
     weights: tuple[Path, ...]
     device: str = "cpu"
     force: bool = False
     verify: bool = True
     keep_metadata: bool = False
-    asked: Asked = field(default_factory=Asked)
+    compression: CompressionOptions = field(default_factory=CompressionOptions)
 
 
 @dataclass(frozen=True)
-class Done:
-    """``error``: the sentence of a picture that failed. ``note``: what else is to be said of it, ``warning``: what is
-    wrong with it though it was done. ``same_machine``: its file is marked so."""
+class Outcome:
+    """Result of one file. ``read``, ``written``: bytes. ``error``: why it failed. ``note``: the chosen settings.
+    ``warning``: of a file that was written. ``same_machine``: it opens for certain on this machine only."""
 
-    task: Task
+    item: Item
     read: int = 0
     written: int = 0
     pixels: int = 0
@@ -52,168 +51,162 @@ class Done:
     warning: str = ""
 
 
-# -- what is said -----------------------------------------------------------------------------------------------
-
-
-def summary(results: list[Done], *, decode: bool) -> str:
-    """Pictures, bytes in and out, how many times smaller the coded ones are, and their bits per pixel."""
-    done = [one for one in results if not one.error]
-    read, written = sum(one.read for one in done), sum(one.written for one in done)
+def summary(outcomes: list[Outcome], *, decode: bool) -> str:
+    """One line: images, bytes read and written, compression ratio, bits per pixel, failures."""
+    succeeded = [outcome for outcome in outcomes if not outcome.error]
+    read, written = sum(outcome.read for outcome in succeeded), sum(outcome.written for outcome in succeeded)
     small, large = (read, written) if decode else (written, read)
-    pixels = sum(one.pixels for one in done)
-    parts = [f"{len(done)} picture{'s' * (len(done) != 1)}"]
-    if done:
+    pixels = sum(outcome.pixels for outcome in succeeded)
+    parts = [f"{len(succeeded)} image{'s' * (len(succeeded) != 1)}"]
+    if succeeded:
         parts += [f"{read} -> {written} bytes", f"ratio {large / small:.2f}", f"{8 * small / pixels:.3f} bpp"]
-    if bound := sum(one.same_machine for one in done):
+    if bound := sum(outcome.same_machine for outcome in succeeded):
         parts.append(f"{bound} open for certain on this machine only")
-    if len(done) < len(results):
-        parts.append(f"{len(results) - len(done)} failed")
+    if len(succeeded) < len(outcomes):
+        parts.append(f"{len(outcomes) - len(succeeded)} failed")
     return ", ".join(parts)
 
 
-def check(options: Options) -> None:
-    """UserError where not all of the weights can serve what is asked: told once, before any picture."""
-    from jdcsuite.files.compression import check_asked
+def check(options: BatchOptions, *, decode: bool) -> None:
+    """Load all weights and check the options against them, so that a mistake is reported once and before any image.
+    UserError: weights, device or options that cannot be used."""
+    from jdcsuite.files import compression
 
-    asked = options.asked
-    if asked.has_target and asked.quality is not None:
-        raise UserError("a quality and a target are asked for: leave one of them out")
-    if (asked.sigma, asked.quality, asked.strength) == (None, None, None):
-        return  # weights are loaded by those who code
-    for _, codec in _rungs(options):
-        check_asked(codec, sigma=asked.sigma, quality=asked.quality, strength=asked.strength)
-
-
-# -- doing it ---------------------------------------------------------------------------------------------------
+    wanted = options.compression
+    if wanted.has_target and wanted.quality is not None:
+        raise UserError("both a quality and a target were given: leave one of them out")
+    compression.check_tile(wanted.tile)
+    for _, codec in _codecs(options):
+        if not decode:
+            compression.check_tile(wanted.tile, codec)
+            compression.check_options(codec, sigma=wanted.sigma, quality=wanted.quality, strength=wanted.strength)
 
 
 def run(
-    tasks: list[Task],
-    options: Options,
+    items: list[Item],
+    options: BatchOptions,
     *,
     decode: bool,
     jobs: int = 1,
-    work: Callable[[Task], Done] | None = None,
-) -> Iterator[Done]:
-    """Every task, as each ends. ``jobs``: processes (`pool`). ``work``: for the tests."""
-    work = work or partial(_guarded, options=options, decode=decode)
-    yield from pool.run(tasks, work, jobs=jobs, died=lambda task: Done(task, error=pool.DIED))
+    work: Callable[[Item], Outcome] | None = None,
+) -> Iterator[Outcome]:
+    """Yield the outcome of every file as it finishes. ``jobs``: number of processes. ``work``: replaced by tests."""
+    work = work or partial(_process, options=options, decode=decode)
+    yield from pool.run(items, work, jobs=jobs, died=lambda item: Outcome(item, error=pool.DIED))
 
 
-def _guarded(task: Task, *, options: Options, decode: bool) -> Done:
-    """One picture; whatever is wrong with it alone is its error, and the others are still done."""
+def _process(item: Item, *, options: BatchOptions, decode: bool) -> Outcome:
+    """One file; every exception becomes its error."""
     try:
-        if task.target.exists() and not options.force:
-            raise UserError(f"{task.target} exists: give --force to replace it, or another place")
-        if task.target.exists() and task.target.samefile(task.source):
-            raise UserError(f"{task.target} is the input itself: give another place")
-        task.target.parent.mkdir(parents=True, exist_ok=True)
-        return (_decompress if decode else _compress)(task, options)
+        if item.target.exists() and not options.force:
+            raise UserError(f"{item.target} exists: give --force to replace it, or another place")
+        if item.target.exists() and item.target.samefile(item.source):
+            raise UserError(f"{item.target} is the input itself: give another place")
+        item.target.parent.mkdir(parents=True, exist_ok=True)
+        return (_decompress if decode else _compress)(item, options)
     except (UserError, CorruptFile) as error:
-        said = str(error)
+        message = str(error)
     except OSError as error:
-        said = f"{error.filename or task.target}: {error.strerror or error}"
+        message = f"{error.filename or item.target}: {error.strerror or error}"
     except MemoryError:
-        said = "there is not enough memory: give a smaller --tile, or fewer --jobs"
-    except RuntimeError as error:  # torch's; those of a full memory among them
-        said = f"it could not be coded ({str(error).splitlines()[0]}): a smaller --tile needs less memory"
-    except Exception as error:  # a fault of ours must not take the other pictures with it
-        said = f"unforeseen {type(error).__name__} ({error}): please report it"
-    return Done(task, error=said)
+        message = "there is not enough memory: give a smaller --tile, or fewer --jobs"
+    except RuntimeError as error:  # of torch, for want of memory among other reasons
+        message = f"it could not be coded ({str(error).splitlines()[0]}): a smaller --tile needs less memory"
+    except Exception as error:  # a bug must not stop the other files
+        message = f"unforeseen {type(error).__name__} ({error}): please report it"
+    return Outcome(item, error=message)
 
 
-def _compress(task: Task, options: Options) -> Done:
+def _compress(item: Item, options: BatchOptions) -> Outcome:
     from jdcsuite.artifacts.weights import read_about
     from jdcsuite.files import compression, noisiness
     from jdcsuite.imaging import atomic
     from jdcsuite.imaging.picture import Picture
 
-    picture, asked = Picture.read(task.source), options.asked
-    pixels = picture.pixels.shape[0] * picture.pixels.shape[1]
-    metadata = picture.metadata if options.keep_metadata else {}
-    codings = []
-    for path, codec in _rungs(options):
+    image, wanted = Picture.read(item.source), options.compression
+    pixels = image.pixels.shape[0] * image.pixels.shape[1]
+    metadata = image.metadata if options.keep_metadata else {}
+    encoders = []
+    for path, codec in _codecs(options):
         encode = partial(
-            compression.compress, picture.pixels, codec, tile=asked.tile, metadata=metadata, grey=picture.grey
+            compression.compress, image.pixels, codec, tile=wanted.tile, metadata=metadata, grey=image.grey
         )
-        decode = partial(_verified, codec=codec, pixels=picture.pixels)
-        codings.append(Coding(path, codec, picture.pixels, asked, encode, decode, metadata))
-    one = choose(codings, pixels)
-    if options.verify and not one.was_decoded:
-        one.decode(one.data)
-    atomic.write(task.target, one.data)
-    warning = noisiness.warning(picture.pixels, read_about(one.weights), one.request, sigma=asked.sigma)
-    note = _note(one, pixels, asked) if one.request or asked.has_target else ""
-    read, same_machine = task.source.stat().st_size, unpack(one.data).same_machine
-    return Done(task, read, len(one.data), pixels, note, same_machine, warning=warning)
+        measure = partial(_verified_psnr, codec=codec, pixels=image.pixels)
+        encoders.append(ImageEncoder(path, codec, image.pixels, wanted, encode, measure, metadata))
+    file = choose(encoders, pixels)
+    if options.verify and not file.was_decoded:
+        file.measure(file.data)
+    atomic.write(item.target, file.data)
+    warning = noisiness.warning(image.pixels, read_about(file.weights), file.request, sigma=wanted.sigma)
+    note = _note(file, pixels, wanted) if file.request or wanted.has_target else ""
+    read, same_machine = item.source.stat().st_size, unpack(file.data).same_machine
+    return Outcome(item, read, len(file.data), pixels, note, same_machine, warning=warning)
 
 
-def _note(one: File, pixels: int, asked: Asked) -> str:
-    said = one.described(pixels) + (" to the input, noise included" if one.was_decoded else "")
-    if one.request is None:
-        return f"{one.name}, {said}"
-    noise = f"noise {one.request.noise / 16:.1f} {'estimated' if asked.sigma is None else 'as given'}"
-    return ", ".join([noise, *(["kept"] if one.request.strength == 0 else []), said])
+def _note(file: EncodedFile, pixels: int, options: CompressionOptions) -> str:
+    result = file.describe(pixels) + (" against the input, noise included" if file.was_decoded else "")
+    if file.request is None:
+        return f"{file.codec_name}, {result}"
+    noise = f"noise {file.request.noise / 16:.1f} {'estimated' if options.sigma is None else 'as given'}"
+    return ", ".join([noise, *(["kept"] if file.request.strength == 0 else []), result])
 
 
-def _verified(data: bytes, *, codec: Codec, pixels: np.ndarray) -> float:
-    """dB between a picture and what ``data`` decodes to: from the bytes alone, its symbols checked on the way."""
+def _verified_psnr(data: bytes, *, codec: Codec, pixels: np.ndarray) -> float:
+    """PSNR in dB of the image that ``data`` decodes to. CorruptFile: it does not decode, or to other symbols."""
     from jdcsuite.files import compression
 
     try:
         decoded = compression.decompress(data, codec)
     except CorruptFile as error:
-        raise CorruptFile(f"the file did not decode when it was verified, and was not written ({error})") from error
+        raise CorruptFile(f"the file failed verification and was not written ({error})") from error
     if decoded.shape != pixels.shape or decoded.dtype != pixels.dtype:
-        raise CorruptFile("the file decoded to another size when it was verified, and was not written")
+        raise CorruptFile("the file failed verification (it decodes to another size) and was not written")
     return compression.psnr(decoded, pixels)
 
 
-def _decompress(task: Task, options: Options) -> Done:
+def _decompress(item: Item, options: BatchOptions) -> Outcome:
     from jdcsuite.files import compression
     from jdcsuite.imaging import atomic
     from jdcsuite.imaging.picture import Picture
     from jdcsuite.imaging.write import encode
 
-    data = task.source.read_bytes()
+    data = item.source.read_bytes()
     contents = unpack(data)
-    weights = _with_id(contents.model_id, options)
-    pixels = compression.decompress(data, weights, device=options.device)
-    picture = Picture(pixels, bool(contents.colour), contents.metadata)
-    image = encode(picture, task.target)
-    atomic.write(task.target, image)
-    return Done(task, len(data), len(image), contents.height * contents.width)
+    pixels = compression.decompress(data, _codec_with_id(contents.model_id, options))
+    image = encode(Picture(pixels, bool(contents.colour), contents.metadata), item.target)
+    atomic.write(item.target, image)
+    return Outcome(item, len(data), len(image), contents.height * contents.width)
 
 
-def _with_id(model_id: bytes, options: Options) -> Path:
-    """The one of the weights that wrote a file."""
+def _codec_with_id(model_id: bytes, options: BatchOptions) -> Codec:
+    """The codec that wrote a file. CorruptFile: none of the weights did."""
     from jdcsuite.artifacts.weights import SHIPPED
 
     others = []
-    for weights, codec in _rungs(options):
+    for _, codec in _codecs(options):
         if codec.model_id == model_id:
-            return weights
+            return codec
         others.append(codec.model_id.hex())
     given = f"none of the {len(others)} weights given is"
     if len(others) == 1:
-        own = options.weights[0] == SHIPPED.resolve()
-        given = f"{'those that came with jdcsuite' if own else 'the weights given'} are {others[0]}"
+        shipped = options.weights[0] == SHIPPED.resolve()
+        given = f"{'the weights in jdcsuite' if shipped else 'the weights given'} are {others[0]}"
     raise CorruptFile(f"this file was written with weights {model_id.hex()} and {given}: give those with --weights")
 
 
-def _rungs(options: Options) -> Iterator[tuple[Path, Codec]]:
-    """The codecs among the weights: a folder of runs also holds networks that code nothing."""
+def _codecs(options: BatchOptions) -> Iterator[tuple[Path, Codec]]:
+    """The codecs among the weights; other networks in a folder of runs are skipped. UserError: there is none."""
     from jdcsuite.files import compression
 
-    found = 0
-    for weights in options.weights:
+    count = 0
+    for path in options.weights:
         try:
-            codec = compression.load(weights, device=options.device)
+            codec = compression.load(path, device=options.device)
         except compression.NoCodec:
             if len(options.weights) == 1:
                 raise
             continue
-        found += 1
-        yield weights, codec
-    if not found:
-        raise UserError(f"none of the {len(options.weights)} weights given is a codec's: give a codec's run")
+        count += 1
+        yield path, codec
+    if not count:
+        raise UserError(f"none of the {len(options.weights)} weights given is a codec: give a codec's run")

@@ -1,4 +1,4 @@
-"""A `.jdc` file, or weights -> what they say of themselves: `jdc info`."""
+"""A `.jdc` file or weights -> their properties: `jdc info`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ UNKNOWN = "not stated"
 
 
 def of_file(path: Path) -> dict[str, object]:
-    """What a `.jdc` file says of itself. UserError: no such file, or not a whole one."""
+    """Properties of a `.jdc` file; no weights are needed. UserError: no such file, or a damaged one."""
     try:
         data = path.read_bytes()
         contents = unpack(data)
@@ -43,62 +43,62 @@ def of_file(path: Path) -> dict[str, object]:
 
 
 def _request(contents: Contents) -> dict[str, object]:
-    """``noise`` in grey levels. All None where the weights serve one rate and decide by themselves."""
-    asked = contents.side.request
-    if asked is None:
+    """Settings of an any-rate file, the noise in grey levels; all None for weights of one rate."""
+    request = contents.side.request
+    if request is None:
         return dict.fromkeys(("quality", "noise", "strength", "denoised"))
-    denoised = "no" if asked.strength == 0 else "yes" if asked.strength == 100 else "partly"
+    denoised = "no" if request.strength == 0 else "yes" if request.strength == 100 else "partly"
     return {
-        "quality": asked.quality / 10,
-        "noise": asked.noise / 16,
-        "strength": asked.strength / 100,
+        "quality": request.quality / 10,
+        "noise": request.noise / 16,
+        "strength": request.strength / 100,
         "denoised": denoised,
     }
 
 
 def of_weights(run_or_file: str | Path) -> dict[str, object]:
-    """What weights say of themselves, and what they can do. UserError: no weights, or damaged ones."""
+    """Metadata of weights and what they can be used for. UserError: no weights, or damaged ones."""
     from jdcsuite.artifacts import weights
     from jdcsuite.coding.codec import Codec
 
     path = weights.path_of(run_or_file)
-    about, model = weights.read_about(path), weights.load(path)
+    metadata, model = weights.read_about(path), weights.load(path)
     codec = model if isinstance(model, Codec) else None
     return {
         "file": str(path),
         "bytes": path.stat().st_size,
-        "method": about.get("method") or UNKNOWN,
-        "run": about.get("run") or UNKNOWN,
-        "licence": about.get("licence") or UNKNOWN,
-        "data": about.get("data") or about.get("train_set") or UNKNOWN,
-        "samples": about.get("samples") or UNKNOWN,
+        "method": metadata.get("method") or UNKNOWN,
+        "run": metadata.get("run") or UNKNOWN,
+        "licence": metadata.get("licence") or UNKNOWN,
+        "data": metadata.get("data") or metadata.get("train_set") or UNKNOWN,
+        "samples": metadata.get("samples") or UNKNOWN,
         "model": type(model).__name__,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "model_id": codec.model_id.hex() if codec and codec.is_ready else None,
-        "rates": _rates(codec, about),
-        "noise": _noise(codec, about),
+        "rates": _rates(codec, metadata),
+        "noise": _noise(codec, metadata),
         "same_machine": None if codec is None else not codec.exact,
     }
 
 
-def _rates(codec: object | None, about: dict) -> str:
+def _rates(codec: object | None, metadata: dict) -> str:
     if codec is None:
-        return "none: it is no codec"
+        return "none: not a codec"
     if codec.any_rate:
         return "any: quality 0 to 100"
-    return f"one: lmbda {about['lmbda']:g}" if about.get("lmbda") is not None else "one"
+    return f"one: lmbda {metadata['lmbda']:g}" if metadata.get("lmbda") is not None else "one"
 
 
-def _noise(codec: object | None, about: dict) -> str:
+def _noise(codec: object | None, metadata: dict) -> str:
     from jdcsuite.coding.conditions import MAX_SIGMA
 
     if codec is not None and codec.any_rate:
-        return f"any to sigma {MAX_SIGMA:g}, estimated from the picture"
-    return f"sigma {about['sigma']:g}" if about.get("sigma") is not None else "as in its training data"
+        return f"any up to sigma {MAX_SIGMA:g}, estimated from the image"
+    return f"sigma {metadata['sigma']:g}" if metadata.get("sigma") is not None else "as in its training data"
 
 
-def shown(name: str, value: object) -> str:
-    """A value of a description for people."""
+def formatted(name: str, value: object) -> str:
+    """The value of a property as text for a table."""
     if name == "same_machine":
         return "yes: opens for certain only on the machine that wrote it" if value else "no"
     if isinstance(value, dict):

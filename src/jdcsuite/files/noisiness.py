@@ -1,5 +1,4 @@
-"""Pictures -> how noisy they are, and whether weights were trained for that: `jdc noise`, and warnings of `jdc
-compress`."""
+"""Images -> their noise levels (`jdc noise`), and a warning where weights were trained for others (`jdc compress`)."""
 
 from __future__ import annotations
 
@@ -10,18 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
-from jdcsuite.coding.container import Request
 from jdcsuite.files import pool
-from jdcsuite.types import UserError
+from jdcsuite.types import Request, UserError
 
-FAR = 2.0  # a model of one noise level is told apart from its picture by such a factor
+FAR = 2.0  # factor between noise level and training level above which there is a warning
 
 
 @dataclass(frozen=True)
-class Reading:
-    """Standard deviations in 8-bit grey levels. ``noise``: whatever its kind, by ``estimator``: the ``network`` that
-    came with the package, or ``classical`` ("" where ``error`` says why there is none). ``white``: by wavelets, right
-    where neighbours share no noise."""
+class NoiseEstimate:
+    """Standard deviations in 8-bit grey levels. ``noise``: of noise of any kind, by ``estimator``, "network" (the
+    weights in the package) or "classical" (without them). ``white``: by wavelets, valid if the noise of neighbouring
+    pixels is uncorrelated. ``error``: why there is no estimate."""
 
     picture: str
     noise: float = 0.0
@@ -31,19 +29,19 @@ class Reading:
     error: str = ""
 
 
-def readings(pictures: list[Path], *, jobs: int = 1) -> Iterator[Reading]:
-    """Of every picture, as each is done; ``jobs``: processes."""
+def estimates(images: list[Path], *, jobs: int = 1) -> Iterator[NoiseEstimate]:
+    """Yield the estimate of every image as it is done. ``jobs``: number of processes."""
     from jdcsuite.artifacts import weights
 
     network = weights.SHIPPED if weights.SHIPPED.is_file() else None
-    yield from pool.run(pictures, partial(_reading, network=network), jobs=jobs, died=_died)
+    yield from pool.run(images, partial(_estimate, network=network), jobs=jobs, died=_died)
 
 
-def _died(path: Path) -> Reading:
-    return Reading(str(path), error=f"{path}: {pool.DIED}")
+def _died(path: Path) -> NoiseEstimate:
+    return NoiseEstimate(str(path), error=f"{path}: {pool.DIED}")
 
 
-def _reading(path: Path, *, network: Path | None) -> Reading:
+def _estimate(path: Path, *, network: Path | None) -> NoiseEstimate:
     from jdcsuite.data.estimate import noise_of
     from jdcsuite.files import compression
     from jdcsuite.imaging.picture import Picture
@@ -53,17 +51,16 @@ def _reading(path: Path, *, network: Path | None) -> Reading:
         classical = noise_of(pixels)
         noise, estimator = classical.rms, "classical"
         if network is not None:
-            codec = compression.load(network)
-            request = codec.header(pixels).side.request
+            request = compression.load(network).header(pixels).side.request
             noise, estimator = request.noise / 16, "network"
-        return Reading(str(path), noise, classical.white, classical.correlated, estimator)
+        return NoiseEstimate(str(path), noise, classical.white, classical.correlated, estimator)
     except UserError as error:
-        return Reading(str(path), error=str(error))
+        return NoiseEstimate(str(path), error=str(error))
 
 
-def warning(pixels: np.ndarray, about: dict, request: Request | None, *, sigma: float | None) -> str:
-    """Why a picture's noise is not what the weights were trained for, or "". ``about``: what the weights say of
-    themselves. ``request``: of the file, ``sigma``: what the user said."""
+def warning(pixels: np.ndarray, metadata: dict, request: Request | None, *, sigma: float | None) -> str:
+    """How the noise of an image differs from what the weights were trained for, or "". ``metadata``: of the weights.
+    ``request``: of an any-rate file. ``sigma``: noise level given by the user."""
     from jdcsuite.coding.conditions import MAX_SIGMA
     from jdcsuite.data.estimate import noise_of
 
@@ -71,15 +68,17 @@ def warning(pixels: np.ndarray, about: dict, request: Request | None, *, sigma: 
         noise = request.noise / 16
         if noise <= MAX_SIGMA:
             return ""
-        return f"its noise, about {noise:.0f} grey levels, is beyond the {MAX_SIGMA:g} that these weights learned"
-    trained = about.get("sigma")
+        return (
+            f"its noise, about {noise:.0f} grey levels, exceeds the {MAX_SIGMA:g} that these weights were trained for"
+        )
+    trained = metadata.get("sigma")
     if not isinstance(trained, int | float) or trained <= 0:
         return ""
     estimate = noise_of(pixels)
     if estimate.correlated and sigma is None:
         return (
-            f"its noise, about {estimate.rms:.1f} grey levels, is correlated between neighbours and these weights were "
-            f"trained on white noise of {trained:g}"
+            f"its noise, about {estimate.rms:.1f} grey levels, is correlated between neighbouring pixels and these "
+            f"weights were trained for white noise of {trained:g}"
         )
     noise = estimate.white if sigma is None else sigma
     if trained / FAR <= noise <= trained * FAR:

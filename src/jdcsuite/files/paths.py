@@ -1,10 +1,9 @@
-"""Words of the command line -> what is to be done with which files: files, folders and globs, told apart once."""
+"""Files, folders and glob patterns of the command line -> input and output file of each image; weights files."""
 
 from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,52 +11,55 @@ from jdcsuite.types import UserError
 
 
 @dataclass(frozen=True)
-class Task:
+class Item:
+    """One file to process: where it is read from and where its result goes."""
+
     source: Path
     target: Path
 
 
-def plan(inputs: list[str], out: str, *, ending: str, coded: bool) -> list[Task]:
-    """Where every input goes. ``coded``: the inputs are `.jdc` files. ``ending``: of outputs that are named here.
+def plan(inputs: list[str], out: str, *, suffix: str, coded: bool) -> list[Item]:
+    """The output file of every input. ``coded``: inputs are `.jdc` files. ``suffix``: of outputs named here.
 
-    One file goes to the file ``out``, or into it where it is a folder or ends in a slash; several, and a folder's, go
-    into the folder ``out`` under their own names, subfolders kept. UserError: nothing found, or two pictures
-    for one name.
+    A single file is written to the file ``out``, or into it where it is a folder or ends in a slash. Several files, and
+    those of a folder, are written into the folder ``out`` under their own names, subfolders kept. UserError: an input
+    does not exist, or two inputs have the same output.
     """
-    found: dict[Path, Path] = {}  # absolute source -> its name under a folder of outputs
+    names: dict[Path, Path] = {}  # absolute source -> its name relative to the output folder
     sources: dict[Path, Path] = {}
-    for source, name in _files(inputs, coded):
-        found.setdefault(source.absolute(), name)
+    for source, name in _expand_all(inputs, coded):
+        names.setdefault(source.absolute(), name)
         sources.setdefault(source.absolute(), source)
-    single = len(found) == 1 and len(inputs) == 1 and Path(inputs[0]).is_file()
+    single = len(names) == 1 and len(inputs) == 1 and Path(inputs[0]).is_file()
     folder = Path(out)
     if single and not folder.is_dir() and not out.endswith(os.sep):
-        tasks = [Task(sources[path], folder) for path in found]
+        items = [Item(source, folder) for source in sources.values()]
         if not folder.absolute().parent.is_dir():
             raise UserError(f"the folder of {out} does not exist: make it first")
     else:
         if folder.is_file():
-            raise UserError(f"{out} is a file and there are {len(found)} inputs: give a folder as the output")
-        tasks = [Task(sources[path], folder / name.with_suffix(ending)) for path, name in found.items()]
+            raise UserError(f"{out} is a file and there are {len(names)} inputs: give a folder as the output")
+        items = [Item(sources[path], folder / name.with_suffix(suffix)) for path, name in names.items()]
     taken: dict[Path, Path] = {}
-    for task in tasks:
-        if (other := taken.setdefault(task.target, task.source)) is not task.source:
-            raise UserError(f"{other} and {task.source} would both be written to {task.target}: do them one by one")
-    return tasks
+    for item in items:
+        if (other := taken.setdefault(item.target, item.source)) is not item.source:
+            raise UserError(
+                f"{other} and {item.source} would both be written to {item.target}: process them separately"
+            )
+    return items
 
 
-def pictures(inputs: list[str]) -> list[Path]:
-    """The pictures that files, folders and globs name, each once. UserError: nothing found."""
-    return list({source.absolute(): source for source, _ in _files(inputs, coded=False)}.values())
+def images(inputs: list[str]) -> list[Path]:
+    """The image files that files, folders and patterns name, each once. UserError: an input does not exist."""
+    return list({source.absolute(): source for source, _ in _expand_all(inputs, coded=False)}.values())
 
 
-def _files(words: list[str], coded: bool) -> Iterator[tuple[Path, Path]]:
-    for word in words:
-        yield from _expand(word, coded)
+def _expand_all(words: list[str], coded: bool) -> list[tuple[Path, Path]]:
+    return [pair for word in words for pair in _expand(word, coded)]
 
 
 def _expand(word: str, coded: bool) -> list[tuple[Path, Path]]:
-    """A word of the command line -> (file, its name under a folder of outputs)."""
+    """(file, its name relative to the output folder) of all files that a file, folder or pattern names."""
     path = Path(word)
     if path.is_dir():
         if coded:
@@ -69,41 +71,39 @@ def _expand(word: str, coded: bool) -> list[tuple[Path, Path]]:
 
             files = image_files(path)
         return [(file, file.relative_to(path)) for file in files]
-    if not path.exists() and glob.has_magic(word):
-        matches = _matches(word)
-        if not matches:
-            raise UserError(f"nothing matches {word}: check the pattern")
-        return [pair for match in matches for pair in _expand(match, coded)]
-    if not path.exists():
+    if path.exists():
+        return [(path, Path(path.name))]
+    if not glob.has_magic(word):
         raise UserError(f"{path} does not exist: check the path")
-    return [(path, Path(path.name))]
+    if not (matches := _matches(word)):
+        raise UserError(f"nothing matches {word}: check the pattern")
+    return _expand_all(matches, coded)
 
 
-def divide(words: list[str], weights: list[str]) -> tuple[list[str], list[str]]:
+def split_off_weights(words: list[str], weights: list[str]) -> tuple[list[str], list[str]]:
     """Inputs and weights as they were meant: a shell that expands ``--weights runs/r*`` leaves all matches but the
-    first among the inputs. UserError: no inputs."""
+    first among the inputs. UserError: no input is left."""
     runs = [w for w in words if w.endswith(".safetensors") or (Path(w) / "weights.safetensors").is_file()]
     inputs = [word for word in words if word not in runs]
     if not inputs:
-        raise UserError(f"there is nothing to work on beside the weights {', '.join(runs)}: name files or folders")
+        raise UserError(f"only weights were given ({', '.join(runs)}): name the files or folders to process too")
     return inputs, [*weights, *runs]
 
 
-def ladder(words: list[str]) -> tuple[Path, ...]:
-    """Weights files, run folders, folders of runs and globs of these -> weights files, each once."""
-    found: dict[Path, None] = {}
+def weights_files(words: list[str]) -> tuple[Path, ...]:
+    """The weights files that files, run folders, folders of runs and patterns name, each once. UserError: none."""
+    files: dict[Path, None] = {}
     for word in words:
-        path = Path(word)
-        matches = [path] if path.exists() else [Path(match) for match in _matches(word)]
-        files = [file for match in matches for file in _weights(match)]
-        if not files:
+        matches = [word] if Path(word).exists() else _matches(word)
+        matched = [file for match in matches for file in _weights_in(Path(match))]
+        if not matched:
             raise UserError(f"there are no weights at {word}: give a finished run's folder or a .safetensors file")
-        found |= dict.fromkeys(file.resolve() for file in files)
-    return tuple(found)
+        files |= dict.fromkeys(file.resolve() for file in matched)
+    return tuple(files)
 
 
-def _weights(path: Path) -> list[Path]:
-    """A weights file, a run's own, or those somewhere under a folder: of runs, or exported ones."""
+def _weights_in(path: Path) -> list[Path]:
+    """A weights file itself, that of a run folder, or all below another folder."""
     if path.is_file():
         return [path]
     own = path / "weights.safetensors"

@@ -1,4 +1,4 @@
-"""Tasks -> what becomes of each, in this process or in several: one that kills its process takes no other with it."""
+"""Items -> an outcome for each, computed in this process or in several; an item that kills its process fails alone."""
 
 from __future__ import annotations
 
@@ -11,46 +11,49 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
 from typing import TypeVar
 
-Task, Done = TypeVar("Task"), TypeVar("Done")
-DIED = "its process died, most often for want of memory: give a smaller --tile"
+Item, Outcome = TypeVar("Item"), TypeVar("Outcome")
+DIED = "its process died, most likely out of memory: give a smaller --tile"
 
 
-def run(tasks: list[Task], work: Callable[[Task], Done], *, jobs: int, died: Callable[[Task], Done]) -> Iterator[Done]:
-    """Every task, as each ends. ``jobs``: processes, each with its share of the cores; with several, ``work`` and tasks
-    are pickled. ``died``: what becomes of a task whose process died (`DIED` says it)."""
-    if jobs == 1 or len(tasks) == 1:
-        yield from map(work, tasks)
+def run(
+    items: list[Item], work: Callable[[Item], Outcome], *, jobs: int, died: Callable[[Item], Outcome]
+) -> Iterator[Outcome]:
+    """Yield the outcome of every item, as each finishes. ``jobs``: number of processes, which share the CPU cores; with
+    several, ``work`` and items are pickled. ``died``: outcome of an item whose process died (see `DIED`)."""
+    if jobs == 1 or len(items) == 1:
+        yield from map(work, items)
         return
-    left = deque(tasks)
-    while left:
-        lost: list[Task] = []
-        yield from _pooled(left, lost, work, min(jobs, len(left)))
-        for task in lost:  # each by itself: the one that kills its process must not take others with it
-            again: list[Task] = []
-            yield from _pooled(deque([task]), again, work, 1)
-            if again:
-                yield died(task)
+    remaining = deque(items)
+    while remaining:
+        lost: list[Item] = []
+        yield from _pooled(remaining, lost, work, min(jobs, len(remaining)))
+        for item in lost:  # one at a time, to find the one that kills its process
+            lost_again: list[Item] = []
+            yield from _pooled(deque([item]), lost_again, work, 1)
+            if lost_again:
+                yield died(item)
 
 
-def _pooled(left: deque[Task], lost: list[Task], work: Callable[[Task], Done], jobs: int) -> Iterator[Done]:
-    """Takes tasks from ``left`` until none is left or a process died; then ``lost`` are those that were begun."""
-    context = multiprocessing.get_context("spawn")  # a fork of a process with threads of torch's may hang
-    pool = ProcessPoolExecutor(jobs, context, initializer=_begin, initargs=(max(1, _cores() // jobs),))
-    waiting: dict[Future[Done], Task] = {}
+def _pooled(remaining: deque[Item], lost: list[Item], work: Callable[[Item], Outcome], jobs: int) -> Iterator[Outcome]:
+    """Process items from ``remaining`` until none is left or a process dies; ``lost`` receives the items in progress at
+    that time."""
+    context = multiprocessing.get_context("spawn")  # a fork of a process that runs torch threads may hang
+    pool = ProcessPoolExecutor(jobs, context, initializer=_initialise, initargs=(max(1, _cores() // jobs),))
+    pending: dict[Future[Outcome], Item] = {}
     try:
-        while waiting or (left and not lost):
-            while left and not lost and len(waiting) < 2 * jobs:  # few ahead: a pool that breaks loses them
+        while pending or (remaining and not lost):
+            while remaining and not lost and len(pending) < 2 * jobs:  # a broken pool loses all that are submitted
                 try:
-                    waiting[pool.submit(work, left[0])] = left[0]
-                    left.popleft()
+                    pending[pool.submit(work, remaining[0])] = remaining[0]
+                    remaining.popleft()
                 except BrokenExecutor:
-                    lost.append(left.popleft())
-            for future in wait(waiting, return_when=FIRST_COMPLETED).done:
-                task = waiting.pop(future)
+                    lost.append(remaining.popleft())
+            for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                item = pending.pop(future)
                 try:
                     yield future.result()
                 except BrokenExecutor:
-                    lost.append(task)
+                    lost.append(item)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -60,12 +63,14 @@ def _cores() -> int:
 
 
 def quieten() -> None:
-    """Libraries speak to programmers of what they will change; who compresses pictures can do nothing about it."""
+    """Hide warnings of libraries about their future versions, which users of the commands cannot act on."""
     warnings.filterwarnings("ignore", category=FutureWarning)
 
 
-def _begin(threads: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's: pictures begun are ended, no more begun
+def _initialise(threads: int) -> None:
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # on Ctrl-C the parent lets items in progress finish and starts no more
     quieten()
     import torch
 

@@ -1,7 +1,8 @@
-"""Pictures -> a folder of pairs whose clean halves a denoiser made, on whole pictures: the training data of JDC-UD.
+"""Noisy images -> a folder of pairs whose clean halves are a denoiser's output: the training data of JDC-UD.
 
-OUT/noisy/NAME.png is the input and OUT/clean/NAME.png what the teacher makes of it, both rounded to 8 bits;
-predenoised.json says which teacher and which scenes (`data/provenance`), scores.csv how much each picture was changed.
+OUT/noisy/NAME.png is the input and OUT/clean/NAME.png the denoised whole image, both rounded to 8 bits.
+predenoised.json records the denoiser (the teacher) and the scenes, see `data.provenance`; scores.csv how much each
+image was changed.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from jdcsuite.artifacts.rows import write_rows
 from jdcsuite.baselines.denoisers import TRAINING_FREE
 from jdcsuite.data import provenance
 from jdcsuite.data.layouts import scene_and_iso
-from jdcsuite.data.provenance import Predenoised
+from jdcsuite.data.provenance import Predenoised, Teacher
 from jdcsuite.files import paths, pool
 from jdcsuite.imaging import atomic
 from jdcsuite.imaging.picture import Picture
@@ -33,22 +34,17 @@ from jdcsuite.imaging.write import encode
 from jdcsuite.models.denoiser import TILE, Denoiser
 from jdcsuite.types import UserError
 
-SCORED = 1024  # pixels: MS-SSIM of a larger picture is the mean over parts of at most that side, for memory's sake
+MAX_SCORED = 1024  # pixels: larger images are scored in parts of at most this side, to limit memory
 SCORES = "scores.csv"
+Denoise = Callable[[Tensor], Tensor]  # (1, 3, h, w) in [0, 1] -> the same shape, for any size
 
 
 @dataclass(frozen=True)
-class Teacher:
-    """``denoise``: (1, 3, h, w) in [0, 1] -> the same, of any size; pickled where several processes work."""
+class LazyDenoiser:
+    """A denoiser that every process loads at its first use, so that it can be pickled with each image.
 
-    denoise: Callable[[Tensor], Tensor]
-    about: provenance.Teacher
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A teacher's `denoise` as it was asked for: small enough to go with every picture to any process, and loaded once
-    in each. ``id``: as in `provenance.Teacher`, so that what changed is loaded anew."""
+    ``word``: nlm, bm3d, a run folder or a weights file. ``id``: see `provenance.Teacher`; changed weights are reloaded.
+    """
 
     word: str
     id: str
@@ -57,184 +53,194 @@ class Asked:
     device: str
 
     def __call__(self, x: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "1 3 h w"]:
-        return _loaded(self)(x)
+        return _load(self)(x)
 
 
 @lru_cache(maxsize=1)
-def _loaded(asked: Asked) -> Callable[[Tensor], Tensor]:
-    if asked.word in TRAINING_FREE:
-        return partial(TRAINING_FREE[asked.word](sigma=asked.sigma).denoise, tile=asked.tile)
-    model = weights.load(asked.word, device=asked.device)
+def _load(lazy: LazyDenoiser) -> Denoise:
+    if lazy.word in TRAINING_FREE:
+        return partial(TRAINING_FREE[lazy.word](sigma=lazy.sigma).denoise, tile=lazy.tile)
+    model = weights.load(lazy.word, device=lazy.device)
     if not isinstance(model, Denoiser):
-        raise UserError(f"{asked.word} holds no denoiser but a {type(model).__name__}: give a run of +experiment=unet")
-    if asked.tile % model.stride:
+        raise UserError(f"{lazy.word} is a {type(model).__name__}, not a denoiser: give a run of +experiment=unet")
+    if lazy.tile % model.stride:
         raise UserError(
-            f"--tile {asked.tile} is not possible: this denoiser's are multiples of {model.stride}, or 0 for one"
+            f"--tile {lazy.tile} does not suit this denoiser: give a multiple of {model.stride}, or 0 for one tile"
         )
-    return partial(model.eval().denoise, tile=asked.tile)
+    return partial(model.eval().denoise, tile=lazy.tile)
 
 
 @dataclass(frozen=True)
-class Job:
-    """``name``: of the picture in the output's two folders."""
+class Source:
+    """An input image. ``name``: of its two files in the output's folders."""
 
-    source: Path
+    path: Path
     name: str
 
 
 @dataclass(frozen=True)
-class Done:
-    """``score``: MS-SSIM(target, input), None under 176 pixels. ``error``: the sentence of a picture that failed."""
+class PairOutcome:
+    """Result of one image. ``score``: MS-SSIM(target, input), None if a side is below 176 pixels. ``error``: why it
+    failed."""
 
-    job: Job
+    source: Source
     height: int = 0
     width: int = 0
     score: float | None = None
     error: str = ""
 
 
-def teacher(word: str, *, sigma: float | None = None, tile: int = TILE, device: str = "cpu") -> Teacher:
-    """``word``: nlm, bm3d, or a denoiser's run folder or weights file. ``sigma``: of the noise in grey levels, for the
-    first two (None: estimated from each picture). UserError for weights of anything else."""
+def load_teacher(
+    word: str, *, sigma: float | None = None, tile: int = TILE, device: str = "cpu"
+) -> tuple[LazyDenoiser, Teacher]:
+    """A denoiser and its record. ``word``: nlm, bm3d, or a denoiser's run folder or weights file. ``sigma``: noise
+    level in grey levels, for nlm and bm3d (None: estimated from each image). UserError: weights of another kind of
+    model, or options that it does not support."""
     if tile < 0:
-        raise UserError(f"--tile {tile} is not possible: give pixels, or 0 for the picture as one")
+        raise UserError(f"--tile {tile} is not possible: give pixels, or 0 for one tile")
     if word in TRAINING_FREE:
         level = "estimated" if sigma is None else f"{sigma:g}"
         package = "scikit-image" if word == "nlm" else "bm3d"
-        about = provenance.Teacher(
+        teacher = Teacher(
             name=word, id=f"{package} {environment.package_version(package)}, sigma {level}", train_scenes=[]
         )
     elif sigma is not None:
-        raise UserError(f"--sigma is for {' and '.join(TRAINING_FREE)}: a trained denoiser is not told the noise level")
+        raise UserError(
+            f"a trained denoiser takes no noise level: leave --sigma out, it is for {' and '.join(TRAINING_FREE)}"
+        )
     else:
         path = weights.path_of(word)
-        said = weights.read(path)[1]
-        about = provenance.Teacher.of_weights(said, id=str(weights.content_hash(path)), name=path.stem)
-    asked = Asked(word, about.id, sigma, tile, device)
-    _loaded(asked)  # what is wrong with it is told before anything is written
-    return Teacher(asked, about)
+        teacher = Teacher.of_weights(weights.read_about(path), id=str(weights.content_hash(path)), name=path.stem)
+    denoiser = LazyDenoiser(word, teacher.id, sigma, tile, device)
+    _load(denoiser)  # mistakes are reported before anything is written
+    return denoiser, teacher
 
 
-def plan(inputs: list[str], out: Path) -> list[Job]:
-    """Pictures, folders and globs -> what each is called in ``out``: its own name, behind its subfolders' with
-    underscores, because the loader's two folders have none. A subfolder ``noisy`` is not named, so that patterns of
-    names mean what they meant in the folder of pairs."""
+def plan(inputs: list[str], out: Path) -> list[Source]:
+    """Files, folders and patterns -> the images and their names in ``out``: the relative path with underscores, because
+    ``noisy/`` and ``clean/`` have no subfolders. A subfolder ``noisy`` is left out, so that patterns of file names
+    match as they do in the folder of pairs. UserError: ``out`` lies inside an input, or two images have one name."""
     for word in inputs:
         if out.absolute().is_relative_to(Path(word).absolute()):
             raise UserError(f"{out} lies inside the input {word}: choose a place outside")
-    tasks = paths.plan(inputs, f"{out}{os.sep}", ending=".png", coded=False)
-    parts = [[part for part in task.target.relative_to(out).parts if part != "noisy"] for task in tasks]
-    jobs = [Job(task.source, "_".join(named)) for task, named in zip(tasks, parts, strict=True)]
-    taken: dict[str, Path] = {}
-    for job in jobs:
-        if (other := taken.setdefault(job.name, job.source)) is not job.source:
-            raise UserError(f"{other} and {job.source} would both be called {job.name}: do them one by one")
-    return jobs
+    sources, taken = [], {}
+    for item in paths.plan(inputs, f"{out}{os.sep}", suffix=".png", coded=False):
+        name = "_".join(part for part in item.target.relative_to(out).parts if part != "noisy")
+        if (other := taken.setdefault(name, item.source)) is not item.source:
+            raise UserError(f"{other} and {item.source} would both be called {name}: process them separately")
+        sources.append(Source(item.source, name))
+    return sources
 
 
 def prepare(out: Path, *, force: bool) -> None:
-    """Makes ``out``'s folders. What an earlier run wrote is removed with ``force``, so that no two teachers' targets
-    mix. UserError: anything else lies there."""
+    """Make the folders of ``out``. With ``force``, the files of an earlier run are removed, so that targets of two
+    denoisers never mix. UserError: ``out`` is not empty without ``force``, or holds other files."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: give a folder as the output")
     if out.is_dir() and any(out.iterdir()):
         if not force:
-            raise UserError(f"{out} exists: give --force to make it anew, or another place")
+            raise UserError(f"{out} exists: give --force to replace its pairs, or another place")
         earlier = provenance.read(out)
         own = {out / provenance.FILE, out / SCORES}
         own |= {out / kind / name for name in (earlier.pictures if earlier else []) for kind in ("noisy", "clean")}
-        found = [path for path in sorted(out.rglob("*")) if not path.is_dir()]
-        if foreign := [path for path in found if path not in own and not path.name.endswith(".part")]:
-            raise UserError(f"{out} holds what predenoise did not write (as {foreign[0]}): choose another place")
-        for path in found:
+        files = [path for path in sorted(out.rglob("*")) if not path.is_dir()]
+        if foreign := [path for path in files if path not in own and not path.name.endswith(".part")]:
+            raise UserError(f"{out} holds files that predenoise did not write (as {foreign[0]}): choose another place")
+        for path in files:
             path.unlink()
     for kind in ("noisy", "clean"):
         (out / kind).mkdir(parents=True, exist_ok=True)
 
 
-def run(jobs: list[Job], taught_by: Teacher, out: Path, *, processes: int = 1) -> Iterator[Done]:
-    """Every picture, as it is done; a picture that fails is told and the others are still done. Records are written
-    first, so that no picture is ever without its teacher's name, and again at the end, of what is there."""
-    made = Predenoised(teacher=taught_by.about, pictures={job.name: _origin(job.source) for job in jobs})
-    _record(made, out)
-    known: dict[str, Done] = {}
-    work = partial(_guarded, taught_by=taught_by, out=out)
-    ended = pool.run(jobs, work, jobs=processes, died=lambda job: Done(job, error=pool.DIED))
+def run(
+    sources: list[Source], denoise: Denoise, teacher: Teacher, out: Path, *, processes: int = 1
+) -> Iterator[PairOutcome]:
+    """Denoise every image and yield its outcome as it finishes; one failure never stops the rest.
+
+    The record is written before the first image, so that no target is ever without its teacher, and again at the end,
+    of the pairs that exist then.
+    """
+    record = Predenoised(teacher=teacher, pictures={source.name: _origin(source.path) for source in sources})
+    _write_record(record, out)
+    outcomes: dict[str, PairOutcome] = {}
+    work = partial(_process, denoise=denoise, teacher=teacher, out=out)
+    results = pool.run(sources, work, jobs=processes, died=lambda source: PairOutcome(source, error=pool.DIED))
     try:
-        for done in ended:
-            known[done.job.name] = done
-            if done.error:
-                _remove(out, done.job.name)
-            yield done
-    finally:  # Ctrl-C, too
-        ended.close()  # pictures that other processes have begun are ended
-        there, rows = {}, []
-        for job in jobs:
-            if not all(place.exists() for place in _places(out, job.name)):
-                _remove(out, job.name)
+        for outcome in results:
+            outcomes[outcome.source.name] = outcome
+            if outcome.error:
+                _remove(out, outcome.source.name)
+            yield outcome
+    finally:  # also on Ctrl-C
+        results.close()  # images in progress in other processes are finished
+        kept, rows = {}, []
+        for source in sources:
+            if not all(path.exists() for path in _pair_paths(out, source.name)):
+                _remove(out, source.name)
                 continue
-            done = known.get(job.name) or _ended(job, out)
-            there[job.name] = made.pictures[job.name]
-            row = {"image": job.name, **there[job.name], "height": done.height, "width": done.width}
-            rows.append({**row, "ms_ssim": done.score, "teacher": taught_by.about.name})
+            outcome = outcomes.get(source.name) or _outcome_of_files(source, out)
+            kept[source.name] = record.pictures[source.name]
+            row = {"image": source.name, **kept[source.name], "height": outcome.height, "width": outcome.width}
+            rows.append({**row, "ms_ssim": outcome.score, "teacher": teacher.name})
         if rows:
             write_rows(rows, out / SCORES)
-        _record(Predenoised(teacher=made.teacher, pictures=there), out)
+        _write_record(Predenoised(teacher=teacher, pictures=kept), out)
 
 
-def _places(out: Path, name: str) -> list[Path]:
-    """Of a picture's target and input."""
+def _pair_paths(out: Path, name: str) -> list[Path]:
+    """Files of the target and of the input."""
     return [out / kind / name for kind in ("clean", "noisy")]
 
 
 def _remove(out: Path, name: str) -> None:
-    """Half a pair is none."""
-    for place in _places(out, name):
-        place.unlink(missing_ok=True)
+    """Remove whatever exists of a pair."""
+    for path in _pair_paths(out, name):
+        path.unlink(missing_ok=True)
 
 
-def _ended(job: Job, out: Path) -> Done:
-    """What another process made of a picture when nobody listened any more."""
-    clean, noisy = (Picture.read(place).pixels for place in _places(out, job.name))
-    return Done(job, *noisy.shape[:2], score=score(clean, noisy))
+def _outcome_of_files(source: Source, out: Path) -> PairOutcome:
+    """The outcome of a pair that another process finished after an interruption, from its files."""
+    clean, noisy = (Picture.read(path).pixels for path in _pair_paths(out, source.name))
+    return PairOutcome(source, *noisy.shape[:2], score=score(clean, noisy))
 
 
-def _record(made: Predenoised, out: Path) -> None:
-    atomic.write(out / provenance.FILE, made.dump(code_version=environment.code_version()))
+def _write_record(record: Predenoised, out: Path) -> None:
+    atomic.write(out / provenance.FILE, record.dump(code_version=environment.code_version()))
 
 
-def _origin(source: Path) -> dict[str, str]:
-    scene, iso = scene_and_iso(source)
-    return {"source": str(source), "scene": scene, "iso": iso}
+def _origin(path: Path) -> dict[str, str]:
+    scene, iso = scene_and_iso(path)
+    return {"source": str(path), "scene": scene, "iso": iso}
 
 
-def _guarded(job: Job, *, taught_by: Teacher, out: Path) -> Done:
+def _process(source: Source, *, denoise: Denoise, teacher: Teacher, out: Path) -> PairOutcome:
+    """One image; an exception that concerns it alone becomes its error."""
     try:
-        return _one(job, taught_by, _places(out, job.name))
+        return _make_pair(source, denoise, teacher, _pair_paths(out, source.name))
     except UserError as error:
-        return Done(job, error=str(error))
+        return PairOutcome(source, error=str(error))
     except (OSError, MemoryError, RuntimeError) as error:
-        said = "there is not enough memory" if isinstance(error, MemoryError) else str(error).splitlines()[0]
-        return Done(job, error=f"it could not be denoised ({said}): a smaller --tile needs less memory")
+        reason = "there is not enough memory" if isinstance(error, MemoryError) else str(error).splitlines()[0]
+        return PairOutcome(source, error=f"it could not be denoised ({reason}): a smaller --tile needs less memory")
 
 
-def _one(job: Job, taught_by: Teacher, places: list[Path]) -> Done:
-    pixels = Picture.read(job.source).pixels
-    # through int32: PyTorch knows few operations on 16 unsigned bits
+def _make_pair(source: Source, denoise: Denoise, teacher: Teacher, pair_paths: list[Path]) -> PairOutcome:
+    pixels = Picture.read(source.path).pixels
+    # through int32, because PyTorch has few operations on uint16
     x = torch.from_numpy(pixels.astype(np.int32)).permute(2, 0, 1)[None].float() / np.iinfo(pixels.dtype).max
-    denoised = taught_by.denoise(x)
+    denoised = denoise(x)
     if not torch.isfinite(denoised).all():
-        raise UserError(f"{taught_by.about.name} makes no picture of {job.source} but NaN: give other weights")
+        raise UserError(f"{teacher.name} turns {source.path} into NaN: give other weights")
     noisy, clean = to_bytes(x[0]), to_bytes(denoised[0])
-    for place, image in zip(places, (clean, noisy), strict=True):
-        atomic.write(place, encode(Picture(image), place))
-    return Done(job, *noisy.shape[:2], score=score(clean, noisy))
+    for path, image in zip(pair_paths, (clean, noisy), strict=True):
+        atomic.write(path, encode(Picture(image), path))
+    return PairOutcome(source, *noisy.shape[:2], score=score(clean, noisy))
 
 
 @torch.no_grad()
 def score(target: UInt8[np.ndarray, "h w 3"], noisy: UInt8[np.ndarray, "h w 3"]) -> float | None:
-    """MS-SSIM(target, input) of a picture; of one with a side over `SCORED`, the mean over equal parts, weighted by
-    their area. None under 176 pixels, where it is undefined."""
+    """MS-SSIM(target, input) of an image; with a side over `MAX_SCORED`, the mean over equal parts, weighted by area.
+    None under 176 pixels, where it is undefined."""
     if min(noisy.shape[:2]) < SMALLEST:
         return None
     total = 0.0
@@ -246,15 +252,15 @@ def score(target: UInt8[np.ndarray, "h w 3"], noisy: UInt8[np.ndarray, "h w 3"])
 
 
 def _parts(side: int) -> list[slice]:
-    edges = np.linspace(0, side, -(-side // SCORED) + 1).round().astype(int).tolist()
+    edges = np.linspace(0, side, -(-side // MAX_SCORED) + 1).round().astype(int).tolist()
     return [slice(a, b) for a, b in pairwise(edges)]
 
 
-def summary(results: list[Done], out: Path) -> str:
-    """Pictures done and failed, and how much they were changed."""
-    scores = [done.score for done in results if done.score is not None]
-    failed = sum(bool(done.error) for done in results)
-    parts = [f"{len(results) - failed} picture{'s' * (len(results) - failed != 1)} in {out}"]
+def summary(outcomes: list[PairOutcome], out: Path) -> str:
+    """One line: images done and failed, and how much they were changed."""
+    scores = [outcome.score for outcome in outcomes if outcome.score is not None]
+    failed = sum(bool(outcome.error) for outcome in outcomes)
+    parts = [f"{len(outcomes) - failed} image{'s' * (len(outcomes) - failed != 1)} in {out}"]
     if scores:
         above = sum(s > 0.8 for s in scores)
         parts.append(f"MS-SSIM(target, input) {np.mean(scores):.3f} on average, above 0.8 in {above} of {len(scores)}")

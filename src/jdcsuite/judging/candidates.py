@@ -57,8 +57,8 @@ def _parse(word: str, load: Callable[[str], Loaded]) -> list[Candidate]:
     name = word.partition("@")[0]
     if name in LADDERS:
         return [_standard(name, quality) for quality in _qualities(word, LADDERS[name])]
-    if name == SHIPPED:
-        word = word.replace(SHIPPED, str(weights.shipped()), 1)
+    if name == SHIPPED and "+" not in word:
+        return _learned(word, name, load)
     path = word if Path(word).exists() else word.rpartition("@")[0]
     if path and Path(path).exists():
         return _learned(word, path, load)

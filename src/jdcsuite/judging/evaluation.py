@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import track
 from torch.utils.data import Dataset
 
+from jdcsuite import checks
 from jdcsuite.artifacts import environment
 from jdcsuite.baselines.cascade import denoised
 from jdcsuite.data.cache import ImageCache
@@ -53,6 +54,7 @@ def evaluate(
     (clip8 or float); a folder of pairs (see `data.layouts`) with the noise that its images have.
     """
     test_sets = [test for folder in _distinct(folders) for test in _test_sets(folder, sigmas, noise_seed, protocol)]
+    checks.device(device)
     judged = candidates.parse(codecs, device=device)
     _warn_of_training_images(judged, test_sets, console)
     return [row for test_set in test_sets for row in rows_of(judged, test_set, console=console, device=device)]

@@ -1,0 +1,71 @@
+"""`jdc evaluate` and `jdc report`: results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from jdcsuite.cli.options import Device
+from jdcsuite.types import UserError
+
+
+def evaluate(
+    codecs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="CODEC...",
+            help="run folders, weights files, standard codecs (avif, or avif@30,50 for these qualities), or "
+            "DENOISER+CODEC; DENOISER is a run, a weights file, nlm or bm3d (bm3d@5.5: with this noise level)",
+        ),
+    ],
+    data: Annotated[
+        list[Path], typer.Option(help="folder of clean images, or of noisy/ and clean/ ones; may be repeated")
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="csv file to write")],
+    sigma: Annotated[
+        list[float] | None,
+        typer.Option(help="noise level to add to clean images, in grey levels; may be repeated"),
+    ] = None,
+    noise_seed: Annotated[int, typer.Option(help="seed of the added noise")] = 0,
+    protocol: Annotated[
+        str, typer.Option(help="clip8: noisy images are rounded and clipped to 8 bits; float: they are not")
+    ] = "clip8",
+    device: Device = "cpu",
+    force: Annotated[bool, typer.Option("--force", help="replace OUT if it exists")] = False,
+) -> None:
+    """Measure codecs on test images: rate, quality against the clean image, and time, one csv row per image.
+
+    Rates are those of files that are written and decoded.
+    """
+    from jdcsuite.judging import evaluation, results
+
+    if out.exists() and not force:
+        raise UserError(f"{out} exists: give another --out, or --force to replace it")
+    if not out.absolute().parent.is_dir():
+        raise UserError(f"the folder of {out} does not exist: make it first")
+    console = Console()
+    rows = evaluation.evaluate(
+        codecs, folders=data, sigmas=sigma or [], noise_seed=noise_seed, protocol=protocol, device=device,
+        console=console,
+    )  # fmt: skip
+    results.write(rows, out)
+    console.print(f"{len(rows)} rows in {out}", soft_wrap=True)
+
+
+def report(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="RESULTS...", help="run folders, study folders, or csv files of results")
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="folder to write to")],
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="CURVE", help="compare all curves with this one, named as in the table"),
+    ] = None,
+) -> None:
+    """Join results: table, results.csv, rate-distortion figure, strip of images; comparison by BD-PSNR and BD-rate."""
+    from jdcsuite.judging import report as reporting
+
+    reporting.make(paths, out, Console(), against=against)

@@ -1,0 +1,70 @@
+"""`jdc run`, `jdc export` and `jdc bench`: training, weights of runs, and the speed of this machine."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from jdcsuite.cli.options import Force
+from jdcsuite.types import UserError
+
+
+def run(context: typer.Context) -> None:
+    """Train: passes all words that follow to `python -m jdcsuite`."""
+    raise typer.Exit(subprocess.run([sys.executable, "-m", "jdcsuite", *context.args], check=False).returncode)
+
+
+def export(
+    weights: Annotated[str, typer.Argument(metavar="RUN_OR_FILE", help="a finished run or a weights file")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="the new weights file, .safetensors")],
+    licence: Annotated[str | None, typer.Option(help="terms of use; shown by jdc info")] = None,
+    data: Annotated[str | None, typer.Option(help="what they were trained on, in words; shown by jdc info")] = None,
+    force: Force = False,
+) -> None:
+    """Write weights in bfloat16, half the size. They are other weights: .jdc files of either need the same ones."""
+    from jdcsuite.artifacts import weights as artifacts
+
+    if out.suffix != ".safetensors":
+        raise UserError(f"{out} is not a name for weights: give one that ends in .safetensors")
+    if out.exists() and not force:
+        raise UserError(f"{out} exists: give another name, or --force to replace it")
+    artifacts.export(weights, out, licence=licence, data=data)
+    Console().print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
+
+
+def bench(
+    what: Annotated[str, typer.Argument(metavar="code|train", help="what to measure")] = "code",
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="OVERRIDE...", help="train: overrides of a run, as +experiment=flagship data.batch=32"),
+    ] = None,
+    width: Annotated[float, typer.Option(help="code: width of the FLLIC codec; 1 is the paper's large one")] = 1.0,
+    repeats: Annotated[int, typer.Option(min=1, help="code: timed repeats after a warm-up")] = 5,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="train: steps of a block; default: 50 on a GPU, else 5")
+    ] = None,
+    blocks: Annotated[int, typer.Option(min=1, help="train: timed blocks after a warm-up")] = 5,
+) -> None:
+    """Measure the speed of this machine (medians after a warm-up).
+
+    code: coding and the entropy coder, relative to CompressAI's. train: a training step, relative to a bare loop of
+    the same network and to a matrix product.
+    """
+    console = Console()
+    if what == "train":
+        from jdcsuite.bench import train
+
+        train.report(console, tuple(overrides or ()), steps=steps, blocks=blocks)
+        return
+    if what != "code":
+        raise UserError(f"{what} is not a benchmark: choose code or train")
+    if overrides:
+        raise UserError(f"jdc bench code takes no overrides ({' '.join(overrides)}): give them to jdc bench train")
+    from jdcsuite.bench import code
+
+    code.report(console, width=width, repeats=repeats)
