@@ -43,8 +43,8 @@ TILE = 1024  # pixels: larger tiles save little rate, in smaller ones the margin
 
 
 def coding_mode(method: M) -> M:
-    """Runs a method of a codec without gradients and in full float32. Worker threads do not inherit either setting, so
-    whatever runs in one needs this decorator."""
+    """Runs a method of a codec without gradients and in full float32. Worker threads do not inherit these settings, so
+    methods that run in them need this decorator."""
 
     @wraps(method)
     def run(self: Codec, *args: object, **kwargs: object) -> object:
@@ -150,7 +150,7 @@ class Codec(nn.Module, ABC):
     @property
     def model_id(self) -> bytes:
         """First 8 bytes of the SHA-256 of weights, tables and settings; a file names the weights that open it by it.
-        Cached while the tables stand, because hashing large weights takes longer than coding a small image."""
+        Cached until the tables change, because hashing large weights takes longer than coding a small image."""
         if self._model_id is None:
             digest = hashlib.sha256(f"{type(self).__name__} {sorted(self.constants().items())}".encode())
             for name, tensor in sorted({**self.state_dict(), **self.table_state()}.items()):

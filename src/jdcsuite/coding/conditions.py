@@ -15,6 +15,7 @@ from torch import Tensor
 from jdcsuite.entropy.quantize import compand
 from jdcsuite.types import Request
 
+QUALITY = 0  # column of the quality in a tensor of conditions
 OCTAVES = 6.0  # range of log2(1 + noise), which scales the condition to about 0 to 1
 # MSE that denoising leaves at noise sigma is about DENOISED * sigma^EXPONENT: fitted to BM3D on Kodak24 at sigma 5 to
 # 20 (40.21, 36.42, 34.24, 32.68 dB).

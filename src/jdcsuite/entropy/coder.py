@@ -122,6 +122,11 @@ def _cumulative(pmf: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(units)]).astype(np.int32)
 
 
+def channel_indexes(channels: int, size: tuple[int, int] | torch.Size) -> Tensor:
+    """Table of each symbol of a flattened (channels, *size) tensor that has one table per channel."""
+    return torch.arange(channels, dtype=torch.int32).repeat_interleave(size[0] * size[1])
+
+
 class Encoder:
     """Collects symbols in decoding order and writes them as one segment."""
 

@@ -75,18 +75,18 @@ def encode(state, symbols, indexes, shifts, cdf, length, offset, words):
             value >>= k
         row = indexes[i]
         escape = length[row] - 2
-        place = value - offset[row]
-        if place < 0 or place >= escape:
-            distance = 2 * (-place - 1) if place < 0 else 2 * (place - escape) + 1
+        entry = value - offset[row]
+        if entry < 0 or entry >= escape:
+            distance = 2 * (-entry - 1) if entry < 0 else 2 * (entry - escape) + 1
             distance += 1
             width = 0
             while (distance >> width) > 1:
                 width += 1
             count = _push_bits(state, words, count, distance & ((np.int64(1) << width) - 1), width)
             count = _push_bits(state, words, count, np.int64(width), 6)
-            place = escape
-        low = np.uint64(cdf[row, place])
-        frequency = np.uint64(cdf[row, place + 1]) - low
+            entry = escape
+        low = np.uint64(cdf[row, entry])
+        frequency = np.uint64(cdf[row, entry + 1]) - low
         x = state[0]  # `_push` inlined: a call makes encoding four times slower
         if x >= _LIMIT * frequency:
             words[count] = np.uint32(x & _MASK32)
@@ -133,11 +133,11 @@ def decode(state, at, words, indexes, shifts, cdf, length, offset, lookup, out):
     for i in range(indexes.size):
         row = indexes[i]
         cumulative = np.int64(state[0] & _MASK16)
-        place = np.int64(lookup[row, cumulative >> (PRECISION - LOOKUP)])
-        while cdf[row, place + 1] <= cumulative:
-            place += 1
-        low = np.uint64(cdf[row, place])
-        x = (np.uint64(cdf[row, place + 1]) - low) * (state[0] >> _P) + (state[0] & _MASK16) - low  # `_pull` inlined
+        entry = np.int64(lookup[row, cumulative >> (PRECISION - LOOKUP)])
+        while cdf[row, entry + 1] <= cumulative:
+            entry += 1
+        low = np.uint64(cdf[row, entry])
+        x = (np.uint64(cdf[row, entry + 1]) - low) * (state[0] >> _P) + (state[0] & _MASK16) - low  # `_pull` inlined
         if x < _L:
             if at >= words.size:
                 return -1
@@ -145,7 +145,7 @@ def decode(state, at, words, indexes, shifts, cdf, length, offset, lookup, out):
             at += 1
         state[0] = x
         escape = length[row] - 2
-        if place == escape:
+        if entry == escape:
             at, width = _pull_bits(state, words, at, 6)
             if at < 0 or width > MAX_WIDTH:
                 return -1
@@ -153,8 +153,8 @@ def decode(state, at, words, indexes, shifts, cdf, length, offset, lookup, out):
             if at < 0:
                 return -1
             distance = ((np.int64(1) << width) | rest) - 1
-            place = -(distance >> 1) - 1 if distance % 2 == 0 else escape + (distance >> 1)
-        value = place + offset[row]
+            entry = -(distance >> 1) - 1 if distance % 2 == 0 else escape + (distance >> 1)
+        value = entry + offset[row]
         if shifts.size:
             k = np.int64(shifts[i])
             at, bits = _pull_bits(state, words, at, k)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from jdcsuite import checks
 from jdcsuite.coding.transform import TransformCodec
-from jdcsuite.entropy.coder import MAX_SYMBOL, Decoder, Encoder, Tables
+from jdcsuite.entropy.coder import MAX_SYMBOL, Decoder, Encoder, Tables, channel_indexes
 from jdcsuite.entropy.exact import make_exact
 from jdcsuite.types import Output, Side
 
@@ -95,7 +95,7 @@ class DropIn(TransformCodec):
         indexes, means = self._entropy_parameters(z_symbols)
         y_symbols = torch.round(y - means).clamp(-MAX_SYMBOL, MAX_SYMBOL).int()
         z_coder, y_coder = Encoder(), Encoder()
-        z_coder.put(z_symbols.flatten(), self._z_indexes(z.shape[-2:]), self.tables["z"])
+        z_coder.put(z_symbols.flatten(), channel_indexes(z.shape[1], z.shape[-2:]), self.tables["z"])
         y_coder.put(y_symbols.flatten(), indexes, self.tables["y"])
         return [z_coder.segment(), y_coder.segment()], torch.cat([z_symbols.flatten(), y_symbols.flatten()])
 
@@ -104,7 +104,7 @@ class DropIn(TransformCodec):
     ) -> tuple[Float[Tensor, "1 m hy wy"], Int[Tensor, "n"]]:
         z_coder, y_coder = (Decoder(segment) for segment in segments)
         size, device = (height // 64, width // 64), self._medians().device
-        z = z_coder.get(self._z_indexes(size), self.tables["z"])
+        z = z_coder.get(channel_indexes(self.net.entropy_bottleneck.channels, size), self.tables["z"])
         z_coder.finish()
         indexes, means = self._entropy_parameters(z.view(1, -1, *size).to(device))
         y = y_coder.get(indexes, self.tables["y"])
@@ -120,7 +120,3 @@ class DropIn(TransformCodec):
 
     def _medians(self) -> Float[Tensor, "1 n 1 1"]:
         return self.net.entropy_bottleneck._get_medians().view(1, -1, 1, 1)
-
-    def _z_indexes(self, size: tuple[int, int] | torch.Size) -> Int[Tensor, "k"]:
-        channels = torch.arange(self.net.entropy_bottleneck.channels, dtype=torch.int32)
-        return channels.repeat_interleave(size[0] * size[1])

@@ -9,7 +9,7 @@ Wu, arXiv 2401.13616, 2024, section III-C).
 
 ``planes``: side information in the header of the file (entropy guide; quality, noise and strength), one constant
 channel each. When coding, the networks between bits and symbols (h_s, fusion, spatial prior) are computed in float64,
-exactly on every machine (`entropy.exact`). Steps and scales stay logarithms up to there, because exp2 is not exact.
+exactly on every machine (`entropy.exact`). Steps and scales stay logarithms on this path, because exp2 is not exact.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from jdcsuite.coding.transform import TransformCodec
-from jdcsuite.entropy.coder import MAX_SYMBOL, Decoder, Encoder, Tables
+from jdcsuite.entropy.coder import MAX_SYMBOL, Decoder, Encoder, Tables, channel_indexes
 from jdcsuite.entropy.priors import Gaussian, MonotoneCDF
 from jdcsuite.entropy.quantize import LowerBound, add_noise, compand, round_ste
 from jdcsuite.models.haar import SMALL, orthogonal_start
@@ -161,7 +161,7 @@ class DualPriorCodec(TransformCodec):
         z = torch.round(self.h_a(compand(y))).clamp(-MAX_SYMBOL, MAX_SYMBOL).double()
         z_symbols = z.flatten().int().cpu()
         z_coder, y_coder, symbols = Encoder(), Encoder(), [z_symbols]
-        z_coder.put(z_symbols, self._z_indexes(z.shape[-2:]), self.tables["z"])
+        z_coder.put(z_symbols, channel_indexes(z.shape[1], z.shape[-2:]), self.tables["z"])
         log2_step, log2_scales, means = self._entropy_parameters(z, self.planes(side).to(z))
         v = y / torch.exp2(log2_step)
 
@@ -181,7 +181,7 @@ class DualPriorCodec(TransformCodec):
     ) -> tuple[Float[Tensor, "1 m hy wy"], Int[Tensor, "n"]]:
         size = (height // 64, width // 64)
         z_coder, y_coder = (Decoder(segment) for segment in segments)
-        symbols = [z_coder.get(self._z_indexes(size), self.tables["z"])]
+        symbols = [z_coder.get(channel_indexes(self.prior_z.h.shape[1], size), self.tables["z"])]
         z_coder.finish()  # before the networks allocate memory for latents that may not exist
         z = symbols[0].view(1, -1, *size).to(self.log2_channel_step.device).double()
         log2_step, log2_scales, means = self._entropy_parameters(z, self.planes(side).to(z))
@@ -197,7 +197,3 @@ class DualPriorCodec(TransformCodec):
         y_hat, _, _ = self._dual_prior(log2_step, log2_scales, means, read)
         y_coder.finish()
         return (y_hat * torch.exp2(log2_step)).float(), torch.cat(symbols)
-
-    def _z_indexes(self, size: tuple[int, int] | torch.Size) -> Tensor:
-        channels = torch.arange(self.prior_z.h.shape[1], dtype=torch.int32)
-        return channels.repeat_interleave(size[0] * size[1])

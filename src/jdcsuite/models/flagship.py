@@ -25,7 +25,7 @@ from scipy.fft import dct
 from torch import Tensor, nn
 
 from jdcsuite import checks
-from jdcsuite.coding.conditions import conditions_of, default_quality, lmbda_of, request_conditions
+from jdcsuite.coding.conditions import QUALITY, conditions_of, default_quality, lmbda_of, request_conditions
 from jdcsuite.models.dual_prior import DualPriorCodec
 from jdcsuite.models.haar import COLOURS, SMALL, Band
 from jdcsuite.models.layers import Float32, add, conv1x1, conv3x3, subpixel
@@ -158,7 +158,7 @@ class Flagship(DualPriorCodec):
             return self.embed((4 * conditions - 2).to(self.embed[0].weight))
 
     def _gain(self, head: nn.Linear, conditions: Float[Tensor, "b 3"], e: Tensor) -> Float[Tensor, "b m 1 1"]:
-        log2_lmbda = torch.log2(lmbda_of(100 * conditions[:, :1])).to(e)
+        log2_lmbda = torch.log2(lmbda_of(100 * conditions[:, QUALITY, None])).to(e)
         log2_gain = head(e) + (log2_lmbda - REFERENCE) / 2
         return self.latent_gain * torch.exp2(log2_gain[:, :, None, None] - self.log2_channel_step)
 
