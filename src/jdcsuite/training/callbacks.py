@@ -1,4 +1,4 @@
-"""Trainer events -> averaged weights, checkpoints and a progress bar."""
+"""Events of the Trainer -> averaged weights, compiled training steps, checkpoints and a progress bar."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 
 
 class EMA(WeightAveraging):
-    """Exponential moving average of the parameters, decay min(.999, (1 + t) / (10 + t)) after t steps; validation,
-    the test and the exported weights use it. Parameters only: tables change their shape.
+    """Exponential moving average of the parameters, decay min(.999, (1 + t) / (10 + t)) after t steps. Validation, the
+    test and the exported weights use it. Buffers are copied, not averaged: tables change their shape.
 
-    Lightning's update walks all modules and waits for the device three times a step; here the lists are made once
-    and the steps are counted on the CPU.
+    Lightning's update visits all modules and synchronises with the device three times per step; this one prepares lists
+    of tensors once and counts steps on the CPU.
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class EMA(WeightAveraging):
         self._updates = 0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        # Callbacks are set up before the module is moved: without this, a GPU run's average stays on the CPU.
+        # Callbacks are set up before the module is moved: without this, the average of a GPU run stays on the CPU.
         self._device, self._lists = trainer.strategy.root_device, None
         super().setup(trainer, pl_module, stage)
 
@@ -34,7 +34,7 @@ class EMA(WeightAveraging):
         if trainer.global_step <= self._latest_update_step:
             return
         average = self._average_model
-        if self._lists is None:  # by now the module is on its device and a checkpoint is restored
+        if self._lists is None:  # here the module is on its device and a checkpoint is restored
             self._lists = tuple([p.detach() for p in module.parameters()] for module in (average.module, pl_module))
             self._buffers = tuple(list(module.buffers()) for module in (average.module, pl_module))
             self._updates = int(average.n_averaged)
@@ -46,14 +46,14 @@ class EMA(WeightAveraging):
         self._latest_update_step = trainer.global_step
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # A run that died after its last step has none left to do, and then Lightning never reaches on_train_end.
+        # A run that is resumed after its last step has no step left, and Lightning then skips on_train_end.
         self._copy_average_to_current(pl_module)
 
 
 class Compiled(L.Callback):
-    """The model's training steps run through `torch.compile`; validation, the test and coding stay as they are, for
-    their pictures have any size. Nothing is renamed in checkpoints, and random numbers are drawn as without it, so a
-    seed means the same noise. torch keeps what it compiled in TORCHINDUCTOR_CACHE_DIR."""
+    """Runs the model's training steps through `torch.compile`, but not validation, test and coding, where images have
+    any size. Checkpoints keep their names, and the same seed gives the same random numbers. torch caches compiled code
+    in TORCHINDUCTOR_CACHE_DIR."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         torch.compiler.set_stance("default")
@@ -66,20 +66,21 @@ class Compiled(L.Callback):
         torch.compiler.set_stance("default")
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        pl_module.model._compiled_call_impl = None  # what `Module.compile` sets; there is no call that takes it back
+        pl_module.model._compiled_call_impl = None  # set by `Module.compile`, which has no inverse
 
 
 def checkpoint(*, folder: Path, every: int) -> ModelCheckpoint:
-    """`last.ckpt` every ``every`` steps, from which a run resumes.
+    """Writes `last.ckpt` after every ``every`` steps; a run resumes from it.
 
-    differs from the papers: none is chosen by its validation loss, because the average at the end of a decayed rate
-    is what a run is for, and FLLIC-w's loss weighs the MSE anew at every step. Validation is watched, not used.
+    differs from the papers: no checkpoint is selected by its validation loss, because the result is the averaged
+    weights at the end of the learning-rate schedule, and the loss of FLLIC-w changes its weight of the MSE at every
+    step.
     """
     return ModelCheckpoint(folder, "last", every_n_train_steps=every, enable_version_counter=False)
 
 
 class Progress(RichProgressBar):
-    """Lightning's bar (done, rate, time left), left on the screen when a run ends."""
+    """Lightning's progress bar, which stays on the screen when a run ends."""
 
     def __init__(self) -> None:
         super().__init__(leave=False, refresh_rate=10)
@@ -88,8 +89,8 @@ class Progress(RichProgressBar):
     def get_metrics(
         self, trainer: L.Trainer, pl_module: L.LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        # Lightning asks at every step, and would wait for the device; new figures come at log steps only.
+        # Lightning calls this at every step; reading values would synchronise, and they change at log steps only.
         if not trainer.training or trainer.global_step % trainer.log_every_n_steps == 0:
-            figures = {name: float(value) for name, value in pl_module.shown.items()}
-            self._shown = {**figures, **super().get_metrics(trainer, pl_module)}
+            values = {name: float(value) for name, value in pl_module.shown.items()}
+            self._shown = {**values, **super().get_metrics(trainer, pl_module)}
         return self._shown
