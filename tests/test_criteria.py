@@ -1,4 +1,4 @@
-"""Criteria: every loss against numpy, what supervises against closed forms, and who may look at the clean picture."""
+"""Criteria: every loss against numpy, and which of them ignore the clean image."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def squared_error(x_hat: Tensor, target: Tensor) -> np.ndarray:
 # -- rate and distortion ---------------------------------------------------------------------------------------
 
 
-def test_rate_distortion_is_numpy_s():
+def test_rate_distortion_equals_numpy():
     it = pair()
     out = output(guess(it), [0.5, 2.0, 4.0])
     parts = RateDistortion(lmbda=300.0, supervision=Supervised())(out, it)
@@ -63,8 +63,8 @@ def test_rate_distortion_is_numpy_s():
     assert parts["loss"].requires_grad and set(parts) == {"loss", *expected}
 
 
-def test_ms_ssim_weighs_in_place_of_the_mse():
-    """Against another implementation, whose borders differ a little, and with a gradient for the picture."""
+def test_ms_ssim_replaces_the_mse():
+    """Compared with another implementation, which treats borders slightly differently."""
     from pytorch_msssim import ms_ssim
 
     generator = torch.Generator().manual_seed(3)
@@ -83,13 +83,13 @@ def test_ms_ssim_weighs_in_place_of_the_mse():
 
 
 @pytest.mark.parametrize(
-    ("side", "weight", "said"), [(175, None, "176 pixels or more"), (176, 1.0, "cannot leave out clipped samples")]
+    ("side", "weight", "message"), [(175, None, "176 pixels or more"), (176, 1.0, "cannot leave out clipped samples")]
 )
-def test_what_ms_ssim_cannot_measure_is_one_sentence(side: int, weight: float | None, said: str):
+def test_ms_ssim_refuses_small_crops_and_weights(side: int, weight: float | None, message: str):
     it = pair(1, side=side)
     it = replace(it, weight=None if weight is None else torch.full_like(it.clean, weight))
     criterion = RateDistortion(lmbda=32.0, supervision=Supervised(), distance="ms_ssim")
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         criterion(output(guess(it), [1.0]), it)
     with pytest.raises(UserError, match="distance=l1 is unknown: choose mse or ms_ssim"):
         RateDistortion(lmbda=32.0, supervision=Supervised(), distance="l1")
@@ -104,7 +104,7 @@ def test_the_error_of_an_unclamped_reconstruction_counts():
 def test_samples_of_weight_zero_do_not_count():
     it = pair()
     weight = (torch.rand(it.clean.shape, generator=torch.Generator().manual_seed(4)) > 0.3).float()
-    weight[2] = 0  # nothing of this picture is trusted
+    weight[2] = 0  # all of this image
     x_hat = guess(it)
     criterion = RateDistortion(lmbda=50.0, supervision=Supervised())
     out = output(x_hat, [1.0, 1.0, 1.0])
@@ -118,7 +118,7 @@ def test_samples_of_weight_zero_do_not_count():
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
-def test_an_impossible_lmbda_is_refused(value):
+def test_lmbda_and_rate_scale_have_to_be_positive(value):
     with pytest.raises(UserError, match="lmbda="):
         RateDistortion(lmbda=value, supervision=Supervised())
     with pytest.raises(UserError, match="lmbda="):
@@ -139,14 +139,14 @@ BLIND = {
 
 
 @pytest.mark.parametrize("name", BLIND)
-def test_a_method_of_noisy_pictures_never_reads_clean_ones(name):
+def test_methods_for_noisy_images_ignore_the_clean_ones(name):
     it = pair()
     unknown = replace(it, clean=torch.full_like(it.clean, math.nan))
     x_hat, losses = guess(it).detach(), []
-    for known in (it, unknown):
+    for data in (it, unknown):
         criterion = BLIND[name]()
         torch.manual_seed(0)
-        prepared = criterion.prepare(known)
+        prepared = criterion.prepare(data)
         losses.append(criterion(output(x_hat, [1.0, 2.0, 3.0], h_hat=[1.5, 1.5, 1.5]), prepared)["loss"].item())
     assert losses[0] == losses[1] and math.isfinite(losses[0])
 
@@ -154,7 +154,7 @@ def test_a_method_of_noisy_pictures_never_reads_clean_ones(name):
 # -- entropy-guided --------------------------------------------------------------------------------------------
 
 
-def test_guided_loss_is_numpy_s_with_each_crop_s_own_lean():
+def test_guided_loss_equals_numpy_with_the_lean_of_each_crop():
     it = pair()
     criterion = EntropyGuided(lmbda=200.0, target="codec", rate_scale=0.8, lean=0.7).train()
     prepared = criterion.prepare(it)
@@ -166,14 +166,14 @@ def test_guided_loss_is_numpy_s_with_each_crop_s_own_lean():
     error = squared_error(out.x_hat, it.noisy)
     assert parts["loss"].item() == pytest.approx((bpp + mu * error).mean(), rel=1e-5)
     assert parts["shortfall"].item() == pytest.approx(shortfall.mean(), abs=1e-5)
-    assert mu[0] > mu[1] > mu[2]  # the crop that spends too little leans towards its picture
+    assert mu[0] > mu[1] > mu[2]  # the crop that spends too little weighs its MSE more
     (by_x_hat,) = torch.autograd.grad(parts["loss"], out.x_hat)
     expected = 2 * mu[:, None, None, None] * (out.x_hat.detach() - it.noisy).numpy() / it.noisy.numel()
     np.testing.assert_allclose(by_x_hat.numpy(), expected, rtol=1e-3, atol=1e-9)
 
 
 def test_guided_priors_always_minimise_bits():
-    """Whether the rate is above its target or below, a bit costs the same."""
+    """A bit costs the same above and below the target rate."""
     it, pixels = pair(), SIDE * SIDE
     for h in (0.1, 0.8, 5.0, 50.0):
         criterion = EntropyGuided(lmbda=10.0, target="lossless")
@@ -197,7 +197,7 @@ def test_dual_ascent_raises_mu_where_too_few_bits_are_spent_and_lowers_it_where_
     assert np.sign(round(parts["mu"].item() - 100, 3)) == direction
 
 
-def test_dual_ascent_steps_are_bounded_and_stand_still_outside_training():
+def test_dual_ascent_steps_are_bounded_and_happen_in_training_only():
     it = pair()
     criterion = EntropyGuided(lmbda=100.0, target="codec", dual_rate=0.05)
     out = output(guess(it), [1.0] * 3, h_hat=[1e4] * 3)
@@ -210,7 +210,7 @@ def test_dual_ascent_steps_are_bounded_and_stand_still_outside_training():
     assert criterion.log_mu.item() == pytest.approx(math.log(100) + 0.05 * 2)
 
 
-def test_mu_is_kept_in_checkpoints_and_is_no_parameter():
+def test_mu_is_a_buffer_that_checkpoints_keep():
     criterion = EntropyGuided(lmbda=100.0, target="codec")
     assert criterion.state_dict()["log_mu"].item() == pytest.approx(math.log(100))
     assert list(criterion.parameters()) == []
@@ -218,7 +218,7 @@ def test_mu_is_kept_in_checkpoints_and_is_no_parameter():
 
 @pytest.mark.parametrize("target_bpp", [0.7, 3.0])
 def test_dual_ascent_finds_the_mu_that_meets_the_rate(target_bpp):
-    """A codec of bpp = log2(mu) / 2 - 2, as high-rate theory has it, each crop following its own leaning mu."""
+    """A codec with bpp = log2(mu) / 2 - 2, as in high-rate theory, for the mu of each crop."""
     it = pair()
     criterion = EntropyGuided(lmbda=64.0, target="codec", dual_rate=0.1).train()
     prepared, bpp = criterion.prepare(it), np.full(3, 1.0)
@@ -234,7 +234,7 @@ def test_dual_ascent_finds_the_mu_that_meets_the_rate(target_bpp):
 
 @pytest.mark.parametrize("sigma", [5.0, 10.0, 25.0, 50.0])
 def test_distortion_target_is_the_power_of_clipped_and_rounded_noise(sigma):
-    """A reconstruction that is the clean picture leaves exactly the noise, so it falls short of nothing."""
+    """A reconstruction equal to the clean image differs from the noisy one by the noise, so its shortfall is 0."""
     generator = torch.Generator().manual_seed(3)
     clean = (torch.rand(2, 3, 256, 256, generator=generator) * 255).round() / 255
     it = Pair(
@@ -243,13 +243,13 @@ def test_distortion_target_is_the_power_of_clipped_and_rounded_noise(sigma):
     criterion = EntropyGuided(lmbda=1.0, target="distortion")
     prepared = criterion.prepare(it)
     monte_carlo = ((it.noisy - clean) ** 2).mean().item()
-    assert monte_carlo < 0.98 * (sigma / 255) ** 2 or sigma < 20  # clipping is felt
+    assert monte_carlo < 0.98 * (sigma / 255) ** 2 or sigma < 20  # clipping has an effect
     assert criterion(output(clean, [1.0, 1.0]), prepared)["shortfall"].item() == pytest.approx(0, abs=0.04)
     twice = clean + (clean - it.noisy) * (math.sqrt(2) - 1)
     assert criterion(output(twice, [1.0, 1.0]), prepared)["shortfall"].item() == pytest.approx(math.log(2), abs=0.04)
 
 
-def test_distortion_target_of_an_unsaturated_picture_is_sigma_squared_and_the_rounding():
+def test_distortion_target_without_saturation_is_sigma_squared_plus_rounding():
     for sigma in (0.5, 3.0, 20.0):
         noisy = torch.full((1, 3, 8, 8), 0.5)
         it = Pair(noisy=noisy, clean=noisy, sigma=torch.tensor([sigma]))
@@ -258,8 +258,8 @@ def test_distortion_target_of_an_unsaturated_picture_is_sigma_squared_and_the_ro
         assert criterion(output(x_hat, [1.0]), criterion.prepare(it))["shortfall"].item() == pytest.approx(0, abs=1e-3)
 
 
-def test_the_lean_of_a_crop_is_a_weight_and_not_a_way_to_cheat():
-    """Its gradient stops at mu: else a crop could lower its loss by moving its own constraint."""
+def test_the_weight_of_a_crop_has_no_gradient():
+    """Otherwise a crop could lower its loss by changing its own constraint."""
     it = pair()
     criterion = EntropyGuided(lmbda=100.0, target="distortion")
     prepared = criterion.prepare(it)
@@ -270,7 +270,7 @@ def test_the_lean_of_a_crop_is_a_weight_and_not_a_way_to_cheat():
     np.testing.assert_allclose(gradient.sum((1, 2, 3)).mean().item(), 2 * mu * 0.05 / 3, rtol=1e-3)
 
 
-def test_distortion_target_asks_for_bits_where_the_error_is_above_the_noise():
+def test_distortion_target_raises_mu_where_the_error_is_above_the_noise():
     it = pair()
     for error, grows in ((0.2, True), (1e-4, False)):
         criterion = EntropyGuided(lmbda=100.0, target="distortion").train()
@@ -279,7 +279,7 @@ def test_distortion_target_asks_for_bits_where_the_error_is_above_the_noise():
         assert (parts["mu"].item() > 100) is grows
 
 
-def test_as_written_is_the_paper_s_penalty():
+def test_as_written_is_the_penalty_of_the_paper():
     it = pair()
     criterion = EntropyGuided(lmbda=30.0, target="lossless", rate_scale=0.5, as_written=True).train()
     out = output(guess(it), [1.0, 2.0, 6.0], h_hat=[6.0, 6.0, 6.0])
@@ -288,11 +288,11 @@ def test_as_written_is_the_paper_s_penalty():
     assert parts["loss"].item() == pytest.approx((np.array([2.0, 1.0, 3.0]) + 30 * error).mean(), rel=1e-5)
     assert parts["h_hat"].item() == 6 and criterion.log_mu.item() == pytest.approx(math.log(30))
     (by_p,) = torch.autograd.grad(parts["loss"], out.likelihoods["y"])
-    signs = np.sign(by_p.numpy())  # below H a less likely symbol is rewarded
+    signs = np.sign(by_p.numpy())  # below H, spending more bits lowers the loss
     assert (signs[:2] > 0).all() and (signs[2] < 0).all()
 
 
-def test_a_target_that_makes_no_sense_is_refused():
+def test_unknown_and_contradictory_targets_are_refused():
     with pytest.raises(UserError, match="target=entropy"):
         EntropyGuided(lmbda=1.0, target="entropy")
     with pytest.raises(UserError, match="as_written"):
@@ -315,12 +315,12 @@ def test_regression_on_lossless_lengths_is_smooth_l1():
     np.testing.assert_allclose(gradient.numpy(), np.array([0.5, 1, -0.1]) / 3, rtol=1e-4)
 
 
-def test_regression_without_a_length_to_learn_says_so():
+def test_regression_without_code_lengths_is_refused():
     with pytest.raises(UserError, match="lossless"):
         EntropyRegression().prepare(pair())
 
 
-def test_regression_on_a_codec_asks_what_it_spends_and_never_trains_it():
+def test_regression_on_a_codec_learns_its_rate_and_never_trains_it():
     torch.manual_seed(0)
     codec = FLLIC(widths=[8, 8, 16], num_latents=16, prior_width=4)
     it = pair(side=70)

@@ -1,4 +1,4 @@
-"""The house: who may import whom, what the tree may hold, and the notebooks."""
+"""The repository: imports between packages, pinned versions, experiments, notebooks and the wheel."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ BIN = Path(sys.executable).parent
 
 
 def tracked(pattern: str) -> list[Path]:
-    found = [p for p in ROOT.rglob(pattern) if not {".venv", "runs", ".git", "build", "dist"} & set(p.parts)]
-    return [p for p in found if p.is_file()]
+    ignored = {".venv", "runs", ".git", "build", "dist"}
+    return [p for p in ROOT.rglob(pattern) if not ignored & set(p.parts) and p.is_file()]
 
 
-def test_rooms_import_only_from_rooms_under_them() -> None:
+def test_packages_import_only_from_lower_layers() -> None:
     done = subprocess.run([BIN / "lint-imports"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
@@ -30,7 +30,7 @@ def test_every_pin_is_exact_and_names_no_address() -> None:
     assert len(lines) > 100
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!+_-]+", line) for line in lines)
     pinned = dict(line.lower().split("==") for line in lines)
-    assert pinned["lightning"] not in ("2.6.2", "2.6.3"), "these two releases stole credentials"
+    assert pinned["lightning"] not in ("2.6.2", "2.6.3"), "these two releases steal credentials"
 
 
 def test_configuration_travels_with_the_package() -> None:
@@ -58,7 +58,7 @@ def test_experiments_answer_a_question_with_a_command() -> None:
 
 @pytest.mark.slow
 def test_notebooks_run(tmp_path: Path) -> None:
-    """On the rows that the experiments keep."""
+    """With the results of an experiment."""
     import nbformat
     from nbclient import NotebookClient
 
@@ -72,7 +72,7 @@ def test_notebooks_run(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_wheel_works_in_another_folder(tmp_path: Path) -> None:
-    """Built, unpacked beside no clone, and run with its own configuration and a user's group."""
+    """Built, installed outside the clone, and run with its own configuration and a config folder of the user."""
     env = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "WANDB_MODE": "disabled"}
     subprocess.run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, ROOT], check=True)
     (wheel,) = tmp_path.glob("*.whl")
@@ -89,10 +89,10 @@ def test_wheel_works_in_another_folder(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     where = [sys.executable, "-c", "import jdcsuite; print(jdcsuite.__file__)"]
-    said = subprocess.run(where, cwd=tmp_path, env=env, capture_output=True, text=True, check=True).stdout
-    assert said.startswith(str(tmp_path)), "the wheel ran, not the clone"
+    where_imported = subprocess.run(where, cwd=tmp_path, env=env, capture_output=True, text=True, check=True).stdout
+    assert where_imported.startswith(str(tmp_path)), "the wheel is used, not the clone"
     kept = ROOT / "experiments" / "flagship" / "weights" / "flagship.safetensors"
-    if kept.is_file():  # the wheel holds them, not the link
+    if kept.is_file():  # the wheel contains the weights, not a link
         assert (tmp_path / "site" / "jdcsuite" / kept.name).read_bytes() == kept.read_bytes()
     (run,) = (tmp_path / "runs" / "w").glob("own-s10-*")
     assert (run / "results.csv").is_file()

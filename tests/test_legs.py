@@ -1,4 +1,4 @@
-"""experiments/flagship/leg.py: a leg starts from the weights of the one before, sees new samples and leaves a row."""
+"""experiments/flagship/leg.py: a leg continues the weights of the one before with new samples, and appends a row."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ def script() -> Iterator[ModuleType]:
 
 
 def words(data: Path, out: Path, minutes: float, *more: str, test: tuple[str, ...] = ("clean", "pairs")) -> list[str]:
-    """The command line of a leg that works in ``out``; 1.2 seconds are some steps."""
+    """The command line of a leg in the folder ``out``; 1.2 seconds are enough for some steps."""
     places = {"weights": "w.safetensors", "out": "w.safetensors", "legs": "legs.csv", "results": "results.csv"}
     paths = [f"--{name}={out / file}" for name, file in places.items()]
-    said = [str(minutes), "--data", str(data), "--train", "photos", "--test", *test, "--sigma", "10"]
-    return [*said, *paths, *more, "--set", *SMALL]
+    options = [str(minutes), "--data", str(data), "--train", "photos", "--test", *test, "--sigma", "10"]
+    return [*options, *paths, *more, "--set", *SMALL]
 
 
 def test_legs_follow_each_other(data: Path, tmp_path: Path, script: ModuleType) -> None:
     command = [sys.executable, LEG, *words(data, tmp_path, 0.02)]
-    for name in ("imagecodecs", "wandb"):  # a machine that only trains need not have them
+    for name in ("imagecodecs", "wandb"):  # not needed for training alone
         (tmp_path / f"{name}.py").write_text("raise ImportError('not here')\n")
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     first = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": path})
@@ -67,7 +67,7 @@ def test_legs_follow_each_other(data: Path, tmp_path: Path, script: ModuleType) 
         assert float(row["loss"]) > 0 and {"clean sigma 10", "pairs own noise"} <= row.keys()
         parameters = {n: t for n, t in tensors.items() if not n.startswith("tables.")}
         assert {t.dtype for n, t in parameters.items() if n.endswith("weight")} == {torch.bfloat16}
-    assert int(rows[1]["samples"]) == before[1]["samples"] + 2 * int(rows[1]["steps"]), "no sample comes twice"
+    assert int(rows[1]["samples"]) == before[1]["samples"] + 2 * int(rows[1]["steps"]), "no sample is used twice"
     assert after[1]["legs"] == 2 and set(after[1]["train_scenes"]) == {f"{i}.png" for i in range(4)}
     assert any(not torch.equal(before[2][name], after[2][name]) for name in before[2])
     with (tmp_path / "results.csv").open() as file:
@@ -77,14 +77,14 @@ def test_legs_follow_each_other(data: Path, tmp_path: Path, script: ModuleType) 
     weights.load(tmp_path / "w.safetensors")
 
 
-def refused(script: ModuleType, said: list[str], capsys: pytest.CaptureFixture) -> str:
+def refused(script: ModuleType, arguments: list[str], capsys: pytest.CaptureFixture) -> str:
     with pytest.raises(SystemExit) as ended:
-        script.main(said)
+        script.main(arguments)
     assert ended.value.code == 2
     return capsys.readouterr().err
 
 
-def test_a_leg_that_would_learn_a_test_picture_is_refused(data: Path, tmp_path: Path, script, capsys) -> None:
+def test_a_leg_that_would_train_on_a_test_image_is_refused(data: Path, tmp_path: Path, script, capsys) -> None:
     (data / "copies").mkdir()
     Image.open(data / "photos" / "0.png").save(data / "copies" / "renamed.png", compress_level=1)
     assert "cannot be both" in refused(script, words(data, tmp_path, 0.02, test=("copies",)), capsys)
@@ -92,13 +92,15 @@ def test_a_leg_that_would_learn_a_test_picture_is_refused(data: Path, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("minutes", "test", "said"), [(0, ("clean",), "above 0"), (0.02, ("nothing",), "holds no folder nothing")]
+    ("minutes", "test", "message"), [(0, ("clean",), "above 0"), (0.02, ("nothing",), "holds no folder nothing")]
 )
-def test_a_leg_that_cannot_be_is_refused(data: Path, tmp_path: Path, minutes, test, said, script, capsys) -> None:
-    assert said in refused(script, words(data, tmp_path, minutes, test=test), capsys)
+def test_a_leg_with_wrong_arguments_is_refused(
+    data: Path, tmp_path: Path, minutes, test, message, script, capsys
+) -> None:
+    assert message in refused(script, words(data, tmp_path, minutes, test=test), capsys)
 
 
-def test_the_rate_falls_by_the_clock_in_a_final_leg_alone(script, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_learning_rate_decreases_with_time_in_a_final_leg_only(script, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 50.0
     monkeypatch.setattr(script.time, "monotonic", lambda: now)
     flat, final = script.ByTime(100, final=False), script.ByTime(100, final=True)

@@ -1,7 +1,7 @@
-"""A training step: it waits for no device, and a batch that is not finite leaves no trace.
+"""A training step never synchronises with the device, and skips non-finite batches.
 
-What a GPU would be waited for is seen on a CPU in two ways: by the calls that read a tensor's values during a fit, and
-by a forward pass on tensors without values that say they are on CUDA, where any such call is an error.
+Two methods detect on a CPU what would synchronise on a GPU: counting the calls that read values of tensors during a
+fit, and a forward pass on fake CUDA tensors without values, where every such call is an error.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def pair(*, side: int = 64, device: str = "cpu") -> Pair:
 
 
 class Reads(TorchDispatchMode):
-    """Counts, step by step, the operators that hand a value of a tensor to Python."""
+    """Counts the operators of each step that return a value of a tensor to Python."""
 
     def __init__(self, step: Callable[[], int]) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Reads(TorchDispatchMode):
 
 
 class Copies(TorchFunctionMode):
-    """The same for the calls that copy a whole tensor, which on a CPU are no operators."""
+    """Counts the calls of each step that copy a whole tensor, which are no operators on a CPU."""
 
     def __init__(self, step: Callable[[], int]) -> None:
         super().__init__()
@@ -93,15 +93,15 @@ def test_values_are_read_at_log_steps_only(experiment: str, tmp_path: Path) -> N
     step = lambda: of._trainer.global_step if of._trainer else -1  # noqa: E731
     with Reads(step) as reads, Copies(step) as copies:
         fit(of, [pair() for _ in range(2 * LOG_EVERY + 2)], tmp_path, Progress())
-    # global_step counts finished steps: one that logs reads before and after it is counted; 0 and 1 are the fit's begin
+    # global_step counts finished steps, so a logging step reads at two of its values; 0 and 1 are the start of the fit
     at_logs = {0, 1, LOG_EVERY - 1, LOG_EVERY, 2 * LOG_EVERY - 1, 2 * LOG_EVERY, 2 * LOG_EVERY + 2}
     assert set(reads.seen) | set(copies.seen) <= at_logs, (reads.seen, copies.seen)
-    assert reads.seen[LOG_EVERY] > 0, "the instrument sees what is read for the log"
+    assert reads.seen[LOG_EVERY] > 0, "reads for the log are counted"
 
 
 @pytest.fixture
 def cuda_without_values() -> Iterator[Callable[[Task], Task]]:
-    """Tensors of shape and device alone; puts a task there as `training` does."""
+    """Fake tensors with shape and device only; moves a task there as training does."""
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     device = torch.device("cuda")
 
@@ -123,7 +123,7 @@ WORDS = {
 
 
 @pytest.mark.parametrize("experiment", list(WORDS))
-def test_no_step_on_cuda_asks_for_a_value(
+def test_a_step_on_cuda_reads_no_value(
     experiment: str, cuda_without_values: Callable[[Task], Task], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with torch._subclasses.fake_tensor.unset_fake_temporarily():
@@ -136,7 +136,7 @@ def test_no_step_on_cuda_asks_for_a_value(
     of.observe(batch)
     loss = of.criterion(of.predict(batch), batch)["loss"]
     assert loss.device.type == "cuda" and loss.requires_grad
-    # the engine that goes backward needs a real device: gradients are given
+    # autograd needs a real device, so the gradients are set
     for parameter in of.parameters():
         parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
     of.configure_gradient_clipping(optimizer)
@@ -146,28 +146,28 @@ def test_no_step_on_cuda_asks_for_a_value(
 
 
 @pytest.mark.parametrize("experiment", ["fllic", "flagship"])
-def test_no_batch_on_cuda_asks_for_a_value(
+def test_a_batch_on_cuda_reads_no_value(
     experiment: str, cuda_without_values: Callable[[Task], Task], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with torch._subclasses.fake_tensor.unset_fake_temporarily():
         module = training.construct(configuration(*TINY, experiment=experiment)["data"])
     device = torch.device("cuda")
-    # a generator is of a real device
+    # a generator needs a real device
     monkeypatch.setattr(torch, "Generator", lambda device: SimpleNamespace(manual_seed=lambda seed: None))
     module._resident = Resident.__new__(Resident)
     module._resident.pixels = torch.empty(10**5, 3, dtype=torch.uint8, device=device)
     module._resident.halves = module.augment is not None
     numbers = {name: torch.ones(2, dtype=torch.int64, device=device) for name in ("at", "width", "scale")}
     flips = torch.ones(2, 3, dtype=torch.int64, device=device)
-    made = module.pair({**numbers, "flips": flips, "draw": Draw.whole(2, seed=0, device=device)})
-    for images in (made.noisy, made.clean):
+    batch = module.pair({**numbers, "flips": flips, "draw": Draw.whole(2, seed=0, device=device)})
+    for images in (batch.noisy, batch.clean):
         assert images.device.type == "cuda" and images.shape == (2, 3, 64, 64)
         assert images.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("experiment", list(WORDS))
-def test_cuda_is_not_waited_for(experiment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_does_not_synchronise_with_cuda(experiment: str, monkeypatch: pytest.MonkeyPatch) -> None:
     device = torch.device("cuda")
     of = task(*WORDS[experiment], experiment=experiment).to(device).to(memory_format=layout(device)).train()
     optimizer = of.configure_optimizers()["optimizer"]
@@ -175,7 +175,7 @@ def test_cuda_is_not_waited_for(experiment: str, monkeypatch: pytest.MonkeyPatch
     batch = pair(side=256 if experiment.endswith("ms_ssim") else 64, device="cuda")
     with training_arithmetic(device):
         for turn in range(3):
-            torch.cuda.set_sync_debug_mode("error" if turn else "default")  # the first chooses algorithms
+            torch.cuda.set_sync_debug_mode("error" if turn else "default")  # the first step selects algorithms
             try:
                 with torch.autocast("cuda", torch.bfloat16):
                     prepared = of.criterion.prepare(batch)
@@ -194,7 +194,7 @@ def test_cuda_is_not_waited_for(experiment: str, monkeypatch: pytest.MonkeyPatch
 
 
 class Line(nn.Module):
-    """bpp = the mean of the noisy picture, weighed; parameters of two shapes."""
+    """A model with parameters of two shapes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -231,7 +231,7 @@ def state(of: Task, trainer: L.Trainer) -> list[Tensor]:
     [partial(torch.optim.Adam, lr=0.1, fused=True), partial(torch.optim.Adam, lr=0.1),
      partial(torch.optim.SGD, lr=0.1, momentum=0.9, fused=True)],
 )  # fmt: skip
-def test_a_batch_that_is_not_finite_leaves_no_trace(optimizer: partial, bad: float, tmp_path: Path) -> None:
+def test_a_batch_that_is_not_finite_changes_nothing(optimizer: partial, bad: float, tmp_path: Path) -> None:
     good = [pair() for _ in range(3)]
     broken = Pair(noisy=torch.full_like(good[0].noisy, bad), clean=good[0].clean, sigma=good[0].sigma)
     kept: list[list[Tensor]] = []
@@ -250,8 +250,8 @@ def test_a_batch_that_is_not_finite_leaves_no_trace(optimizer: partial, bad: flo
     assert int(of.skipped) == 2
 
 
-def test_moments_of_a_checkpoint_from_another_device_follow_their_weights(tmp_path: Path) -> None:
-    """Fused kernels walk memory as it lies: 4-D moments saved channels-last used to be mixed up on a CPU."""
+def test_moments_of_a_checkpoint_take_the_memory_layout_of_their_weights(tmp_path: Path) -> None:
+    """Fused kernels ignore strides: on a CPU, channels-last moments would be assigned to the wrong weights."""
     ends = []
     for kind in (torch.contiguous_format, torch.channels_last):
         L.seed_everything(0, verbose=False)
@@ -291,7 +291,7 @@ def test_training_multiplies_in_tf32_and_coding_never_does(monkeypatch: pytest.M
         with coding_arithmetic():
             with coding_arithmetic():
                 assert not cudnn.allow_tf32
-            assert not cudnn.allow_tf32, "the last one out changes it back"
+            assert not cudnn.allow_tf32, "restored by the outermost block"
         assert cudnn.allow_tf32
     assert now() == before
     seen = []
@@ -310,14 +310,14 @@ def test_training_multiplies_in_tf32_and_coding_never_does(monkeypatch: pytest.M
 def test_only_training_steps_run_compiled_and_nothing_is_renamed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The callback, with a compiler that compiles nothing but counts."""
+    """The callback, with a compiler that only counts calls."""
     graphs: list[bool] = []
 
     def count(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable:
         return lambda *args: graphs.append(torch.is_grad_enabled()) or graph(*args)
 
-    plain, asked = nn.Module.compile, []
-    monkeypatch.setattr(nn.Module, "compile", lambda self, **said: asked.append(said) or plain(self, backend=count))
+    plain, options = nn.Module.compile, []
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **given: options.append(given) or plain(self, backend=count))
     of = task(experiment="unet")
     names = list(of.state_dict())
     during: list[list[str]] = []
@@ -334,18 +334,18 @@ def test_only_training_steps_run_compiled_and_nothing_is_renamed(
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
     )  # fmt: skip
     trainer.fit(of, loader, pictures)
-    assert asked == [{"dynamic": False, "options": {"fallback_random": True}}]
-    assert graphs == [True] * 3, "three steps, and no picture of validation"
+    assert options == [{"dynamic": False, "options": {"fallback_random": True}}]
+    assert graphs == [True] * 3, "three steps, and no validation image"
     assert all(there == names for there in during) and of.model._compiled_call_impl is None
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
-    # the average takes the weights' place, and the weights another; none is called after the compiler
+    # a checkpoint holds the average under the names of the weights; the compiler renames neither
     assert not any("_orig_mod" in name for part in saved.values() if isinstance(part, dict) for name in map(str, part))
     assert set(names) <= set(saved["state_dict"])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("experiment", ["fllic", "jdc_cn", "flagship"])
-def test_a_compiled_step_is_the_eager_one(experiment: str) -> None:
+def test_a_compiled_step_equals_the_eager_one(experiment: str) -> None:
     L.seed_everything(0, verbose=False)
     of, batch = task(experiment=experiment).train(), pair()
 
@@ -361,5 +361,5 @@ def test_a_compiled_step_is_the_eager_one(experiment: str) -> None:
     of.model.compile(dynamic=False, options={"fallback_random": True})
     compiled, of_compiled = step()
     assert compiled == pytest.approx(loss, rel=1e-4) and set(gradients) == set(of_compiled)
-    for name, gradient in gradients.items():  # where one latent is rounded to the other side, few gradients change
+    for name, gradient in gradients.items():  # a latent that is rounded differently changes few gradients
         assert (of_compiled[name] - gradient).norm() <= 0.15 * gradient.norm(), name
