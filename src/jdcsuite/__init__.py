@@ -1,16 +1,15 @@
 """Joint denoising and compression of images.
 
-``jdcsuite.compress(array) -> bytes`` and ``jdcsuite.decompress(data) -> array`` code one picture;
-``jdcsuite.CorruptFile`` is what every file that is not whole ends in. They are loaded at first use, so that
-importing the package stays light.
+``jdcsuite.compress(array) -> bytes`` and ``jdcsuite.decompress(data) -> array`` code one image; a damaged file raises
+``jdcsuite.CorruptFile``. They are imported at first use, so that importing the package is fast.
 """
 
 import os
 
 __all__ = ["CorruptFile", "compress", "decompress"]
 
-# Before torch loads its OpenMP: idle threads that spin made a training step 6.8 times slower beside one other process
-# on two cores.
+# Set before torch loads OpenMP: with idle threads that spin, a training step took 6.8 times as long beside one other
+# process on two cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 

@@ -1,4 +1,4 @@
-"""The batch contract: what a datamodule gives, what a model returns, and the letters of every shape.
+"""The types that rooms exchange, from a batch of images to a row of results, and the letters of all shapes.
 
 Letters: ``b`` images of a batch, ``h w`` height and width in pixels, ``c`` channels of a latent,
 ``hy wy`` height and width of the latent y (1/16), ``hz wz`` of the hyper-latent z (1/64), ``m`` channels of y,
@@ -17,16 +17,16 @@ from torch import Tensor
 
 
 class UserError(Exception):
-    """A mistake that the user can mend; its text is one sentence that says how, printed without traceback."""
+    """A mistake of the user; its text is one sentence that says what to do, printed without a traceback."""
 
 
 class CorruptFile(Exception):
-    """The bytes are not a whole `.jdc` file, or not one that these weights wrote; the text says which."""
+    """Bytes that are not a complete `.jdc` file, or not one of the given weights; the text says which."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a codec of any rate was asked for, in the integer units of a `.jdc` file.
+    """Encoder settings of an any-rate codec, in the integer units of a `.jdc` file.
 
     ``quality``: 0 to 1000, tenths of 0 (smallest file) to 100. ``noise``: standard deviation of the noise in 1/16 of an
     8-bit grey level, 0 to 65535. ``strength``: per cent of the noise that is removed, 0 to 100.
@@ -49,7 +49,7 @@ class Request:
 class Side:
     """Side information: what the header of a file tells the decoder about the whole image.
 
-    ``h``: entropy guide in 1/256 bit per pixel, 0 = none. ``request``: of codecs of any rate; None for one rate.
+    ``h``: entropy guide in 1/256 bit per pixel, 0 = none. ``request``: of any-rate codecs; None for one rate.
     """
 
     h: int = 0
@@ -64,13 +64,12 @@ class Side:
 
 @dataclass(frozen=True)
 class Pair:
-    """A batch of noisy pictures and their clean ones.
+    """A batch of noisy images and their clean counterparts.
 
-    ``sigma``: standard deviation of the noise in 8-bit grey levels (nan where unknown).
-    ``bpp_noisy``, ``bpp_clean``: lossless code length of either picture in bits per pixel, where a method asks
-    for it. ``weight``: 0 where a sample of ``clean`` is not to be trusted (saturated pixels), else 1. ``level``: root
-    mean square of the noise in grey levels, where a criterion teaches it. ``settings``: of an
-    any-rate codec's encoder, by name (quality 0..100, strength 0..1).
+    ``sigma``: standard deviation of the noise in 8-bit grey levels (nan: unknown). The rest is None where no method
+    needs it. ``bpp_noisy``, ``bpp_clean``: lossless code lengths in bits per pixel. ``weight``: 0 for samples of
+    ``clean`` that are invalid (saturated pixels), else 1. ``level``: root mean square of the noise in grey levels, the
+    target of a noise estimate. ``settings``: encoder settings of an any-rate codec (quality 0..100, strength 0..1).
     """
 
     noisy: Float[Tensor, "b 3 h w"]
@@ -94,10 +93,10 @@ class Pair:
 
 @dataclass(frozen=True)
 class Output:
-    """What a model makes of a batch.
+    """What a model returns for a batch.
 
-    ``x_hat``: the reconstruction, unclamped. ``likelihoods``: coded tensor -> probability of each of its symbols.
-    ``h_hat``: predicted entropy of the clean picture in bits per pixel (entropy-guided codecs and their guide).
+    ``x_hat``: reconstruction, not clamped. ``likelihoods``: name of a coded tensor -> probability of each symbol.
+    ``h_hat``: predicted entropy of the clean image in bits per pixel (entropy-guided codecs and their guide).
     ``sigma_hat``: estimated standard deviation of the noise in grey levels (codecs that estimate it).
     """
 
@@ -107,7 +106,7 @@ class Output:
     sigma_hat: Float[Tensor, "b"] | None = None
 
     def bpp(self, pixels: int) -> dict[str, Float[Tensor, "b"]]:
-        """Estimated bits per pixel of each coded tensor, an image at a time (``pixels`` = height * width)."""
+        """Estimated bits per pixel of each coded tensor and image. ``pixels``: height * width."""
         return {name: -torch.log2(p.float()).flatten(1).sum(1) / pixels for name, p in self.likelihoods.items()}
 
 
@@ -198,7 +197,7 @@ class Row:
 
 @runtime_checkable
 class Compressor(Protocol):
-    """What can be judged: learned codecs and standards alike."""
+    """What can be evaluated: learned and standard codecs."""
 
     def compress(self, x: Float[Tensor, "1 3 h w"], *, sigma: float | None = None) -> bytes: ...
 

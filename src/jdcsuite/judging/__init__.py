@@ -1,0 +1,1 @@
+"""Codecs and test images -> rows of results -> curves, comparisons, tables and figures."""
