@@ -253,7 +253,7 @@ def test_weights_beyond_the_bound_are_not_exact(name, value):
 # -- whole codecs ----------------------------------------------------------------------------------------------
 
 
-class Said(nn.Module):
+class FixedOutput(nn.Module):
     """Stand-in for h_a, which only the encoder runs, in float32, and which may differ between machines."""
 
     def __init__(self, z: Tensor) -> None:
@@ -281,7 +281,7 @@ def fllic() -> tuple[FLLIC, Tensor, Tensor]:
             p.mul_(1.8)  # features of magnitude 10 and steps, scales and means of all sizes
     z = latents(24, 3, spread=2.0)
     z.view(-1)[5], z.view(-1)[77] = 2.0**28, -3e5
-    net.h_a = Said(z)
+    net.h_a = FixedOutput(z)
     return net, latents(40, 12, spread=6.0), torch.round(z).double()
 
 
@@ -293,7 +293,7 @@ def flagship() -> tuple[Flagship, Tensor, Tensor]:
             p.copy_(torch.randn_like(p) * 1.6 / max(p[0].numel(), 9) ** 0.5)
     z = latents(24, 3, spread=2.0)
     z.view(-1)[5], z.view(-1)[77] = 2.0**28, -3e5
-    net.h_a = Said(z)
+    net.h_a = FixedOutput(z)
     return net, latents(40, 12, spread=6.0), torch.round(z).double()
 
 
@@ -306,7 +306,7 @@ def drop_in(make: Callable[[], DropIn]) -> tuple[DropIn, Tensor, Tensor]:
         net.net.entropy_bottleneck.quantiles[:, 0, 1].uniform_(-0.5, 0.5)
     z = latents(16, 3, spread=3.0)
     z.view(-1)[5] = 3e5
-    net.net.h_a = Said(z)
+    net.net.h_a = FixedOutput(z)
     return net, latents(24, 12, spread=6.0), torch.round(z - net._medians()).long()
 
 

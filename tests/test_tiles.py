@@ -10,8 +10,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from fllic_examples import image, psnr, tiny
 from skimage.data import coffee
-from test_models import image, psnr, tiny
 from torch import Tensor
 
 from jdcsuite.coding.container import GREY, pack, unpack

@@ -1,0 +1,178 @@
+"""Steps and dual prior of FLLIC: gradients against finite differences, and what each half depends on."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from fllic_examples import assert_equals_forward, image, mse, ready, tiny
+from torch import Tensor
+
+from jdcsuite.entropy.quantize import compand
+from jdcsuite.models import haar
+from jdcsuite.models.fllic import FLLIC
+
+# -- steps -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stepped() -> tuple[FLLIC, Tensor]:
+    """A Haar initialisation in which all channel steps and local steps differ from 1 and from each other."""
+    net = tiny(seed=3).train()
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        net.log2_channel_step.uniform_(0, 1.2, generator=generator)
+        net.fusion[-1].module.bias[:32].uniform_(-0.5, 0.5, generator=generator)
+    return net, torch.rand(48, 3, 64, 64, generator=generator)
+
+
+@torch.no_grad()
+def relaxed_mse(net: FLLIC, x: Tensor, factor: Tensor) -> float:
+    """Expected MSE over u ~ U(-.5, .5) of a decoder that sees y + u * step, every step times ``factor`` (channels).
+
+    Written from the method's formula; of the net only its transforms and its networks are used.
+    """
+    channel = torch.exp2(net.log2_channel_step)
+    y = net.latent_gain * net.g_a(x - 0.5)
+    z = torch.round(net.h_a(compand(y / channel)))
+    plane = torch.zeros(len(x), 1, 4, 4)
+    log2_local = net.fusion(torch.cat([net.h_s(compand(z)), plane], 1))[:, :32]
+    width = channel * torch.exp2(log2_local) * factor.view(1, -1, 1, 1)
+    u = torch.rand(y.shape, generator=torch.Generator().manual_seed(5)) - 0.5
+    return sum(mse(net.g_s((y + s * u * width) / net.latent_gain) + 0.5, x).item() for s in (1, -1)) / 2
+
+
+@pytest.mark.parametrize("which", ["channel", "local"])
+def test_step_gradient_is_the_finite_difference_of_the_noise_relaxed_mse(stepped, which):
+    net, x = stepped
+    parameter = net.log2_channel_step if which == "channel" else net.fusion[-1].module.bias
+    (gradient,) = torch.autograd.grad(mse(net(x).x_hat, x), parameter)
+    gradient = gradient.flatten()[:32]
+    for direction in (torch.ones(32), torch.arange(32) % 2, torch.linspace(-1, 2, 32)):
+        e = 0.05
+        up, down = (relaxed_mse(net, x, torch.exp2(sign * e * direction)) for sign in (1, -1))
+        expected = (up - down) / (2 * e)
+        scale = relaxed_mse(net, x, torch.ones(32)) - relaxed_mse(net, x, torch.zeros(32))
+        assert (gradient * direction).sum().item() == pytest.approx(expected, rel=0.02, abs=0.01 * scale)
+        assert abs(expected) > 0.1 * scale
+
+
+def test_step_gradient_of_each_channel_equals_the_closed_form(stepped, monkeypatch):
+    """For an orthonormal transform, MSE = sum of step^2 / 12, whose gradient by the log2 of a step is ln 2 / 6
+    step^2."""
+    monkeypatch.setattr(haar, "SMALL", 0.0)
+    net, (_, x) = tiny(widths=[12, 48, 48], num_latents=48).train(), stepped
+    with torch.no_grad():
+        net.log2_channel_step.copy_(torch.linspace(0, 1.5, 48).view(1, -1, 1, 1))
+    gradient = torch.autograd.grad(mse(net(x).x_hat, x), net.log2_channel_step)[0].flatten().numpy()
+    step = 2 ** np.linspace(0, 1.5, 48) / net.latent_gain
+    expected = math.log(2) / 6 * step**2 / (3 * 16 * 16)
+    np.testing.assert_allclose(gradient, expected, rtol=0.3)  # 768 latents per channel: 3 % standard deviation each
+    assert float(gradient.sum()) == pytest.approx(float(expected.sum()), rel=0.02)
+
+
+def test_the_rate_widens_steps_and_can_lift_them_off_their_bound():
+    net, x = tiny(), image(64, 64)
+    with torch.no_grad():
+        net.log2_channel_step.fill_(-3.0)
+        net.fusion[-1].module.bias[:32] = -3.0
+    output = net(x)
+    y_bits = output.bpp(64 * 64)["y"].mean()
+    rate = torch.autograd.grad(y_bits, (net.log2_channel_step, net.fusion[-1].module.bias), retain_graph=True)
+    assert (rate[0].flatten() < 0).float().mean() > 0.9 and rate[0].sum() < 0
+    assert rate[1][:32].sum() < 0
+    # a gradient that would narrow them further is blocked
+    (distortion,) = torch.autograd.grad(mse(output.x_hat, x), net.log2_channel_step)
+    assert (distortion <= 0).all()
+
+
+def test_steps_never_fall_below_a_half():
+    net, x = tiny().eval(), image(64, 64)
+    with torch.no_grad():
+        net.log2_channel_step.fill_(-3.0)
+        net.fusion[-1].module.bias[:32] = -3.0
+        log2_step, log2_scales, _ = net._entropy_parameters(torch.zeros(1, 8, 1, 1), torch.zeros(1, 1))
+        assert (net._channel_step() == 0.5).all() and (log2_step == -1).all()
+        net.fusion[-1].module.bias[32:64] = -30.0
+        assert (net._entropy_parameters(torch.zeros(1, 8, 1, 1), torch.zeros(1, 1))[1] == -3.25).all()
+        assert log2_scales.min() > -1
+        assert torch.isfinite(net(x).x_hat).all()
+
+
+def test_fllic_u_has_steps_of_exactly_one_and_none_to_train():
+    net, x = tiny(adaptive_steps=False), image(64, 64)
+    with torch.no_grad():
+        net.log2_channel_step.fill_(2.0)
+        net.fusion[-1].module.bias[:32] = 2.0
+    log2_step, _, _ = net._entropy_parameters(torch.randn(2, 8, 1, 1).round() * 9, torch.zeros(2, 1))
+    assert torch.equal(log2_step, torch.zeros(2, 32, 4, 4))
+    with torch.no_grad():
+        assert torch.equal(net.analyse(x), 16 * net.g_a(x - 0.5))
+    trained_names = {name for name, p in net.named_parameters() if p.requires_grad}
+    assert {name for name, _ in net.named_parameters()} - trained_names == {"log2_channel_step"}
+    assert "log2_channel_step" in {n for n, p in tiny().named_parameters() if p.requires_grad}
+    with torch.no_grad():
+        assert_equals_forward(ready(net).decompress(net.compress(x)), net(x).x_hat)
+
+
+def test_wider_steps_cost_fewer_bits_and_more_distortion():
+    net, x = tiny(), image(64, 64)
+    rates, errors = [], []
+    for log2_step in (0.0, 1.0, 2.0, 3.0):
+        with torch.no_grad():
+            net.log2_channel_step.fill_(log2_step)
+            output = net.eval()(x)
+        rates.append(output.bpp(64 * 64)["y"].item())
+        errors.append(mse(output.x_hat, x).item())
+    assert rates == sorted(rates, reverse=True) and errors == sorted(errors)
+    assert errors[-1] > 1.2 * errors[0] and rates[-1] < 0.7 * rates[0]
+
+
+# -- dual prior ------------------------------------------------------------------------------------------------
+
+
+def test_the_two_halves_are_complementary_checkerboards():
+    first = FLLIC._first_half(torch.zeros(1, 6, 5, 4))[0]
+    row, column = np.indices((5, 4))
+    even = (row + column) % 2 == 0
+    for channel in range(6):
+        np.testing.assert_array_equal(first[channel].numpy(), even if channel < 3 else ~even)
+
+
+def dual_prior(net: FLLIC, v: Tensor, step: Tensor, scales: Tensor, means: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return net._dual_prior(step, scales, means, lambda means, scales, mask: torch.round(v - means) + means)
+
+
+def test_parameters_of_the_first_half_depend_on_no_latent_and_those_of_the_second_on_the_first():
+    net = tiny(start="random").eval()
+    v, means = torch.randn(2, 1, 32, 6, 8) * 5
+    step, scales = torch.rand(2, 1, 32, 6, 8) + 0.5
+    first = net._first_half(v)
+    with torch.no_grad():
+        y_hat, s, m = dual_prior(net, v, step, scales, means)
+        assert torch.equal(s[first], scales[first]) and torch.equal(m[first], means[first])
+        assert not torch.equal(s[~first], scales[~first]) and not torch.equal(m[~first], means[~first])
+        np.testing.assert_array_equal(y_hat.numpy(), (torch.round(v - m) + m).numpy())
+
+        _, s2, m2 = dual_prior(net, torch.where(first, v, v + 7.3), step, scales, means)
+        assert torch.equal(s, s2) and torch.equal(m, m2)
+
+        _, s3, m3 = dual_prior(net, torch.where(first, v + 7.0, v), step, scales, means)
+        assert torch.equal(s3[first], s[first]) and torch.equal(m3[first], m[first])
+        changed = (s3 != s) & (m3 != m)
+        assert changed[~first].float().mean() > 0.9
+
+
+def test_the_second_half_depends_on_step_scales_and_means():
+    net = tiny(start="random").eval()
+    v, means = torch.randn(2, 1, 32, 6, 8) * 5
+    step, scales = torch.rand(2, 1, 32, 6, 8) + 0.5
+    second = ~net._first_half(v)
+    changed = [(step * 1.5, scales, means), (step, scales * 1.5, means), (step, scales, means + second * 1.0)]
+    with torch.no_grad():
+        _, scales_before, _ = dual_prior(net, v, step, scales, means)
+        for parameters in changed:
+            _, after, _ = dual_prior(net, v, *parameters)
+            assert not torch.equal(after[second], scales_before[second])
