@@ -14,13 +14,18 @@ import torch
 import yaml
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
+from rich.console import Console
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
+import jdcsuite
 from jdcsuite import __main__ as entry
+from jdcsuite.artifacts import environment, weights
 from jdcsuite.artifacts import folder as run_folder
-from jdcsuite.artifacts import weights
+from jdcsuite.cli.app import app
 from jdcsuite.data import provenance
 from jdcsuite.data.photographs import Photographs
+from jdcsuite.judging import report
 from jdcsuite.study import identity, plan
 from jdcsuite.training import job as training
 from jdcsuite.types import UserError
@@ -631,6 +636,143 @@ def test_a_guide_is_that_of_its_need_wherever_the_model_starts(command: Command,
                        load_file(path)["g_a.0.weight" if "g_a.0.weight" in own else next(iter(own))])  # fmt: skip
 
 
+def test_every_noise_level_of_a_sweep_has_its_reference_codecs(command: Command, pictures: Path) -> None:
+    words = ("+experiment=fllic", "-m", "sigma=5,10", "lmbda=512", "trainer.max_steps=1", *TINY, *data(pictures))
+    status, out, err = command(*words)
+    assert status == 0, out + err
+    found = rows(command.folder / "t" / "report")
+    assert {float(row["sigma"]) for row in found if row["method"] == "noisy + jpegxl"} == {5.0, 10.0}
+
+
+def test_a_run_folder_is_the_whole_job(command: Command, pictures: Path) -> None:
+    """Everything is written before the first job starts, and a folder is trained by itself, wherever it lies."""
+    tiny = ("trainer.max_steps=1", *TINY, *data(pictures))
+    with hydra_config():
+        job = plan.draft(["+experiment=clean_entropy", f"runs={command.folder}", "name=t", *tiny])
+        plan.identify([job], plan.Parts())
+        plan.write([job])
+    entropy, codec = job.folder, job.needs["codec"].folder
+    assert sorted(command.runs()) == sorted([entropy, codec])
+    assert run_folder.read_config(entropy)["needs"] == {
+        "codec": {"run": codec.name, "key": job.needs["codec"].key, "into": "criterion.codec"}
+    }
+    moved = command.folder / "moved"
+    (command.folder / "t").rename(moved)
+    for folder in (moved / codec.name, moved / entropy.name):
+        run_folder.begin(folder, run_folder.read_config(folder))
+        training.run(folder)
+        assert run_folder.is_finished(folder, folder.name[-8:]) and len(rows(folder)) == 1
+    ids = {run_folder.read_state(moved / folder.name)["id"] for folder in (codec, entropy)}
+    assert len(ids) == 2 and all(len(id) == 12 for id in ids), "a run in W&B is this one, not any of its name"
+    begun = run_folder.read_state(moved / codec.name)["id"]
+    run_folder.begin(moved / codec.name, run_folder.read_config(moved / codec.name))
+    assert run_folder.read_state(moved / codec.name)["id"] == begun, "a resumed run goes on in W&B"
+    (moved / codec.name / "weights.safetensors").unlink()
+    run_folder.finish(moved / codec.name)
+    assert not run_folder.is_finished(moved / codec.name, codec.name[-8:]), "without weights nothing is finished"
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"\xff\x00", b'{"key": "x"}'])
+def test_a_damaged_state_is_no_state(tmp_path: Path, damage: bytes) -> None:
+    (tmp_path / "run.json").write_bytes(damage)
+    assert run_folder.read_state(tmp_path) is None and not run_folder.is_finished(tmp_path, "x")
+    run_folder.clear(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_diff_of_an_earlier_try_does_not_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = {"key": "0", "needs": {}}
+    for diff in ("- a\n+ b", ""):
+        monkeypatch.setattr(environment, "uncommitted_changes", lambda diff=diff: diff)
+        run_folder.begin(tmp_path, config)
+        assert (tmp_path / "code.diff").is_file() == bool(diff)
+
+
+@pytest.mark.parametrize("flags", [("-m", "--cfg", "job"), ("--cfg", "job", "-m"), ("--cfg", "job")])
+def test_the_configuration_is_shown_with_and_without_m(command: Command, flags: tuple[str, ...]) -> None:
+    status, out, err = command("+experiment=fllic_w", *flags, "sigma=15")
+    assert status == 0, err
+    shown = yaml.safe_load(out)
+    assert shown["method"] == "fllic_w" and shown["sigma"] == 15
+
+
+OWN_MODEL = """
+from jdcsuite.models.fllic import FLLIC
+
+class Mine(FLLIC):
+    pass
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A --config-dir with an experiment and a model of its own, and the module of that model."""
+    for group, text in {
+        "experiment/mine": "# @package _global_\ndefaults: [fllic, override /model: mine, _self_]\nmethod: mine\n",
+        "experiment/loose": "defaults: [fllic, _self_]\nmethod: loose\n",
+        "model/mine": "defaults: [fllic, _self_]\n_target_: own_models.Mine\n",
+    }.items():
+        path = tmp_path / "own" / f"{group}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    monkeypatch.syspath_prepend(tmp_path / "own")
+    monkeypatch.delenv("JDCSUITE_TRUST", raising=False)
+    (tmp_path / "own" / "own_models.py").write_text(OWN_MODEL)
+    sys.modules.pop("own_models", None)
+    return tmp_path / "own"
+
+
+def test_an_experiment_that_is_not_merged_into_the_root_is_refused(command: Command, own: Path) -> None:
+    status, _, err = command("--config-dir", str(own), "+experiment=loose", "trainer.max_steps=1", *TINY)
+    assert status == 2 and "conf/experiment/loose.yaml was not merged" in err and "# @package _global_" in err
+    assert not command.runs()
+
+
+def test_weights_of_an_own_model_are_read_where_its_module_is_trusted(
+    command: Command, pictures: Path, own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("--config-dir", str(own), "+experiment=mine", "trainer.max_steps=1", *TINY, *data(pictures))
+    status, out, err = command(*words)
+    assert status == 0, out + err
+    (run,) = command.runs("mine")
+    with pytest.raises(UserError, match=r"names own_models.Mine.*set JDCSUITE_TRUST=own_models"):
+        weights.load(run)
+    monkeypatch.setenv("JDCSUITE_TRUST", "elsewhere, own_models")
+    assert type(weights.load(run)).__name__ == "Mine"
+    weights.export(run, command.folder / "small.safetensors")
+    picture = np.asarray(Image.open(pictures / "test" / "0.png"))
+    assert jdcsuite.decompress(jdcsuite.compress(picture, run), run).shape == picture.shape
+
+
+def test_an_own_model_that_cannot_code_is_refused_before_it_is_trained(
+    command: Command, pictures: Path, own: Path
+) -> None:
+    (own / "own_models.py").write_text(OWN_MODEL.replace("pass", "def decompress(self, data): return None"))
+    words = ("--config-dir", str(own), "+experiment=mine", "trainer.max_steps=1", *TINY, *data(pictures))
+    status, _, err = command(*words)
+    assert status == 2 and "own_models.Mine: decompress(data) has to return a tensor" in err
+    assert not command.runs()
+
+
+def test_runs_of_before_are_read(tmp_path: Path, pictures: Path) -> None:
+    """A run folder whose configuration lists command words and holds no key, with weights and rows of its time."""
+    kept = Path(__file__).parents[1] / "experiments" / "synthetic_awgn"
+    run = tmp_path / "runs" / "old" / "fllic-s10-l2048-0123abcd"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text("method: fllic\nneeds: {}\nmodel: {_target_: jdcsuite.models.fllic.FLLIC}\n")
+    (run / "run.json").write_text('{"key": "0123abcd", "finished": true, "needs": {}}')
+    (run / "results.csv").write_bytes((kept / "results.csv").read_bytes())
+    (run / "weights.safetensors").symlink_to(kept / "weights" / "fllic-s10-l2048.safetensors")
+    report.make([run], tmp_path / "report", Console(quiet=True))
+    assert len(rows(tmp_path / "report")) == len(rows(run))
+    picture = np.asarray(Image.open(pictures / "test" / "0.png"))
+    assert jdcsuite.decompress(jdcsuite.compress(picture, run), run).shape == picture.shape
+    out = tmp_path / "e.csv"
+    arguments = ["evaluate", str(run), "--data", str(pictures / "test"), "--sigma", "10", "--out", str(out)]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    assert "fllic-s10-l2048" in out.read_text()
+
+
 def test_methods_share_a_ladder_when_told(command: Command, pictures: Path) -> None:
     status, out, err = command(
         "+experiment=fllic,fllic_u", "+sweep=ladder", "rungs=1", "-m", "trainer.max_steps=1", *TINY, *data(pictures)
@@ -653,7 +795,7 @@ def test_two_processes_train_as_one(command: Command, pictures: Path, monkeypatc
     assert command(*words)[0] == 0
     one = {row["image"]: row for row in rows(command.runs()[0])}
     command.folder = command.folder.with_name("two")
-    status, out, err = command(*words, "trainer.devices=2")
+    status, out, err = command(*words, "trainer.devices=2", "lmbda=8192", "-m")
     assert status == 0, out + err
     two = {row["image"]: row for row in rows(command.runs()[0])}
     assert one.keys() == two.keys() and len(two) == 2

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import warnings
+from collections import deque
 from pathlib import Path
 
 import hydra
@@ -24,6 +25,9 @@ warnings.filterwarnings("ignore", category=FutureWarning)
 warnings.filterwarnings("ignore", category=DeprecationWarning)
 resolvers.register()
 CONF = str(Path(__file__).resolve().parent / "conf")
+SWEEP = ("-m", "--multirun")
+VALUED = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
+          "--info", "-i")  # fmt: skip
 # Other frameworks' names of our keys.
 ALIASES = {
     "lambda": "lmbda", "lambda_": "lmbda", "lmd": "lmbda", "noise": "sigma", "batch_size": "data.batch",
@@ -89,16 +93,23 @@ def _no_key(key: str) -> str:
 
 
 def _arguments(words: list[str]) -> list[str]:
-    """The command line as Hydra's parser takes it: -m first, since it refuses words after it; and no -m beside --cfg,
-    which shows the configuration of one job. UserError for several methods without a ladder."""
+    """The command line as Hydra's parser takes it: options before overrides, and no -m beside --cfg and --info, which
+    show one job. UserError for several methods without a ladder."""
     methods = [word for word in words if word.startswith("+experiment=") and "," in word]
     if methods and not any(word.startswith("+sweep=") for word in words):
         raise UserError(f"{methods[0]} names several methods, which share no ladder: add +sweep=ladder")
-    flags = [word for word in words if word in ("-m", "--multirun")]
-    others = [word for word in words if word not in flags]
-    if any(word in ("--cfg", "-c", "--info", "-i") or word.startswith(("--cfg=", "--info=")) for word in words):
-        return others
-    return flags[:1] + others
+    options, overrides, left = [], [], deque(words)
+    while left:
+        word = left.popleft()
+        if not word.startswith("-"):
+            overrides.append(word)
+            continue
+        options.append(word)
+        if word in VALUED and left:
+            options.append(left.popleft())
+    if any(word.partition("=")[0] in ("--cfg", "-c", "--info", "-i") for word in options):
+        options = [word for word in options if word not in SWEEP]
+    return [*options, *overrides]
 
 
 def main() -> None:
