@@ -1,4 +1,4 @@
-"""The cache of decoded pictures gives back what was read, whoever builds it and whatever befell it."""
+"""The image cache returns the pixels that were read, also after damage and with several processes."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from jdcsuite.types import UserError
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    made = tmp_path / "photos"
-    (made / "sub").mkdir(parents=True)
+    folder = tmp_path / "photos"
+    (folder / "sub").mkdir(parents=True)
     for i, (name, size) in enumerate({"a.png": (40, 50), "b.png": (33, 21), "sub/c.bmp": (64, 32)}.items()):
-        Image.fromarray(noise(*size, 3, seed=i)).save(made / name)
-    return made
+        Image.fromarray(noise(*size, 3, seed=i)).save(folder / name)
+    return folder
 
 
 def no_decoding(monkeypatch) -> None:
     monkeypatch.setattr(store, "read", lambda path: pytest.fail(f"{path} was decoded again"))
 
 
-def test_cache_gives_what_read_gives(folder, tmp_path, monkeypatch):
+def test_cached_pixels_are_those_of_read(folder, tmp_path, monkeypatch):
     paths = image_files(folder)
     cache = ImageCache.build(paths, cache_dir=tmp_path / "cache")
     assert cache.names == ["a.png", "b.png", "sub/c.bmp"] and len(cache) == 3
@@ -45,7 +45,7 @@ def test_cache_gives_what_read_gives(folder, tmp_path, monkeypatch):
     np.testing.assert_array_equal(cache[-1], cache[2])
     crop = cache.crop(2, 30, 5, 20)
     np.testing.assert_array_equal(crop, read(paths[2])[30:50, 5:25])
-    crop[:] = 0  # a copy: the cache is not written to
+    crop[:] = 0  # a copy: does not change the cache
     assert cache.crop(2, 30, 5, 20).any()
     np.testing.assert_array_equal(cache.crop(2, 32, 0, 32), cache[2][32:])
     for i, top, left, size in [(0, 1, 0, 40), (0, -1, 0, 8), (0, 0, 43, 8), (3, 0, 0, 1)]:
@@ -71,11 +71,11 @@ def test_cache_of_arrays(tmp_path, monkeypatch):
     np.testing.assert_array_equal(other[1], 255 - pairs[1][1])
 
 
-def test_cache_follows_changes_and_moves(folder, tmp_path):
+def test_cache_is_rebuilt_for_changed_files_and_reused_for_moved_ones(folder, tmp_path):
     first = ImageCache.build(image_files(folder), cache_dir=tmp_path / "cache")
     shutil.copytree(folder, tmp_path / "moved")  # keeps times
     assert ImageCache.build(image_files(tmp_path / "moved"), cache_dir=tmp_path / "cache").path == first.path
-    # same name, size and time, other pixels, as from an archive of raw pictures
+    # same name, size and time but other pixels, as in an archive of uncompressed images
     before = (folder / "sub/c.bmp").stat()
     Image.fromarray(255 - first[2]).save(folder / "sub/c.bmp")
     os.utime(folder / "sub/c.bmp", ns=(before.st_atime_ns, before.st_mtime_ns))
@@ -153,7 +153,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(folder, tmp_path, monkey
     assert len(ImageCache.build(image_files(folder), cache_dir=tmp_path / "cache")) == 3
 
 
-def test_cache_refuses_what_read_refuses(folder, tmp_path):
+def test_build_refuses_what_read_refuses(folder, tmp_path):
     with pytest.raises(UserError, match="no pictures"):
         ImageCache.build([], cache_dir=tmp_path)
     with pytest.raises(UserError, match=r"absent\.png"):
@@ -184,12 +184,12 @@ def test_require_names_the_small_pictures(folder, tmp_path):
         many.require(8)
 
 
-def test_progress_appears_only_when_it_takes_long(folder, capsys):
+def test_progress_bar_appears_after_its_delay(folder, capsys):
     list(store._decoded(image_files(folder)))
     assert capsys.readouterr().err == ""
     list(store._decoded(image_files(folder), patience=0.0))
-    shown = capsys.readouterr().err
-    assert "decoding pictures" in shown and "3/3" in shown and "/s" in shown
+    err = capsys.readouterr().err
+    assert "decoding pictures" in err and "3/3" in err and "/s" in err
 
 
 def test_look_ahead_is_bounded():

@@ -1,4 +1,4 @@
-"""The one datamodule: which samples a run sees, on how many ranks, from which folders."""
+"""Photographs: which samples a run sees, on any number of ranks, from which folders."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from jdcsuite.imaging.lossless import Lossless
 from jdcsuite.imaging.pixels import to_bytes
 from jdcsuite.types import Pair, UserError
 
-# (transpose, upside down, mirror) -> what it makes of rows x columns x colours
+# (transpose, upside down, mirror) -> its effect on (rows, columns, channels)
 SYMMETRIES = {
     (0, 0, 0): lambda a: a,
     (0, 0, 1): np.fliplr,
@@ -50,9 +50,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def photographs(root: Path | None, *, rank: int = 0, world: int = 1, start: int = 0, **other: object) -> Photographs:
-    said = {"root": root and str(root), "train": root and "a", "test": root and ["b"], "noise_seed": 0, "crop": 32}
-    said |= {"noise": GaussianNoise(sigma=10), "val_crop": 48, "batch": 8, "workers": 0, "seed": 4, "steps": 6}
-    module = Photographs(**(said | other))
+    options = {"root": root and str(root), "train": root and "a", "test": root and ["b"], "noise_seed": 0, "crop": 32}
+    options |= {"noise": GaussianNoise(sigma=10), "val_crop": 48, "batch": 8, "workers": 0, "seed": 4, "steps": 6}
+    module = Photographs(**(options | other))
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
     module.trainer = SimpleNamespace(global_rank=rank, world_size=world, global_step=start, strategy=strategy)
     module.prepare()
@@ -77,7 +77,7 @@ def test_the_union_is_the_same_for_any_number_of_ranks(root: Path, world: int) -
             assert torch.equal(part.noisy[place // world], whole.noisy[place])
 
 
-def test_a_resumed_run_sees_the_very_next_samples_whatever_the_workers(root: Path) -> None:
+def test_a_resumed_run_continues_with_the_next_samples_for_any_number_of_workers(root: Path) -> None:
     whole, rest = batches(photographs(root)), batches(photographs(root, start=4, workers=2))
     assert len(rest) == 2
     for a, b in zip(whole[4:], rest, strict=True):
@@ -86,9 +86,7 @@ def test_a_resumed_run_sees_the_very_next_samples_whatever_the_workers(root: Pat
 
 @pytest.mark.parametrize("world", [1, 2])
 @pytest.mark.parametrize(("samples", "first"), [(0, 0), (1, 8), (8, 8), (41, 48)])
-def test_numbers_begin_behind_the_samples_that_are_known_at_a_whole_batch(
-    root: Path, samples: int, first: int, world: int
-) -> None:
+def test_begin_behind_skips_whole_batches(root: Path, samples: int, first: int, world: int) -> None:
     numbers = []
     for rank in range(world):
         module = photographs(root, rank=rank, world=world, start=4)
@@ -98,8 +96,8 @@ def test_numbers_begin_behind_the_samples_that_are_known_at_a_whole_batch(
     assert module.first_of(6) == first + 48
 
 
-def test_noise_does_not_repeat_when_a_run_goes_on_with_other_batches() -> None:
-    """Step 2 of batches of 4 and step 1 of batches of 8 begin at sample 8; no other two begin at the same one."""
+def test_noise_does_not_repeat_with_another_batch_size() -> None:
+    """Step 2 of batches of 4 and step 1 of batches of 8 begin at sample 8; no other two steps share a first sample."""
 
     def first_noise(number: int, batch: int) -> float:
         draw = Draw(numbers=[number], seeds=[0], batch=batch, seed=0, device="cpu")
@@ -125,7 +123,7 @@ def test_samples_differ_by_seed_and_step_and_are_crops_of_the_pictures(root: Pat
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_a_crop_is_turned_as_its_three_bits_say(layout: torch.memory_format) -> None:
+def test_each_combination_of_bits_is_its_symmetry(layout: torch.memory_format) -> None:
     images = torch.rand(8, 3, 5, 5).to(memory_format=layout)
     for image, result, operation in zip(
         images, turned(images, torch.tensor(list(SYMMETRIES))), SYMMETRIES.values(), strict=True
@@ -134,13 +132,13 @@ def test_a_crop_is_turned_as_its_three_bits_say(layout: torch.memory_format) -> 
         np.testing.assert_array_equal(result.permute(1, 2, 0).numpy(), expected)
 
 
-def test_known_corners_are_turned_to_known_places() -> None:
+def test_symmetries_of_known_corners() -> None:
     square = torch.tensor([[1.0, 2], [3, 4]]).expand(4, 1, 2, 2)
     result = turned(square, torch.tensor([[0, 0, 0], [0, 0, 1], [0, 1, 0], [1, 0, 0]]))[:, 0].tolist()
     assert result == [[[1, 2], [3, 4]], [[2, 1], [4, 3]], [[3, 4], [1, 2]], [[1, 3], [2, 4]]]
 
 
-def test_training_crops_are_turned_all_eight_ways_noisy_and_clean_alike(root: Path) -> None:
+def test_noisy_and_clean_crops_share_one_of_eight_symmetries(root: Path) -> None:
     module = photographs(root, noise=GaussianNoise(sigma=0), batch=64)
     crops = Crops(module._caches["train"], crop=32, seed=4, noise=module.noise, lossless=None)
     seen = set()
@@ -163,7 +161,7 @@ def test_every_crop_position_is_as_likely_as_any_other(root: Path) -> None:
     assert np.bincount(drawn) / 20000 == pytest.approx(tall / tall.sum(), abs=0.02)
 
 
-def test_measured_code_lengths_are_those_of_the_noisy_and_clean_crops(root: Path) -> None:
+def test_code_lengths_are_those_of_the_noisy_and_clean_crops(root: Path) -> None:
     coder = Lossless(coder="png")
     module = photographs(root, lossless=coder)
     samples = [Crops(module._caches["train"], crop=32, seed=4, noise=module.noise, lossless=coder)[n] for n in range(3)]
@@ -176,11 +174,11 @@ def test_measured_code_lengths_are_those_of_the_noisy_and_clean_crops(root: Path
         module.pair(module.on_before_batch_transfer(default_collate(samples), 0)),
         batches(photographs(root))[0],
     )
-    assert torch.equal(with_code.clean, without.clean[:3]), "the same crops, whoever draws the noise"
+    assert torch.equal(with_code.clean, without.clean[:3]), "the same crops, wherever the noise is drawn"
     assert with_code.bpp_noisy.shape == (3,) and without.bpp_noisy is None
 
 
-def test_batches_that_cannot_be_dealt_are_refused() -> None:
+def test_batches_that_cannot_be_split_over_the_devices_are_refused() -> None:
     with pytest.raises(UserError, match=r"data\.batch=6 cannot be split over 4 devices"):
         Steps(steps=1, batch=6, rank=0, world=4)
 
@@ -195,14 +193,14 @@ def test_train_validation_and_test_share_no_picture(root: Path) -> None:
     assert len(sets) == 3 and sum(map(len, sets)) == 5 == len(set.union(*sets))
 
 
-def test_a_test_folder_may_have_the_name_of_a_part(root: Path, tmp_path: Path) -> None:
-    """`data.test=[train]` used to be judged on the training pictures."""
+def test_a_test_folder_may_be_called_train_or_val(root: Path, tmp_path: Path) -> None:
+    """`data.test=[train]` used to be tested on the training images."""
     for name, folder in {"train": "b", "val": "b", "other": "a"}.items():
         (tmp_path / name).symlink_to(root / folder)
     module = photographs(tmp_path, train="other", test=["train", "val"])
     for name in ("train", "val"):
-        shown = module.pictures(name)
-        assert {shown[i][0] for i in range(len(shown))} == {"0.png", "1.png", "2.png"}
+        pictures = module.pictures(name)
+        assert {pictures[i][0] for i in range(len(pictures))} == {"0.png", "1.png", "2.png"}
     assert len(module._caches["train"]) == 4 and len(module._caches["val"]) == 1
 
 
@@ -228,10 +226,10 @@ def test_embedded_photographs_need_no_folder() -> None:
     assert len(batches(module)) == 6
 
 
-# -- training noise of its own ---------------------------------------------------------------------------------
+# -- separate training noise -----------------------------------------------------------------------------------
 
 
-def test_training_noise_is_training_alone_and_sigma_is_that_of_each_image(root: Path) -> None:
+def test_training_noise_is_used_in_training_only_and_sigma_is_measured(root: Path) -> None:
     law = NoiseLaw(none=0.3)
     plain, module = photographs(root, augment=None), photographs(root, training_noise=law, augment=None)
     for a, b in zip(batches(plain), batches(module), strict=True):
@@ -246,13 +244,13 @@ def test_training_noise_is_training_alone_and_sigma_is_that_of_each_image(root: 
 
 
 def test_augmented_crops_and_their_noise_are_the_same_for_any_number_of_ranks(root: Path) -> None:
-    said = {"training_noise": NoiseLaw(camera=0.5), "augment": Augmentation(exposure=1, colours=1)}
-    one, untouched = batches(photographs(root, **said)), batches(photographs(root))
+    options = {"training_noise": NoiseLaw(camera=0.5), "augment": Augmentation(exposure=1, colours=1)}
+    one, untouched = batches(photographs(root, **options)), batches(photographs(root))
     assert not torch.equal(one[0].clean, untouched[0].clean)
     for rank in range(2):
-        for whole, part in zip(one, batches(photographs(root, rank=rank, world=2, **said)), strict=True):
+        for whole, part in zip(one, batches(photographs(root, rank=rank, world=2, **options)), strict=True):
             torch.testing.assert_close(part.clean, whole.clean[rank::2])
-            # a rounding may fall the other way where sums over an image are taken in another order
+            # sums in another order may round the other way
             assert ((part.noisy - whole.noisy[rank::2]).abs() > 1e-6).float().mean() < 1e-3
 
 
@@ -260,7 +258,7 @@ def test_halved_crops_are_cut_twice_as_large_where_pictures_allow(root: Path) ->
     module = photographs(root, augment=Augmentation(exposure=0, colours=0, halved=0.5))
     crops, plain = (m.train_dataloader().dataset for m in (module, photographs(root)))
     assert crops.halved == 0.5 and plain.halved == 0
-    # the pictures are white noise, of standard deviation 74; half that for means of four
+    # the images are white noise of standard deviation 74; means of four have half of it
     samples = [crops[n]["clean"].permute(1, 2, 0).numpy() for n in range(40)]
     small = [sample for sample in samples if sample.std() < 50]
     assert all(34 < sample.std() < 40 for sample in small) and 11 <= len(small) <= 29
@@ -280,9 +278,9 @@ def test_code_lengths_are_of_the_training_noise_and_not_of_augmented_crops(root:
 
 
 @pytest.mark.parametrize("halved", [0.0, 0.5])
-def test_crops_cut_on_the_device_are_the_loaders(root: Path, halved: float) -> None:
-    said = {"augment": Augmentation(exposure=0.5, colours=0.5, halved=halved)} if halved else {}
-    loaded, cut = photographs(root, **said), photographs(root, resident=True, workers=1, **said)
+def test_crops_cut_on_the_device_equal_those_of_the_loader(root: Path, halved: float) -> None:
+    options = {"augment": Augmentation(exposure=0.5, colours=0.5, halved=halved)} if halved else {}
+    loaded, cut = photographs(root, **options), photographs(root, resident=True, workers=1, **options)
     sent = next(iter(cut.train_dataloader()))
     assert set(sent) == {"at", "width", "scale", "flips", "number", "noise_seed"}, "workers send no pixels"
     assert all(value.shape[0] == 8 for value in sent.values())
@@ -293,11 +291,11 @@ def test_crops_cut_on_the_device_are_the_loaders(root: Path, halved: float) -> N
     assert not halved or 2 in torch.cat([batch["scale"] for batch in cut.train_dataloader()])
 
 
-def test_pictures_go_to_a_gpu_that_has_room_for_them(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache, asked = photographs(root)._caches["train"], []
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: asked.append(device) or (4 * cache.size, 0))
+def test_images_go_to_a_gpu_with_room_for_them(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, devices = photographs(root)._caches["train"], []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: devices.append(device) or (4 * cache.size, 0))
     gpu = torch.device("cuda", 1)
-    assert fits(cache, gpu) and asked == [gpu]
+    assert fits(cache, gpu) and devices == [gpu]
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (4 * cache.size - 1, 10**12))
     assert not fits(cache, gpu) and not fits(cache, torch.device("cpu"))
     assert photographs(root).train_dataloader().dataset.places is False
@@ -306,8 +304,8 @@ def test_pictures_go_to_a_gpu_that_has_room_for_them(root: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize(("law", "sigma"), [(None, 10), (NoiseLaw(), None)])
-def test_weights_name_the_noise_that_they_learned(root: Path, tmp_path: Path, law: NoiseLaw | None, sigma: int | None):
-    """A law's has no one level: `jdc compress` would warn of pictures that the weights suit."""
+def test_weights_state_their_noise_level(root: Path, tmp_path: Path, law: NoiseLaw | None, sigma: int | None):
+    """A noise law has no single level; with one, `jdc compress` would warn of images that the weights suit."""
     from jdcsuite.artifacts import weights
     from jdcsuite.models.unet import UNet
     from jdcsuite.training import job as training

@@ -1,4 +1,4 @@
-"""jdcsuite.data.fetch and data.catalog against a local server that breaks off, ignores Range, changes its mind."""
+"""Downloads of known datasets from a local server that breaks connections, ignores Range and changes files."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Sent:
 
 @dataclass
 class Server:
-    """``files``: path -> bytes. ``cut``: how many of the next answers break off, after ``cut_at`` bytes."""
+    """``files``: path -> bytes. ``cut``: how many of the next responses are truncated, after ``cut_at`` bytes."""
 
     files: dict[str, bytes]
     url: str = ""
@@ -64,16 +64,16 @@ def server(monkeypatch):
 
         def do_GET(self):
             body = state.files.get(self.path)
-            asked = self.headers.get("Range")
+            requested = self.headers.get("Range")
             status = state.status or (200 if body is not None else 404)
             if status != 200:
-                state.log.append(Sent(self.path, asked, status, 0))
+                state.log.append(Sent(self.path, requested, status, 0))
                 self.send_error(status)
                 return
             etag = state.etag or f'"{hashlib.sha256(body).hexdigest()[:8]}"'
             start = 0
-            if asked and state.ranges and self.headers.get("If-Range") == etag:
-                start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1])
+            if requested and state.ranges and self.headers.get("If-Range") == etag:
+                start = int(re.fullmatch(r"bytes=(\d+)-", requested)[1])
                 status = 206 if start < len(body) else 416
             part = body[start:] if status != 416 else b""
             self.send_response(status)
@@ -87,10 +87,10 @@ def server(monkeypatch):
             if state.cut:
                 state.cut -= 1
                 part = part[: state.cut_at]
-            state.log.append(Sent(self.path, asked, status, len(part)))  # before the client can go on
+            state.log.append(Sent(self.path, requested, status, len(part)))  # before the client continues
             self.end_headers()
-            with suppress(ConnectionError):  # a client without space goes away
-                self.wfile.write(part)  # then the connection closes: short of Content-Length where it was cut
+            with suppress(ConnectionError):  # a client without disk space disconnects
+                self.wfile.write(part)  # then the connection closes, before Content-Length if truncated
 
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     state.url = f"http://127.0.0.1:{http.server_address[1]}"
@@ -103,7 +103,7 @@ def server(monkeypatch):
 
 @pytest.fixture
 def slept(monkeypatch) -> list[float]:
-    """The pauses between attempts, not waited for."""
+    """The pauses between attempts, recorded instead of slept."""
     pauses: list[float] = []
     monkeypatch.setattr(download.time, "sleep", pauses.append)
     return pauses
@@ -170,10 +170,10 @@ def test_single_files_are_downloaded_once(server, known, tmp_path):
     path = fetch("toy", tmp_path)
     assert path == tmp_path / "toy" == catalog.folder(tmp_path, "toy")
     assert {p.name: p.read_bytes() for p in walk(path)} == bodies
-    assert sorted(p.name for p in path.iterdir()) == ["a.png", "b.png"], "nothing but the pictures"
+    assert sorted(p.name for p in path.iterdir()) == ["a.png", "b.png"], "only images"
     assert [s.path for s in server.log] == ["/a.png", "/b.png"]
     assert fetch("toy", tmp_path) == path
-    assert len(server.log) == 2, "the second call asked the server for something"
+    assert len(server.log) == 2, "the second call sent a request"
 
 
 @pytest.mark.parametrize("pack", ["toy.zip", "toy.tar", "toy.tar.gz"])
@@ -183,10 +183,10 @@ def test_archive_gives_the_inner_folder(pack, server, known, tmp_path):
     known("toy", {pack: body}, inside="top/hr")
     path = fetch("toy", tmp_path)
     assert {p.name: p.read_bytes() for p in path.rglob("*")} == {"a.png": png(1), "b.png": png(2)}
-    assert not (tmp_path / ".fetch" / "toy").exists(), "the archive stayed"
+    assert not (tmp_path / ".fetch" / "toy").exists(), "the archive was not removed"
 
 
-def test_macos_leftovers_are_no_pictures(known, tmp_path):
+def test_macos_metadata_is_skipped(known, tmp_path):
     known("toy", {"toy.zip": zipped({"a.png": png(1), "__MACOSX/a.png": b"junk", "._a.png": b"junk"})})
     assert [p.name for p in walk(fetch("toy", tmp_path))] == ["a.png"]
 
@@ -204,7 +204,7 @@ def test_broken_download_is_resumed(server, known, slept, tmp_path):
     assert slept == [0, 1]
 
 
-def test_second_command_goes_on_where_the_first_gave_up(server, known, slept, tmp_path):
+def test_a_second_command_resumes_the_download_of_the_first(server, known, slept, tmp_path):
     known("toy", {"big.png": BIG})
     server.cut, server.cut_at = 5, 130_000
     with pytest.raises(UserError, match=r"broke 5 times .* run the same command again .* kB"):
@@ -221,7 +221,7 @@ def test_second_command_goes_on_where_the_first_gave_up(server, known, slept, tm
     assert [(s.range, s.status, s.bytes) for s in server.log] == [(f"bytes={kept}-", 206, len(BIG) - kept)]
 
 
-def test_server_without_range_starts_again(server, known, slept, tmp_path):
+def test_without_range_support_the_download_starts_again(server, known, slept, tmp_path):
     known("toy", {"big.png": BIG})
     server.ranges, server.cut, server.cut_at = False, 1, 400_000
     assert (fetch("toy", tmp_path) / "big.png").read_bytes() == BIG
@@ -232,7 +232,7 @@ def test_server_without_range_starts_again(server, known, slept, tmp_path):
 
 
 @pytest.mark.parametrize("flaw", [{"validators": False}, {"etag": 'W/"weak"'}])
-def test_without_a_strong_validator_nothing_is_glued(flaw, server, known, slept, tmp_path):
+def test_without_a_strong_validator_the_download_starts_again(flaw, server, known, slept, tmp_path):
     known("toy", {"big.png": BIG})
     server.cut, server.cut_at = 1, 400_000
     for key, value in flaw.items():
@@ -241,7 +241,7 @@ def test_without_a_strong_validator_nothing_is_glued(flaw, server, known, slept,
     assert [(s.range, s.bytes) for s in server.log] == [(None, 400_000), (None, len(BIG))]
 
 
-def test_file_that_changed_meanwhile_starts_again(server, known, slept, monkeypatch, tmp_path):
+def test_a_changed_file_is_downloaded_from_the_start(server, known, slept, monkeypatch, tmp_path):
     known("toy", {"big.png": BIG}, checksum=False)
     server.cut, server.cut_at = 5, 130_000
     with pytest.raises(UserError):
@@ -249,13 +249,13 @@ def test_file_that_changed_meanwhile_starts_again(server, known, slept, monkeypa
     server.files["/big.png"] = other = png(9, 512)
     with monkeypatch.context() as full, pytest.raises(UserError, match="free some space"):
         full.setattr(download.shutil, "disk_usage", lambda _path: Usage(10, 0, 10))
-        fetch("toy", tmp_path)  # ends between the new headers and the new bytes
+        fetch("toy", tmp_path)  # fails between the new headers and the new bytes
     assert server.log[-1].range is not None and server.log[-1].status == 200
-    assert (fetch("toy", tmp_path) / "big.png").read_bytes() == other, "two files were glued"
+    assert (fetch("toy", tmp_path) / "big.png").read_bytes() == other, "parts of two files were joined"
     assert server.log[-1].bytes == len(other)
 
 
-def test_part_that_is_whole_needs_no_bytes(server, known, tmp_path):
+def test_a_complete_part_is_not_downloaded_again(server, known, tmp_path):
     known("toy", {"big.png": BIG})
     stage = tmp_path / ".fetch" / "toy"
     stage.mkdir(parents=True)
@@ -265,7 +265,7 @@ def test_part_that_is_whole_needs_no_bytes(server, known, tmp_path):
     assert [(s.status, s.bytes) for s in server.log] == [(416, 0)]
 
 
-def test_part_longer_than_the_file_starts_again(server, known, slept, tmp_path):
+def test_a_part_longer_than_the_file_starts_again(server, known, slept, tmp_path):
     known("toy", {"big.png": BIG})
     stage = tmp_path / ".fetch" / "toy"
     stage.mkdir(parents=True)
@@ -357,7 +357,7 @@ def test_changed_layout_names_the_missing_folder(known, tmp_path):
     assert not (tmp_path / "toy").exists()
 
 
-def test_no_space_is_said_before_downloading(server, known, monkeypatch, tmp_path):
+def test_lack_of_space_is_reported_before_downloading(server, known, monkeypatch, tmp_path):
     known("toy", {"big.png": BIG})
     monkeypatch.setattr(download.shutil, "disk_usage", lambda _path: Usage(10, 0, 10))
     with pytest.raises(UserError, match=r"big\.png needs \d+\.\d kB .* free some space"):
@@ -365,7 +365,7 @@ def test_no_space_is_said_before_downloading(server, known, monkeypatch, tmp_pat
     assert not list(tmp_path.rglob("*.part"))
 
 
-def test_missing_file_is_not_asked_for_again(server, known, slept, tmp_path):
+def test_a_missing_file_is_requested_once(server, known, slept, tmp_path):
     known("toy", {"a.png": png(1)})
     server.files.clear()
     with pytest.raises(UserError, match=r"the server answers 404.* --base-url"):
@@ -373,7 +373,7 @@ def test_missing_file_is_not_asked_for_again(server, known, slept, tmp_path):
     assert len(server.log) == 1
 
 
-def test_busy_server_is_asked_again(server, known, slept, tmp_path):
+def test_a_busy_server_is_tried_again(server, known, slept, tmp_path):
     known("toy", {"a.png": png(1)})
     server.status = 503
     with pytest.raises(UserError, match="broke 5 times"):
@@ -390,7 +390,7 @@ def test_mirror_and_bad_address(server, known, tmp_path):
     assert [s.path for s in server.log] == ["/mirror/a.png"]
 
 
-def test_places_that_cannot_be_used(server, known, tmp_path):
+def test_unusable_targets_are_refused(server, known, tmp_path):
     known("toy", {"a.png": png(1)})
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"cannot write below .*file \(Not a directory\): choose another --root"):
@@ -420,14 +420,14 @@ def test_sidd_blocks_become_pairs(known, monkeypatch, tmp_path):
         scipy_io.savemat(out, {f"Validation{side}BlocksSrgb": value}, do_compression=True)
         bodies[f"Validation{side}BlocksSrgb.mat"] = out.getvalue()
     known("toy", bodies, checksum=False)
-    found = find_shots(fetch("toy", tmp_path), Source(folder="toy"))
-    assert len(found) == 6
-    assert found[4].noisy.name == found[4].clean.name == "01_01.png"
-    for path, side in zip((found[4].noisy, found[4].clean), blocks, strict=True):
+    shots = find_shots(fetch("toy", tmp_path), Source(folder="toy"))
+    assert len(shots) == 6
+    assert shots[4].noisy.name == shots[4].clean.name == "01_01.png"
+    for path, side in zip((shots[4].noisy, shots[4].clean), blocks, strict=True):
         np.testing.assert_array_equal(np.asarray(Image.open(path)), side[1, 1])
 
 
-def test_sets_had_by_hand_say_what_to_do(tmp_path):
+def test_datasets_without_download_say_what_to_do(tmp_path):
     for name in ("nind", "featured_pictures"):
         with pytest.raises(UserError, match=rf"commons\.wikimedia\.org.*{tmp_path / name}/"):
             fetch(name, tmp_path)
@@ -482,8 +482,8 @@ def test_pairs(name, files, expected, tmp_path):
     for file in files:
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).touch()
-    made = [(shot.noisy, shot.clean) for shot in find_shots(tmp_path, Source(folder=name))]
-    assert [tuple(str(p.relative_to(tmp_path)) for p in pair) for pair in made] == expected
+    pairs = [(shot.noisy, shot.clean) for shot in find_shots(tmp_path, Source(folder=name))]
+    assert [tuple(str(p.relative_to(tmp_path)) for p in pair) for pair in pairs] == expected
 
 
 def test_catalogue_is_well_formed():
@@ -492,7 +492,7 @@ def test_catalogue_is_well_formed():
     lengths = {"sha256": 64, "md5": 32}
     for name, entry in catalog.CATALOG.items():
         assert name == entry.name and bool(entry.files) != bool(entry.by_hand) and entry.licence
-        assert bool(entry.evidence) == bool(entry.files), f"{name}: where do its addresses come from?"
+        assert bool(entry.evidence) == bool(entry.files), f"{name}: no source of its addresses"
         assert len({f.name for f in entry.files}) == len(entry.files)
         assert sum(f.name.endswith(ARCHIVES) for f in entry.files) <= 1, "one archive, one folder"
         for file in entry.files:

@@ -1,4 +1,4 @@
-"""Image files of 8 and 16 bits through the codec's door: every sample, grey, ICC and EXIF come back."""
+"""Image files of 8 and 16 bits are read and written without loss: every sample, grey, ICC and EXIF."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
 def exif(**tags: object) -> Image.Exif:
-    made = Image.Exif()
-    made[271], made[306] = "Maker", "2024:01:02 03:04:05"
-    made.get_ifd(34665)[33434] = TiffImagePlugin.IFDRational(1, 50)
-    made.get_ifd(34853)[1] = "N"
+    exif_record = Image.Exif()
+    exif_record[271], exif_record[306] = "Maker", "2024:01:02 03:04:05"
+    exif_record.get_ifd(34665)[33434] = TiffImagePlugin.IFDRational(1, 50)
+    exif_record.get_ifd(34853)[1] = "N"
     for tag, value in tags.items():
-        made[int(tag[1:])] = value
-    return made
+        exif_record[int(tag[1:])] = value
+    return exif_record
 
 
 def refusal(path: Path, **options: int) -> str:
@@ -60,7 +60,7 @@ def deep_files(folder: Path) -> dict[str, tuple[np.ndarray, bool]]:
     }
 
 
-def test_sixteen_bits_are_read_whole(tmp_path):
+def test_sixteen_bits_are_read_without_loss(tmp_path):
     for name, (expected, grey) in deep_files(tmp_path).items():
         picture = Picture.read(tmp_path / name)
         assert picture.pixels.dtype == np.uint16 and picture.bit_depth == 16, name
@@ -69,7 +69,7 @@ def test_sixteen_bits_are_read_whole(tmp_path):
 
 
 @pytest.mark.parametrize("code", ORIENTED)
-def test_sixteen_bits_are_turned_upright(tmp_path, code):
+def test_sixteen_bits_are_rotated_upright(tmp_path, code):
     turned = Image.Exif()
     turned[274] = code
     plain = imagecodecs.png_encode(DEEP)
@@ -82,7 +82,7 @@ def test_sixteen_bits_are_turned_upright(tmp_path, code):
 @pytest.mark.parametrize("ending", ["png", "tif", "TIFF", "webp", "jpg"])
 @pytest.mark.parametrize("grey", [False, True])
 @pytest.mark.parametrize("bits", [8, 16])
-def test_what_is_written_reads_back_with_its_metadata(tmp_path, ending, grey, bits):
+def test_pixels_and_metadata_survive_writing_and_reading(tmp_path, ending, grey, bits):
     pixels = RGB if bits == 8 else DEEP
     pixels = np.stack([pixels[..., 0]] * 3, -1) if grey else pixels[:, ::-1]  # a view, too
     picture = Picture(pixels, grey, {"icc": ICC, "exif": exif().tobytes()[6:]})
@@ -101,8 +101,8 @@ def test_what_is_written_reads_back_with_its_metadata(tmp_path, ending, grey, bi
     assert back.grey == (grey and ending != "webp")  # WebP has no grey
     assert back.metadata["icc"] == ICC
     with Image.open(path) as image:
-        said = image.getexif()
-        assert said[271] == "Maker" and float(said.get_ifd(34665)[33434]) == 0.02 and said.get_ifd(34853)[1] == "N"
+        tags = image.getexif()
+        assert tags[271] == "Maker" and float(tags.get_ifd(34665)[33434]) == 0.02 and tags.get_ifd(34853)[1] == "N"
     if bits == 16 and ending in ("tif", "TIFF"):  # an independent reader
         np.testing.assert_array_equal(tifffile.imread(path), pixels[..., 0] if grey else pixels)
     if bits == 16 and ending == "png":
@@ -126,7 +126,7 @@ def test_orientation_is_applied_once(tmp_path):
     assert Image.open(tmp_path / "back.png").getexif()[271] == "Maker"
 
 
-def test_the_exif_of_a_camera_keeps_its_bytes(tmp_path):
+def test_exif_without_orientation_is_kept_byte_for_byte(tmp_path):
     raw = exif().tobytes()
     Image.fromarray(RGB).save(tmp_path / "x.jpg", exif=raw)
     assert Picture.read(tmp_path / "x.jpg").metadata["exif"] == raw[6:]
@@ -139,7 +139,7 @@ def test_grey_is_the_mean_of_three_channels_rounded():
         np.testing.assert_array_equal(to_grey(pixels), np.rint(pixels.mean(-1)).astype(dtype))
 
 
-def test_what_is_refused_is_refused_in_one_sentence(tmp_path):
+def test_refusals_are_one_sentence(tmp_path):
     (tmp_path / "empty.png").touch()
     assert "is empty" in refusal(tmp_path / "empty.png")
     (tmp_path / "text.png").write_text("x")
@@ -172,7 +172,7 @@ def test_what_is_refused_is_refused_in_one_sentence(tmp_path):
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.5, 0.9, 0.97])
-def test_a_deep_file_cut_off_is_refused(tmp_path, fraction):
+def test_a_truncated_16_bit_file_is_refused(tmp_path, fraction):
     deep_files(tmp_path)
     for path in sorted(tmp_path.iterdir()):
         data = path.read_bytes()
@@ -180,7 +180,7 @@ def test_a_deep_file_cut_off_is_refused(tmp_path, fraction):
         assert any(word in refusal(path) for word in ("damaged", "is not", "16-bit")), path
 
 
-def test_a_format_s_limit_is_a_sentence(tmp_path):
+def test_exceeding_a_format_s_limit_is_one_sentence(tmp_path):
     wide = Picture(np.zeros((1, 20_000, 3), np.uint8))
     with pytest.raises(UserError, match="another format"):
         encode(wide, tmp_path / "x.webp")

@@ -92,8 +92,8 @@ def test_pairs_under_other_names_are_the_same_data(pairs: Path) -> None:
     renamed = pairs.with_name("elsewhere")
     for name in ("real", "other", "plain"):
         shutil.copytree(pairs / name, renamed / f"my {name}")
-    said = {"train": [{"folder": "my real", "name": "x"}], "test": ["my other"], "clean": "my plain"}
-    assert of_pairs(renamed, **said) == known
+    sources = {"train": [{"folder": "my real", "name": "x"}], "test": ["my other"], "clean": "my plain"}
+    assert of_pairs(renamed, **sources) == known
     apart = [{"folder": "real", "only": ["[ab]*"]}, {"folder": "real", "only": ["[cd]*"]}]
     assert of_pairs(pairs, train=apart) == known, "without weights, sources do not matter"
 
@@ -106,12 +106,12 @@ def test_an_edited_picture_of_a_pair_changes_the_data(pairs: Path, picture: str)
 
 
 def test_an_added_pair_or_clean_picture_changes_the_data(pairs: Path) -> None:
-    found = {of_pairs(pairs)}
+    identities = {of_pairs(pairs)}
     save(pairs / "plain" / "9.png", photo(9, height=64, width=64))
-    found.add(of_pairs(pairs))
+    identities.add(of_pairs(pairs))
     for kind in ("noisy", "clean"):
         save(pairs / "real" / kind / "a_ISO200.png", photo(9, height=64, width=64))
-    assert len(found | {of_pairs(pairs)}) == 3
+    assert len(identities | {of_pairs(pairs)}) == 3
 
 
 def test_scenes_weights_validation_and_noise_levels_are_part_of_the_data(pairs: Path) -> None:

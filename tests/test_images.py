@@ -34,7 +34,7 @@ DEEP = np.random.default_rng(1).integers(0, 65536, (20, 30, 3), dtype=np.uint16)
 
 
 def png(header: bytes, data: bytes) -> bytes:
-    """A PNG made by hand: an independent source of the bit depths that Pillow cannot write."""
+    """A PNG written without a library, for bit depths that Pillow cannot write."""
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(data)), (b"IEND", b"")]
     body = b"".join(
         struct.pack(">I", len(d)) + kind + d + struct.pack(">I", zlib.crc32(kind + d)) for kind, d in chunks
@@ -50,7 +50,7 @@ def deep_png(path: Path, samples: np.ndarray, colour_type: int) -> None:
 
 
 def refusal(path: Path, **options: int) -> str:
-    """The sentence, which must be one line, name the file and end as a sentence."""
+    """The message, which must be one line, name the file and end with a full stop."""
     with pytest.raises(UserError) as caught:
         read(path, **options)
     text = str(caught.value)
@@ -95,7 +95,7 @@ def test_grey_palette_and_opaque_alpha_become_rgb(tmp_path):
     np.testing.assert_array_equal(read(tmp_path / "opaque.png"), table[index])
 
 
-ORIENTED = {  # the EXIF code -> what undoes it
+ORIENTED = {  # EXIF code -> its inverse
     1: lambda a: a,
     2: lambda a: a[:, ::-1],
     3: lambda a: a[::-1, ::-1],
@@ -116,7 +116,7 @@ def test_exif_orientation_is_applied(tmp_path, code):
     for kind in LOADERS:
         if kind == "bmp":  # has no EXIF
             continue
-        # Grey and RGBA: Pillow maps such TIFFs into memory and scrambles them unless kept from it.
+        # Pillow memory-maps such grey and RGBA TIFFs by default, and scrambles them.
         for stem, pixels in {"rgb": RGB, "rgba": rgba, "grey": grey}.items():
             if (kind, stem) == ("jpeg", "rgba"):
                 continue
@@ -130,14 +130,14 @@ def test_exif_orientation_is_applied(tmp_path, code):
 
 
 @pytest.mark.parametrize("kind", ["jpg", "png", "webp", "tif"])
-@pytest.mark.parametrize(("said", "iso"), [(200, 200), (65535, 65535), ((64, 100), 64), (None, None), (0, None)])
-def test_the_iso_is_that_of_the_exif(tmp_path, kind, said, iso):
+@pytest.mark.parametrize(("tag", "iso"), [(200, 200), (65535, 65535), ((64, 100), 64), (None, None), (0, None)])
+def test_exif_iso(tmp_path, kind, tag, iso):
     exif = Image.Exif()
-    if said is not None:
+    if tag is not None:
         exif[ExifTags.Base.Make] = "a camera"
-        exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ISOSpeedRatings] = said
+        exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ISOSpeedRatings] = tag
     path = tmp_path / f"a.{kind}"
-    # not Pillow's own writer, which leaves the inner directory out of a TIFF
+    # not by Pillow, which omits the inner directory of a TIFF
     path.write_bytes(encode(Picture(np.zeros((40, 40, 3), np.uint8), metadata={"exif": exif.tobytes()[6:]}), path))
     assert exif_iso(path) == iso
 
@@ -157,7 +157,7 @@ def test_more_than_eight_bits_is_refused(tmp_path):
     tifffile.imwrite(tmp_path / "grey.tif", DEEP[..., 0], compression="zlib")
     tifffile.imwrite(tmp_path / "float.tif", DEEP[..., 0].astype(np.float32))
     tifffile.imwrite(tmp_path / "int32.tif", DEEP[..., 0].astype(np.int32))
-    # The trap: Pillow alone opens these without a word and drops the low bytes.
+    # Pillow opens these without an error and drops the low bytes.
     assert [Image.open(tmp_path / f"rgb.{ext}").mode for ext in ("png", "tif")] == ["RGB", "RGB"]
     for path in sorted(tmp_path.iterdir()):
         assert f"{32 if path.stem in ('float', 'int32') else 16}-bit" in refusal(path)
@@ -165,8 +165,8 @@ def test_more_than_eight_bits_is_refused(tmp_path):
     assert "signed" in refusal(tmp_path / "signed.tif")
 
 
-def test_the_hand_made_png_is_sound(tmp_path):
-    """Guards the 16-bit test: the same maker at 8 bits gives a file that reads back."""
+def test_the_png_writer_of_these_tests_is_correct(tmp_path):
+    """Guards the 16-bit tests: at 8 bits the same function gives a file that is read back."""
     header = struct.pack(">IIBBBBB", 30, 20, 8, 2, 0, 0, 0)
     (tmp_path / "x.png").write_bytes(png(header, b"".join(b"\0" + row.tobytes() for row in RGB)))
     np.testing.assert_array_equal(read(tmp_path / "x.png"), RGB)
@@ -206,7 +206,7 @@ def test_several_frames_are_refused_and_a_camera_preview_is_not(tmp_path):
 @pytest.mark.parametrize("kind", LOADERS)
 @settings(max_examples=12, deadline=None)
 @given(fraction=st.floats(0, 0.97))
-def test_a_file_cut_anywhere_is_refused(tmp_path_factory, kind, fraction):
+def test_a_truncated_file_is_refused(tmp_path_factory, kind, fraction):
     buffer = io.BytesIO()
     Image.fromarray(noise(60, 80, 3)).save(buffer, kind, **LOADERS[kind])
     path = tmp_path_factory.mktemp("cut") / f"x.{kind}"
@@ -216,7 +216,7 @@ def test_a_file_cut_anywhere_is_refused(tmp_path_factory, kind, fraction):
     assert any(word in refusal(path) for word in ("damaged", "is not an 8-bit", "is empty"))
 
 
-def test_what_is_no_image_is_refused(tmp_path):
+def test_files_that_are_no_images_are_refused(tmp_path):
     (tmp_path / "text.png").write_text("no picture")
     (tmp_path / "empty.jpg").touch()
     Image.fromarray(RGB).save(tmp_path / "x.gif")
@@ -229,7 +229,7 @@ def test_what_is_no_image_is_refused(tmp_path):
 
 
 def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
-    for side in (18_000, 40_000, 200_000):  # over our limit; over Pillow's too
+    for side in (18_000, 40_000, 200_000):  # above our limit, and above Pillow's
         header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
         (tmp_path / f"{side}.png").write_bytes(png(header, b"\0" * 1000))
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("a pixel was decoded"))
@@ -246,7 +246,7 @@ def test_files_are_sorted_filtered_and_recursive(tmp_path):
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()
     assert [p.relative_to(tmp_path).as_posix() for p in image_files(tmp_path)] == wanted
-    hidden = tmp_path / ".cache"  # a hidden folder that the user names is not hidden from them
+    hidden = tmp_path / ".cache"  # a hidden folder that the user names is searched
     assert [p.name for p in image_files(hidden)] == ["x.png"]
 
 

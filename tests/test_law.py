@@ -1,4 +1,4 @@
-"""The law of training noise: its shares and levels, what each kind is, and that an image's noise is its own."""
+"""The law of training noise: shares, levels, each kind, and independence of ranks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def grey(count: int, side: int = 32, level: float = 0.5) -> torch.Tensor:
 
 
 def textured(count: int, side: int = 64) -> torch.Tensor:
-    """Smooth hills with fine texture on them, in colour."""
+    """Smooth gradients with fine texture, in colour."""
     random = torch.Generator().manual_seed(0)
     hills = torch.rand(count, 3, side // 16, side // 16, generator=random)
     hills = torch.nn.functional.interpolate(hills, size=(side, side), mode="bilinear")
@@ -46,9 +46,9 @@ def neighbours(noise: torch.Tensor) -> torch.Tensor:
 
 
 def only(level: float, **shares: float) -> NoiseLaw:
-    """One level, and one kind where ``shares`` says so."""
-    said = {"none": 0.0, "logarithmic": 1.0, "lowest": level, "highest": level, "poisson": 0.0, "camera": 0.0}
-    return NoiseLaw(protocol="float", **(said | shares))
+    """A single level; ``shares`` may choose a single kind."""
+    options = {"none": 0.0, "logarithmic": 1.0, "lowest": level, "highest": level, "poisson": 0.0, "camera": 0.0}
+    return NoiseLaw(protocol="float", **(options | shares))
 
 
 # -- the law ---------------------------------------------------------------------------------------------------
@@ -60,8 +60,8 @@ def test_levels_follow_the_mixture() -> None:
     assert (drawn == 0).mean() == pytest.approx(0.15, abs=0.02)
     logarithmic = np.clip(np.log(np.maximum(drawn, 1e-9) / 1.5) / np.log(55 / 1.5), 0, 1)
     expected = 0.15 + 0.55 * logarithmic + 0.3 * np.clip(drawn / 55, 0, 1)
-    found = np.arange(1, 4001) / 4000
-    assert np.abs(found - expected)[drawn > 0].max() < 0.03  # Kolmogorov-Smirnov: 1e-3 of all draws are beyond .031
+    empirical = np.arange(1, 4001) / 4000
+    assert np.abs(empirical - expected)[drawn > 0].max() < 0.03  # Kolmogorov-Smirnov: 1e-3 of all draws are beyond .031
 
 
 def test_kinds_have_their_shares_and_are_independent_of_the_level(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +76,7 @@ def test_kinds_have_their_shares_and_are_independent_of_the_level(monkeypatch: p
     camera, poisson, levels = (torch.stack(x) for x in (camera, poisson, levels))
     assert camera.float().mean() == pytest.approx(0.15, abs=0.01)
     assert not camera[:, :13].any() and camera[:, 13:].float().mean() == pytest.approx(0.8, abs=0.06)
-    # twice the variance on the bright side where shot noise has 36 % or more: 64 % of the Poisson-Gaussian ones
+    # twice the variance on the bright side if the share of shot noise is 36 % or more: 64 % of these images
     share = poisson[~camera].float().mean().item()
     assert share == pytest.approx(0.64 * 0.25 / 0.85, abs=0.03)
     with_shot, without = (levels[chosen].median().item() for chosen in (poisson & ~camera, ~poisson & ~camera))
@@ -84,7 +84,7 @@ def test_kinds_have_their_shares_and_are_independent_of_the_level(monkeypatch: p
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])
-def test_noise_belongs_to_the_sample_not_to_the_rank(world: int) -> None:
+def test_noise_depends_on_the_sample_not_the_rank(world: int) -> None:
     clean, law, augment = textured(8, 32), NoiseLaw(protocol="float", camera=0.5), Augmentation(exposure=1, colours=1)
 
     def at(places: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -104,7 +104,7 @@ def test_noise_belongs_to_the_sample_not_to_the_rank(world: int) -> None:
 
 
 def test_nothing_is_read_back_from_the_device() -> None:
-    """Tensors without values: whatever asks for one (item, tolist, a mask as an index) is an error."""
+    """On meta tensors, reading a value (item, tolist, a mask as an index) is an error."""
     with FakeTensorMode():
         draw = Draw.whole(4, seed=0)
         clean = Augmentation()(torch.rand(4, 3, 16, 16), draw)
@@ -112,7 +112,7 @@ def test_nothing_is_read_back_from_the_device() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="waiting for a GPU shows on a GPU alone")
-def test_a_gpu_is_not_waited_for() -> None:
+def test_the_cpu_does_not_wait_for_a_gpu() -> None:
     clean, law, augment = textured(4).cuda(), NoiseLaw(camera=0.5), Augmentation()
     law(clean, Draw.whole(4, seed=0, device="cuda"))  # loads the kernels
     draw = Draw.whole(4, seed=1, device="cuda")
@@ -123,7 +123,7 @@ def test_a_gpu_is_not_waited_for() -> None:
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_pictures_are_of_8_bits_or_as_drawn() -> None:
+def test_noisy_images_are_8_bit_or_as_drawn() -> None:
     clean, draws = textured(8), [Draw.whole(8, seed=1), Draw.whole(8, seed=1)]
     rounded, drawn = (NoiseLaw(protocol=p, none=0)(clean, d) for p, d in zip(("clip8", "float"), draws, strict=True))
     levels = rounded.double().numpy() * 255
@@ -132,12 +132,12 @@ def test_pictures_are_of_8_bits_or_as_drawn() -> None:
     assert ((drawn * 255 - (drawn * 255).round()).abs() > 0.1).float().mean() > 0.7
 
 
-def test_no_noise_leaves_the_picture() -> None:
+def test_sigma_zero_changes_nothing() -> None:
     clean = (textured(6) * 255).round() / 255
     torch.testing.assert_close(NoiseLaw(none=1, logarithmic=0)(clean, Draw.whole(6, seed=0)), clean)
 
 
-def test_test_noise_is_the_usual_one() -> None:
+def test_test_noise_is_gaussian() -> None:
     picture = np.random.default_rng(0).integers(0, 256, (9, 7, 3)).astype(np.uint8)
     law = NoiseLaw(sigma=25)
     assert isinstance(law, Noise) and law.sigma == 25
@@ -147,7 +147,7 @@ def test_test_noise_is_the_usual_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "match"),
+    ("options", "match"),
     [
         ({"protocol": "clip16"}, "choose clip8 or float"),
         ({"none": -0.1}, "none=-0.1 is not usable"),
@@ -159,12 +159,12 @@ def test_test_noise_is_the_usual_one() -> None:
         ({"sigma": -1.0}, "sigma=-1.0"),
     ],
 )
-def test_an_impossible_law_is_refused(said: dict, match: str) -> None:
+def test_impossible_settings_are_refused(options: dict, match: str) -> None:
     with pytest.raises(UserError, match=match):
-        NoiseLaw(**said)
+        NoiseLaw(**options)
 
 
-def test_the_configuration_is_the_default_law() -> None:
+def test_the_configuration_holds_the_defaults() -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", overrides=["data=noise_law"]).data
     law, augment = instantiate(config.training_noise), instantiate(config.augment)
@@ -176,7 +176,7 @@ def test_the_configuration_is_the_default_law() -> None:
 
 
 def test_signal_dependent_noise_has_the_mean_and_variance_of_poisson_gaussian() -> None:
-    """Variance a x + b^2 with no noise of the mean: against the formula, and against drawn Poisson counts."""
+    """Variance a x + b^2 and an unchanged mean: against the formula, and against drawn Poisson counts."""
     dark, bright, level = 0.2, 0.8, 20 / 255
     clean = torch.cat([grey(1, 256, dark), grey(1, 256, bright)], -1)
     for shot in (0.0, 0.5, 1.0):
@@ -192,7 +192,7 @@ def test_signal_dependent_noise_has_the_mean_and_variance_of_poisson_gaussian() 
                 assert exact.var() == pytest.approx(side.mean().item() ** 2, rel=0.02)
 
 
-def test_poisson_gaussian_images_have_their_level_and_from_no_shot_noise_to_nothing_else() -> None:
+def test_poisson_gaussian_images_have_their_level_and_any_share_of_shot_noise() -> None:
     clean = torch.cat([grey(64, 64, 0.1), grey(64, 64, 0.9)], -1)
     noise = only(15, poisson=1.0)(clean, Draw.whole(64, seed=0)) - clean
     assert (255 * rms(noise)).numpy() == pytest.approx(np.full(64, 15), rel=0.04)
@@ -207,7 +207,7 @@ def test_poisson_gaussian_images_have_their_level_and_from_no_shot_noise_to_noth
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_mosaic_and_back_are_kornias(pattern: tuple[int, int]) -> None:
+def test_mosaic_and_demosaicing_equal_kornias(pattern: tuple[int, int]) -> None:
     rgb, cfa = torch.rand(2, 3, 12, 16), kornia.CFA[PATTERNS[pattern]]
     row, column = (torch.full((2, 1, 1, 1), bool(odd)) for odd in pattern)
     red, blue = bayer(rgb, row=row, column=column)
@@ -222,7 +222,7 @@ def _seen(red: torch.Tensor, blue: torch.Tensor) -> torch.Tensor:
     return torch.where(red, 0, torch.where(blue, 2, 1))
 
 
-def test_a_linear_ramp_survives_mosaic_and_demosaicing_at_any_size() -> None:
+def test_a_linear_ramp_is_demosaiced_exactly_at_any_size() -> None:
     rows, columns = torch.meshgrid(torch.arange(9.0), torch.arange(7.0), indexing="ij")
     rgb = torch.stack([rows, 2 * columns, rows + columns])[None] / 20
     red, blue = bayer(rgb, row=torch.zeros(1, 1, 1, 1, dtype=bool), column=torch.ones(1, 1, 1, 1, dtype=bool))
@@ -239,7 +239,7 @@ def drawn(clean: torch.Tensor, level: float, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("level", [1.5, 15.0, 55.0])
-def test_camera_noise_has_its_level_no_mean_and_correlations_from_none_to_those_of_cameras(level: float) -> None:
+def test_camera_noise_has_its_level_zero_mean_and_realistic_correlation(level: float) -> None:
     noise = drawn(textured(64), level)
     assert (255 * rms(noise)).numpy() == pytest.approx(np.full(64, level), rel=1e-3)
     assert (255 * noise.mean((1, 2, 3))).abs().max() < 1e-3 * level
@@ -252,13 +252,13 @@ def test_camera_noise_is_not_the_blur_of_demosaicing() -> None:
     clean = textured(16)
     red, blue = bayer(clean, row=torch.zeros(16, 1, 1, 1, dtype=bool), column=torch.zeros(16, 1, 1, 1, dtype=bool))
     blur = demosaic(mosaic(clean, red, blue), red, blue) - clean
-    assert (255 * rms(blur)).min() > 5, "there is blur to be mistaken for noise"
+    assert (255 * rms(blur)).min() > 5, "there is blur that could be mistaken for noise"
     noise = drawn(clean, 5.0)
     correlation = (noise * blur).mean((1, 2, 3)) / (rms(noise) * rms(blur))
     assert correlation.abs().max() < 0.06
 
 
-def test_camera_noise_of_black_white_and_nothing_is_finite() -> None:
+def test_camera_noise_is_finite_for_black_white_and_level_zero() -> None:
     for level in (0.0, 1.5, 55.0):
         for picture in (grey(8, 16, 0.0), grey(8, 16, 1.0), grey(8, 2)):
             assert drawn(picture, level).isfinite().all()
@@ -268,21 +268,23 @@ def test_camera_noise_of_black_white_and_nothing_is_finite() -> None:
 # -- augmentation ----------------------------------------------------------------------------------------------
 
 
-def test_colours_take_all_orders_in_the_asked_share_of_images() -> None:
+def test_channels_take_all_orders_in_their_share_of_images() -> None:
     clean = torch.tensor([10.0, 100, 200]).view(1, 3, 1, 1).expand(4000, 3, 4, 4) / 255
-    made = Augmentation(exposure=0, colours=0.6)(clean, Draw.whole(4000, seed=0))
-    orders, counts = torch.unique((made[:, :, 0, 0] * 255).round().int(), dim=0, return_counts=True)
+    augmented = Augmentation(exposure=0, colours=0.6)(clean, Draw.whole(4000, seed=0))
+    orders, counts = torch.unique((augmented[:, :, 0, 0] * 255).round().int(), dim=0, return_counts=True)
     assert len(orders) == 6 and (orders.sort(1).values == torch.tensor([10, 100, 200])).all()
     as_is = counts[(orders == torch.tensor([10, 100, 200])).all(1)].item() / 4000
     assert as_is == pytest.approx(0.4 + 0.1, abs=0.03) and counts.min() / 4000 == pytest.approx(0.1, abs=0.03)
 
 
 def test_exposures_are_factors_in_range_rounded_to_8_bits() -> None:
-    made = Augmentation(exposure=0.25, colours=0)(grey(4000, 2, 200 / 255), Draw.whole(4000, seed=0))[:, 0, 0, 0] * 255
-    changed = made[(made - 200).abs() > 1e-3]
+    augmented = (
+        Augmentation(exposure=0.25, colours=0)(grey(4000, 2, 200 / 255), Draw.whole(4000, seed=0))[:, 0, 0, 0] * 255
+    )
+    changed = augmented[(augmented - 200).abs() > 1e-3]
     assert len(changed) / 4000 == pytest.approx(0.25, abs=0.03)
     assert changed.min() >= 100 and changed.min() < 102 and 218 < changed.max() <= 220.001
-    torch.testing.assert_close(made, made.round(), atol=1e-3, rtol=0)
+    torch.testing.assert_close(augmented, augmented.round(), atol=1e-3, rtol=0)
 
 
 def test_half_the_size_is_the_rounded_mean() -> None:
@@ -292,9 +294,9 @@ def test_half_the_size_is_the_rounded_mean() -> None:
     assert half(random)[2, 1].tolist() == np.floor(random[4:6, 2:4].mean((0, 1)) + 0.5).tolist()
 
 
-def test_augmentation_can_be_switched_off_and_impossible_ones_are_refused() -> None:
+def test_augmentation_can_be_switched_off_and_unusable_settings_are_refused() -> None:
     clean = (textured(8) * 255).round() / 255
     torch.testing.assert_close(Augmentation(exposure=0, colours=0)(clean, Draw.whole(8, seed=0)), clean)
-    for said in ({"exposure": 1.1}, {"colours": -1}, {"halved": 2}, {"darkest": 0}, {"brightest": 0.1}):
+    for options in ({"exposure": 1.1}, {"colours": -1}, {"halved": 2}, {"darkest": 0}, {"brightest": 0.1}):
         with pytest.raises(UserError, match=r"not usable|no range"):
-            Augmentation(**said)
+            Augmentation(**options)

@@ -1,4 +1,4 @@
-"""Lossless coders: what is coded comes back exactly, and bpp is the true length of real bytes."""
+"""Lossless coders decode exactly what they coded, and bpp is the length of their bytes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def noisy(image: np.ndarray, sigma: float) -> np.ndarray:
 @pytest.mark.parametrize("coder", CODERS)
 @settings(max_examples=25, deadline=None)
 @given(image=pictures)
-def test_any_picture_comes_back_exactly(coder, image):
+def test_any_image_is_coded_without_loss(coder, image):
     lossless = Lossless(coder=coder, effort=3 if CODERS[coder].efforts else None)
     data = lossless.encode(image)
     assert lossless.bpp(image) == 8 * len(data) / (image.shape[0] * image.shape[1])
@@ -46,7 +46,7 @@ def test_any_picture_comes_back_exactly(coder, image):
 
 
 @pytest.mark.parametrize("coder", CODERS)
-def test_a_noisy_photograph_comes_back_exactly(coder, photo):
+def test_a_noisy_photograph_is_coded_without_loss(coder, photo):
     for image in (photo, noisy(photo, 20), photo[::-1, ::2]):  # the last one is not contiguous
         np.testing.assert_array_equal(Lossless(coder=coder).decode(Lossless(coder=coder).encode(image)), image)
 
@@ -58,7 +58,7 @@ def test_colour_transform_is_exact_on_all_colours(image):
 
 
 def test_colour_transform_against_its_formula():
-    """Exhaustive on a grid of colours, from the definition by Python integers."""
+    """All colours of a grid, against the definition in Python integers."""
     values = [0, 1, 2, 127, 128, 129, 254, 255]
     grid = np.array([(r, g, b) for r in values for g in values for b in values], np.uint8)[None]
     luma, u, v = to_planes(grid).reshape(3, -1).astype(int)
@@ -69,7 +69,7 @@ def test_colour_transform_against_its_formula():
     np.testing.assert_array_equal(from_planes(to_planes(grid)), grid)
 
 
-def test_length_is_that_of_the_library_itself(photo):
+def test_code_length_equals_that_of_the_library(photo):
     expected = {
         "jpegls": imagecodecs.jpegls_encode(to_planes(photo)),
         "jpegxl": imagecodecs.jpegxl_encode(photo, lossless=True, effort=7),
@@ -83,7 +83,7 @@ def test_length_is_that_of_the_library_itself(photo):
     assert Lossless(coder="png").bpp(photo) == pytest.approx(8 * len(file.getvalue()) / 128**2, rel=0.04)
 
 
-def test_lossless_files_open_elsewhere(photo):
+def test_lossless_files_open_in_other_decoders(photo):
     for coder in ("png", "webp", "jpeg2000", "avif"):
         opened = Image.open(io.BytesIO(Lossless(coder=coder).encode(photo)))
         np.testing.assert_array_equal(np.asarray(opened), photo, err_msg=coder)
@@ -107,7 +107,7 @@ def test_effort_is_passed_on(photo):
         assert high < low, coder
 
 
-def test_name_and_version_say_coder_effort_and_libraries():
+def test_name_and_version_contain_coder_effort_and_libraries():
     assert [Lossless(coder=c).name for c in ("jpegls", "jpegxl")] == ["jpegls", "jpegxl-e7"]
     version = Lossless(coder="jpegls").version
     assert version.startswith(f"jpegls imagecodecs {imagecodecs.__version__} charls ") and "rct" in version
@@ -120,7 +120,7 @@ def test_pickles_for_loader_workers(photo):
     assert pickle.loads(pickle.dumps(lossless)).bpp(photo) == lossless.bpp(photo)
 
 
-def test_wrong_choices_are_one_sentence():
+def test_unknown_coders_and_efforts_are_one_sentence():
     for options, words in [
         ({"coder": "gif"}, "jpegls, jpegxl, webp, png, jpeg2000, avif"),
         ({"coder": "jpegxl", "effort": 10}, "from 1 to 9"),
@@ -130,7 +130,7 @@ def test_wrong_choices_are_one_sentence():
             Lossless(**options)
 
 
-def test_a_size_that_the_format_cannot_hold_is_one_sentence():
+def test_an_image_too_large_for_the_format_is_one_sentence():
     with pytest.raises(UserError, match="webp cannot code an image of 2 x 17000 pixels"):
         Lossless(coder="webp").encode(np.zeros((17000, 2, 3), np.uint8))
 

@@ -1,4 +1,4 @@
-"""Noise: test noise is a function of the picture alone, training noise of its seed alone, at the asked strength."""
+"""Test noise depends on the image only, training noise on the sample only, and both have their level."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def grey(height: int = 64, width: int = 64, level: float = 128) -> np.ndarray:
 
 
 def of(*seeds: int) -> Draw:
-    """For noise that is drawn image by image."""
+    """A draw for noise that is drawn image by image."""
     return Draw(numbers=range(len(seeds)), seeds=seeds, batch=len(seeds), seed=0, device="cpu")
 
 
@@ -33,7 +33,7 @@ def gradient(height: int, width: int) -> np.ndarray:
 
 
 def by_numpy(clean: np.ndarray, sigma: float, seed: int, text: str) -> np.ndarray:
-    """The protocol written out: SHA-256 of pixels, then of shape, sigma and seed; numpy's legacy generator."""
+    """Independent implementation: SHA-256 of pixels, shape, sigma and seed into numpy's legacy generator."""
     digest = hashlib.sha256(clean.tobytes() + text.encode()).digest()
     random = np.random.RandomState(np.frombuffer(digest, "<u4"))
     return clean + sigma * random.standard_normal(clean.shape)
@@ -63,12 +63,12 @@ GOLDEN = [52, 49, 60, 62, 97, 86, 102, 81, 187, 200, 209, 201]  # of gradient(2,
 
 
 def test_fixed_noise_never_changes_between_versions():
-    """Rows of different machines and years are compared picture by picture."""
+    """Results of different machines and years are compared image by image."""
     noisy = GaussianNoise(sigma=10).fixed(gradient(2, 2), seed=0)
     assert (noisy * 255).round().int().flatten().tolist() == GOLDEN
 
 
-def test_fixed_noise_depends_on_nothing_around_it():
+def test_fixed_noise_is_independent_of_global_state():
     noise, pictures = GaussianNoise(sigma=10), [grey(8, 9, level) for level in (10, 120, 240)]
     torch.manual_seed(1)
     np.random.seed(1)  # noqa: NPY002
@@ -98,7 +98,7 @@ def test_fixed_noise_differs_by_pixels_shape_sigma_and_seed():
 # -- training noise --------------------------------------------------------------------------------------------
 
 
-def test_training_noise_belongs_to_the_sample_not_to_the_rank():
+def test_training_noise_depends_on_the_sample_not_the_rank():
     noise, clean = GaussianNoise(sigma=15), torch.rand(4, 3, 16, 16)
 
     def at(*places: int, step: int = 2, seed: int = 3) -> torch.Tensor:
@@ -112,7 +112,7 @@ def test_training_noise_belongs_to_the_sample_not_to_the_rank():
         assert torch.equal(at(*places), batch[places]), places
     assert not torch.equal(batch, at(0, 1, 2, 3, step=3)) and not torch.equal(batch, at(0, 1, 2, 3, seed=4))
     first = Draw.whole(2, seed=1)
-    assert not torch.equal(first.normal(4), first.normal(4)), "every call draws anew"
+    assert not torch.equal(first.normal(4), first.normal(4)), "every call gives new numbers"
     assert first.uniform(1000).min() >= 0 and first.uniform(1000).max() < 1
 
 
@@ -125,7 +125,7 @@ def test_training_noise_of_different_places_and_colours_is_independent():
 
 @pytest.mark.parametrize("protocol", ["float", "clip8"])
 @pytest.mark.parametrize("sigma", [1.0, 10.0, 40.0])
-def test_noise_has_the_asked_deviation_and_no_mean(sigma, protocol):
+def test_noise_has_its_deviation_and_zero_mean(sigma, protocol):
     noise = GaussianNoise(sigma=sigma, protocol=protocol)
     rounding = 1 / 12 if protocol == "clip8" else 0.0
     trained = noise(torch.full((2, 3, 128, 128), 128 / 255), Draw.whole(2, seed=3)) * 255 - 128
@@ -150,7 +150,7 @@ def test_the_float_protocol_neither_rounds_nor_clips():
     assert ((noisy * 255 - (noisy * 255).round()).abs() > 0.1).float().mean() > 0.7
 
 
-def test_no_noise_leaves_the_picture():
+def test_sigma_zero_changes_nothing():
     clean = np.random.default_rng(0).integers(0, 256, (7, 5, 3)).astype(np.uint8)
     for protocol in ("clip8", "float"):
         noise = GaussianNoise(sigma=0, protocol=protocol)
@@ -186,7 +186,7 @@ def test_bytes_and_tensors_are_inverse(image):
     np.testing.assert_array_equal(to_bytes(tensor), image)
 
 
-def test_bytes_are_the_nearest_and_clamped():
+def test_to_bytes_rounds_and_clips():
     image = torch.tensor([-0.5, 0.0, 0.4 / 255, 0.6 / 255, 254.6 / 255, 3.0]).view(1, 1, 6).expand(3, -1, -1)
     assert to_bytes(image)[0, :, 1].tolist() == [0, 0, 0, 1, 255, 255]
 
@@ -211,7 +211,7 @@ def test_blind_estimate_of_a_black_or_white_picture_is_zero_not_nan(level: float
     picture = torch.full((3, 64, 64), level)
     assert estimate_sigma(picture) == pytest.approx(0, abs=1e-4)
     picture[:, :, 32:] = 0
-    assert estimate_sigma(picture) == pytest.approx(0, abs=1e-4), "an edge without details across it"
+    assert estimate_sigma(picture) == pytest.approx(0, abs=1e-4), "an edge has no diagonal details"
 
 
 def test_blind_estimate_of_a_tiny_picture_is_zero():
@@ -246,11 +246,11 @@ def test_poisson_gaussian_is_a_function_of_the_seed_and_of_the_pixels() -> None:
     levels = [float((noise(clean[:1], of(seed)) - clean[:1]).std()) for seed in range(30)]
     assert max(levels) > 4 * min(levels), "each image has its own level"
     assert np.isnan(noise.sigma) and noise.protocol == "poisson-gaussian clip8"
-    for made in (noise(clean, of(0, 1)), noise.fixed(image, seed=0)):
-        assert made.min() >= 0 and made.max() <= 1 and torch.allclose(made * 255, (made * 255).round(), atol=1e-4)
+    for noisy in (noise(clean, of(0, 1)), noise.fixed(image, seed=0)):
+        assert noisy.min() >= 0 and noisy.max() <= 1 and torch.allclose(noisy * 255, (noisy * 255).round(), atol=1e-4)
 
 
 @pytest.mark.parametrize("wrong", [{"a": 0.0}, {"b": [0.1, 0.01]}, {"protocol": "raw"}])
-def test_poisson_gaussian_refuses_what_is_no_level(wrong: dict) -> None:
+def test_poisson_gaussian_refuses_unusable_levels(wrong: dict) -> None:
     with pytest.raises(UserError):
         PoissonGaussian(**wrong)

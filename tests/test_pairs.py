@@ -1,4 +1,4 @@
-"""Real pairs: which pictures are whose partner, which scene is where, which crops are kept, what a batch holds."""
+"""Real pairs: partners, scenes and splits, which crops are kept, what a batch holds."""
 
 from __future__ import annotations
 
@@ -77,18 +77,18 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def module(root: Path | None, *, rank: int = 0, world: int = 1, start: int = 0, **other: object) -> PairFolders:
-    said = {"root": root and str(root), "train": ["real"], "test": ["other", "plain"], "clean": None}
-    said |= {"levels": [PoissonGaussian(a=0.01, b=0.01)], "noise_seed": 0, "crop": 64, "val_crop": 64, "cell": 176}
-    made = PairFolders(**said | {"batch": 8, "workers": 0, "seed": 3, "steps": 5} | other)
+    options = {"root": root and str(root), "train": ["real"], "test": ["other", "plain"], "clean": None}
+    options |= {"levels": [PoissonGaussian(a=0.01, b=0.01)], "noise_seed": 0, "crop": 64, "val_crop": 64, "cell": 176}
+    data = PairFolders(**options | {"batch": 8, "workers": 0, "seed": 3, "steps": 5} | other)
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
-    made.trainer = SimpleNamespace(global_rank=rank, world_size=world, global_step=start, strategy=strategy)
-    made.prepare()
-    return made
+    data.trainer = SimpleNamespace(global_rank=rank, world_size=world, global_step=start, strategy=strategy)
+    data.prepare()
+    return data
 
 
-def batches(made: PairFolders) -> list[Pair]:
+def batches(data: PairFolders) -> list[Pair]:
     return [
-        made.on_after_batch_transfer(made.on_before_batch_transfer(batch, 0), 0) for batch in made.train_dataloader()
+        data.on_after_batch_transfer(data.on_before_batch_transfer(batch, 0), 0) for batch in data.train_dataloader()
     ]
 
 
@@ -112,7 +112,7 @@ def batches(made: PairFolders) -> list[Pair]:
         ("here/noisy/a.png", "here/a", ""),
     ],
 )
-def test_names_tell_the_scene_and_the_iso(name: str, scene: str, iso: str) -> None:
+def test_scene_and_iso_of_file_names(name: str, scene: str, iso: str) -> None:
     assert scene_and_iso(Path("somewhere") / name) == (scene, iso)
 
 
@@ -120,10 +120,10 @@ def test_nind_s_lowest_iso_is_the_clean_picture(tmp_path: Path) -> None:
     for scene in ("a-b", "c"):
         for iso in ("200", "200-2", "6400", "H1"):
             save(tmp_path / "nind" / scene / f"NIND_{scene}_ISO{iso}.png", photo(1, height=8, width=8))
-    found = find_shots(tmp_path / "nind", Source(folder="nind"))
-    assert [shot.noisy.stem for shot in found] == [f"NIND_{s}_ISO{i}" for s in ("a-b", "c") for i in ("6400", "H1")]
-    assert {shot.clean.stem for shot in found} == {"NIND_a-b_ISO200", "NIND_c_ISO200"}
-    assert find_shots(tmp_path / "nind", Source(folder="renamed")) == found, "the layout is known without its name"
+    shots = find_shots(tmp_path / "nind", Source(folder="nind"))
+    assert [shot.noisy.stem for shot in shots] == [f"NIND_{s}_ISO{i}" for s in ("a-b", "c") for i in ("6400", "H1")]
+    assert {shot.clean.stem for shot in shots} == {"NIND_a-b_ISO200", "NIND_c_ISO200"}
+    assert find_shots(tmp_path / "nind", Source(folder="renamed")) == shots, "the layout is recognised without the name"
 
 
 def test_real_and_mean_are_partners(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_real_and_mean_are_partners(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("alone", ["d600_iso3200_2_mean.png", "d600_iso3200_2_real.png"])
-def test_a_half_of_a_pair_is_listed_in_every_layout(tmp_path: Path, alone: str) -> None:
+def test_half_a_pair_is_reported_in_real_and_mean_layout(tmp_path: Path, alone: str) -> None:
     for name in ("d600_iso3200_1_real.png", "d600_iso3200_1_mean.png", alone):
         save(tmp_path / name, photo(1, height=8, width=8))
     with pytest.raises(UserError, match=f"1 pictures of .*{alone}"):
@@ -142,7 +142,7 @@ def test_a_half_of_a_pair_is_listed_in_every_layout(tmp_path: Path, alone: str) 
     assert len(find_shots(tmp_path, Source(folder="x"), allow_unpaired=True)) == 1
 
 
-def test_a_lone_ground_truth_of_sidd_is_listed(tmp_path: Path) -> None:
+def test_half_a_pair_is_reported_in_sidd_layout(tmp_path: Path) -> None:
     for number in (1, 2):
         for kind in ("NOISY", "GT"):
             save(tmp_path / f"000{number}_001_S6" / f"000{number}_{kind}_SRGB_010.PNG", photo(1, height=8, width=8))
@@ -164,16 +164,16 @@ def test_pairs_that_differ_in_size_are_listed_and_refused(tmp_path: Path) -> Non
     for name, side in {"a": 40, "b": 48}.items():
         save(tmp_path / "noisy" / f"{name}.png", photo(1, height=40, width=40))
         save(tmp_path / "clean" / f"{name}.png", photo(1, height=40, width=side))
-    found = find_shots(tmp_path, Source(folder="x"))
+    shots = find_shots(tmp_path, Source(folder="x"))
     with pytest.raises(UserError, match=r"1 of 2 pairs differ in size: b\.png \(40, 40\) and \(40, 48\)"):
-        PairCache.of_shots(found, cache_dir=None)
-    assert PairCache.of_shots(found, cache_dir=None, allow_unpaired=True).noisy.names == ["a.png"]
+        PairCache.of_shots(shots, cache_dir=None)
+    assert PairCache.of_shots(shots, cache_dir=None, allow_unpaired=True).noisy.names == ["a.png"]
 
 
-def test_patterns_choose_pictures_and_a_scene_is_on_one_side_only(root: Path) -> None:
+def test_patterns_choose_images_and_a_scene_is_never_trained_and_tested(root: Path) -> None:
     early = Source.parse({"folder": "real", "only": ["*_00[1-4]_*"], "without": ["*_00800_*"]})
-    found = find_shots(root / "real", early)
-    assert [shot.scene for shot in found] == [f"sidd_00{i}" for i in range(1, 5)]
+    shots = find_shots(root / "real", early)
+    assert [shot.scene for shot in shots] == [f"sidd_00{i}" for i in range(1, 5)]
     with pytest.raises(UserError, match="4 scenes"):
         module(root, test=[{"folder": "real", "only": ["*_00[1-4]_*"], "name": "part"}])
     with pytest.raises(UserError, match="names no pictures"):
@@ -181,8 +181,8 @@ def test_patterns_choose_pictures_and_a_scene_is_on_one_side_only(root: Path) ->
 
 
 def test_training_validation_and_test_share_no_scene(root: Path) -> None:
-    made = module(root)
-    scenes = {name: set(pairs.scenes) for name, pairs in made._parts.items()}
+    data = module(root)
+    scenes = {name: set(pairs.scenes) for name, pairs in data._parts.items()}
     assert len(scenes["train"]) == 7 and len(scenes["val"]) == 1 and not scenes["train"] & scenes["val"]
     whole = module(root / "real", train=None, test=None)
     parts = [set(pairs.scenes) for pairs in (*whole._parts.values(), *whole._tests.values())]
@@ -191,7 +191,8 @@ def test_training_validation_and_test_share_no_scene(root: Path) -> None:
 
 @pytest.fixture(scope="module")
 def nind(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A root with ``nind``: the test and validation scenes, three others, and a name that only begins like one."""
+    """A root with ``nind``: the test and validation scenes, three others, and one whose name begins with that of a
+    validation scene."""
     root = tmp_path_factory.mktemp("nind")
     for number, scene in enumerate((*NIND_TEST, *NIND_VAL, "7D-3", "droid", "soap", "Pen-piles")):
         for iso, sigma in (("200", 1), ("200-2", 1), ("800", 20), ("H1", 60)):
@@ -204,8 +205,8 @@ def nind(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def scenes_of(made: PairFolders, part: str) -> set[str]:
-    return {scene.removeprefix("nind_NIND_") for scene in (made._parts | made._tests)[part].scenes}
+def scenes_of(data: PairFolders, part: str) -> set[str]:
+    return {scene.removeprefix("nind_NIND_") for scene in (data._parts | data._tests)[part].scenes}
 
 
 def test_pairs_of_16_bits_are_rounded_to_8(tmp_path: Path) -> None:
@@ -213,39 +214,39 @@ def test_pairs_of_16_bits_are_rounded_to_8(tmp_path: Path) -> None:
     for kind, pixels in (("noisy", deep), ("clean", np.flipud(deep))):
         (tmp_path / kind).mkdir()
         (tmp_path / kind / "a.png").write_bytes(encode(Picture(pixels), Path("a.png")))
-    found = PairCache.of_shots(find_shots(tmp_path, Source(folder="pairs")), cache_dir=str(tmp_path))
+    pairs = PairCache.of_shots(find_shots(tmp_path, Source(folder="pairs")), cache_dir=str(tmp_path))
     expected = np.rint(deep / 65535 * 255).astype(np.uint8)
-    noisy, clean = found.crop(0, 0, 0, 64)
+    noisy, clean = pairs.crop(0, 0, 0, 64)
     assert np.array_equal(noisy, expected) and np.array_equal(clean, np.flipud(expected))
 
 
 def test_nind_is_split_as_published(nind: Path) -> None:
-    made = module(nind, train=["nind"], test=["nind"], cell=64)
-    assert scenes_of(made, "nind") == set(NIND_TEST) and len(made.pictures("nind")) == 12
-    assert scenes_of(made, "val") == set(NIND_VAL)
-    assert scenes_of(made, "train") == {"7D-3", "droid", "soap", "Pen-piles"}
+    data = module(nind, train=["nind"], test=["nind"], cell=64)
+    assert scenes_of(data, "nind") == set(NIND_TEST) and len(data.pictures("nind")) == 12
+    assert scenes_of(data, "val") == set(NIND_VAL)
+    assert scenes_of(data, "train") == {"7D-3", "droid", "soap", "Pen-piles"}
     part = {"folder": "nind", "only": ["*_droid_*", "*_soap_*"], "name": "part"}
     with pytest.raises(UserError, match=r"data\.train holds 2 scenes of data\.test"):
         module(nind, train=["nind"], test=[part], cell=64)
 
 
-def test_a_test_folder_may_have_the_name_of_a_part(root: Path, tmp_path: Path) -> None:
-    """`data.test=[train]` used to be trained on, and [val] to take the validation's place."""
+def test_a_test_folder_may_be_called_train_or_val(root: Path, tmp_path: Path) -> None:
+    """`data.test=[train]` used to be trained on, and [val] used to replace the validation pairs."""
     (tmp_path / "real").symlink_to(root / "real")
     for name in ("train", "val"):
         (tmp_path / name).symlink_to(root / "other")
-        made, usual = module(tmp_path, test=[name]), module(root)
+        data, usual = module(tmp_path, test=[name]), module(root)
         for part in ("train", "val"):
-            assert made._parts[part].scenes == usual._parts[part].scenes
-        assert set(made.test_scenes) == {"sidd_020", "sidd_021"} and not {"sidd_020"} & set(made.train_scenes)
-        shown = {name for name, _ in (made.pictures(name)[i] for i in range(4))}
+            assert data._parts[part].scenes == usual._parts[part].scenes
+        assert set(data.test_scenes) == {"sidd_020", "sidd_021"} and not {"sidd_020"} & set(data.train_scenes)
+        shown = {name for name, _ in (data.pictures(name)[i] for i in range(4))}
         assert shown == set(usual._tests["other"].noisy.names)
 
 
-def test_clean_pictures_are_neither_a_teacher_s_nor_of_a_scene_that_validates(root: Path, tmp_path: Path) -> None:
-    made = module(root, clean="real/clean")
-    (held,) = set(made._parts["val"].scenes)
-    plain = {scene_and_iso(Path(name))[0] for name in made._caches["plain"].names}
+def test_mixed_in_clean_images_exclude_validation_scenes_and_teachers_outputs(root: Path, tmp_path: Path) -> None:
+    data = module(root, clean="real/clean")
+    (held,) = set(data._parts["val"].scenes)
+    plain = {scene_and_iso(Path(name))[0] for name in data._caches["plain"].names}
     assert len(plain) == 7 and held not in plain
     for name in ("real", "other", "plain"):
         (tmp_path / name).symlink_to(root / name)
@@ -257,42 +258,42 @@ def test_clean_pictures_are_neither_a_teacher_s_nor_of_a_scene_that_validates(ro
             module(tmp_path, clean=clean)
 
 
-def test_validation_pictures_too_small_for_ms_ssim_are_named(root: Path) -> None:
-    made = module(root)
-    made.require_val(SIDE)
+def test_validation_images_too_small_for_ms_ssim_are_named(root: Path) -> None:
+    data = module(root)
+    data.require_val(SIDE)
     with pytest.raises(UserError, match=rf"2 of 2 pictures are smaller than the {SIDE + 1} pixels of MS-SSIM"):
-        made.require_val(SIDE + 1)
+        data.require_val(SIDE + 1)
 
 
-def test_nind_is_known_by_its_scenes_whatever_its_folder_is_called(nind: Path, tmp_path: Path) -> None:
+def test_nind_is_recognised_by_its_scenes_in_any_folder(nind: Path, tmp_path: Path) -> None:
     (tmp_path / "mynind").symlink_to(nind / "nind")
-    made = module(tmp_path, train=["mynind"], test=["mynind"], cell=64)
-    assert scenes_of(made, "mynind") == set(NIND_TEST) and scenes_of(made, "val") == set(NIND_VAL)
-    assert scenes_of(made, "train") == {"7D-3", "droid", "soap", "Pen-piles"}
+    data = module(tmp_path, train=["mynind"], test=["mynind"], cell=64)
+    assert scenes_of(data, "mynind") == set(NIND_TEST) and scenes_of(data, "val") == set(NIND_VAL)
+    assert scenes_of(data, "train") == {"7D-3", "droid", "soap", "Pen-piles"}
     for scene in "ab":
         for iso, sigma in (("100", 0), ("800", 30)):
             save(tmp_path / "own" / f"{scene}_ISO{iso}.png", noised(photo(ord(scene), height=64, width=64), sigma))
-    made = module(tmp_path, train=["mynind"], test=["own"], cell=64)
-    assert made.test_scenes == ["iso_a", "iso_b"], "names like NIND's are not NIND"
+    data = module(tmp_path, train=["mynind"], test=["own"], cell=64)
+    assert data.test_scenes == ["iso_a", "iso_b"], "names like NIND's are not NIND"
 
 
-def test_nind_s_test_scenes_are_never_trained_on_whatever_the_test_is(nind: Path) -> None:
-    for said in ("nind", "nind/", {"folder": "nind", "name": "all of it"}):
-        made = module(nind, train=[said], test=["mine"], cell=64)
-        assert not set(NIND_TEST) & (scenes_of(made, "train") | scenes_of(made, "val"))
+def test_published_test_scenes_are_never_trained_on(nind: Path) -> None:
+    for source in ("nind", "nind/", {"folder": "nind", "name": "all of it"}):
+        data = module(nind, train=[source], test=["mine"], cell=64)
+        assert not set(NIND_TEST) & (scenes_of(data, "train") | scenes_of(data, "val"))
     with pytest.raises(UserError, match="nothing but its test scenes"):
         module(nind, train=[{"folder": "nind", "only": ["*ursulines*"]}], test=["mine"], cell=64)
 
 
-def test_beside_nind_other_folders_hold_out_scenes_of_their_own(nind: Path) -> None:
-    made = module(nind, train=["mine", "nind"], test=["nind"], cell=64)
+def test_folders_without_published_validation_hold_out_their_own(nind: Path) -> None:
+    data = module(nind, train=["mine", "nind"], test=["nind"], cell=64)
     alone = module(nind, train=["mine"], test=["nind"], cell=64)
-    assert scenes_of(made, "val") == set(NIND_VAL) | scenes_of(alone, "val") and len(scenes_of(alone, "val")) == 1
+    assert scenes_of(data, "val") == set(NIND_VAL) | scenes_of(alone, "val") and len(scenes_of(alone, "val")) == 1
 
 
-def test_a_part_of_nind_without_its_test_or_validation_scenes(nind: Path) -> None:
-    made = module(nind, train=[{"folder": "nind", "only": ["*_droid_*", "*_soap_*"]}], test=["mine"], cell=64)
-    assert len(scenes_of(made, "val")) == 1 == len(scenes_of(made, "train")), "by hash"
+def test_parts_of_nind_without_published_scenes(nind: Path) -> None:
+    data = module(nind, train=[{"folder": "nind", "only": ["*_droid_*", "*_soap_*"]}], test=["mine"], cell=64)
+    assert len(scenes_of(data, "val")) == 1 == len(scenes_of(data, "train")), "by hash"
     without = {"folder": "nind", "without": [f"*_{scene}_*" for scene in NIND_TEST]}
     with pytest.raises(UserError, match="nind holds none of its test scenes"):
         module(nind, train=["mine"], test=[without], cell=64)
@@ -304,33 +305,33 @@ def test_one_folder_of_nind_crops_is_split_as_published(nind: Path, tmp_path: Pa
     for shot in find_shots(nind / "nind", Source(folder="nind")):
         for kind, path in (("noisy", shot.noisy), ("clean", shot.clean)):
             save(tmp_path / "nind" / kind / shot.noisy.name, np.asarray(Image.open(path)))
-    made = module(tmp_path / "nind", train=None, test=None, cell=64)
-    assert scenes_of(made, "nind-held-out") == set(NIND_TEST) and scenes_of(made, "val") == set(NIND_VAL)
+    data = module(tmp_path / "nind", train=None, test=None, cell=64)
+    assert scenes_of(data, "nind-held-out") == set(NIND_TEST) and scenes_of(data, "val") == set(NIND_VAL)
 
 
 def test_validation_scenes_can_be_named(root: Path, nind: Path) -> None:
     for val in (["sidd_00[23]"], ["0002_*", "0003_003_S6_00800_*"], "*_00[23]*"):
-        made = module(root, val=val)
-        assert scenes_of(made, "val") == {"sidd_002", "sidd_003"}, "whole scenes"
-        assert len(scenes_of(made, "train")) == 6
-    made = module(nind, train=["nind"], test=["nind"], val=["*_soap"], cell=64)
-    assert scenes_of(made, "val") == {"soap"} and set(NIND_VAL) < scenes_of(made, "train")
+        data = module(root, val=val)
+        assert scenes_of(data, "val") == {"sidd_002", "sidd_003"}, "whole scenes"
+        assert len(scenes_of(data, "train")) == 6
+    data = module(nind, train=["nind"], test=["nind"], val=["*_soap"], cell=64)
+    assert scenes_of(data, "val") == {"soap"} and set(NIND_VAL) < scenes_of(data, "train")
     embedded = module(None, val=["rocket*"], cell=256)
     assert scenes_of(embedded, "val") == {"rocket.jpg"}
 
 
 @pytest.mark.parametrize(
-    ("patterns", "said"), [(["sidd_001", "x*"], r"called x\*: they are sidd_001"), (["*"], "takes all 8 scenes")]
+    ("patterns", "message"), [(["sidd_001", "x*"], r"called x\*: they are sidd_001"), (["*"], "takes all 8 scenes")]
 )
-def test_patterns_of_validation_that_cannot_be_are_refused(root: Path, patterns: list, said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_unusable_validation_patterns_are_refused(root: Path, patterns: list, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         module(root, val=patterns)
 
 
 # -- scores ----------------------------------------------------------------------------------------------------
 
 
-def test_cells_are_those_of_the_paper(root: Path) -> None:
+def test_cells_lie_on_the_paper_s_grid(root: Path) -> None:
     pairs = module(root)._parts["train"]
     assert [c for c in cells.grid(pairs.noisy, side=176).tolist() if c[0] == 0] == [[0, 0, 0], [0, 0, 132]]
 
@@ -349,7 +350,7 @@ def test_a_threshold_keeps_the_crops_above_it_and_scores_are_computed_once(
 
 
 @pytest.mark.parametrize("damage", ["cut", "of other crops", "of other pictures", "pickled"])
-def test_scores_that_are_not_those_of_the_crops_are_computed_again(root: Path, tmp_path: Path, damage: str) -> None:
+def test_damaged_or_foreign_scores_are_computed_again(root: Path, tmp_path: Path, damage: str) -> None:
     pairs = module(root, cache=str(tmp_path))._parts["train"]
     at = cells.grid(pairs.noisy, side=176)
     score = cells.scores(pairs, at, side=176)
@@ -370,16 +371,16 @@ def test_scores_that_are_not_those_of_the_crops_are_computed_again(root: Path, t
         assert np.array_equal(kept["scores"], score), "and kept"
 
 
-def test_the_pairs_that_are_made_fill_the_scale_of_quality() -> None:
-    """What a sweep over the threshold, .2 to .9, needs: something to leave out at each, and something to keep."""
-    made = module(None, cell=256, levels=LEVELS)
-    score = cells.scores(made._parts["train"], made._cells[::3], side=256)
+def test_scores_of_embedded_pairs_cover_the_range() -> None:
+    """A sweep over the threshold, .2 to .9, needs crops to keep and to drop at each value."""
+    data = module(None, cell=256, levels=LEVELS)
+    score = cells.scores(data._parts["train"], data._cells[::3], side=256)
     counts, _ = np.histogram(score, bins=np.linspace(0, 1, 11))
     assert (counts[1:] > 0).all(), counts
     assert score.min() < 0.12 and score.max() > 0.99
 
 
-def test_a_threshold_that_leaves_nothing_says_what_there_was(root: Path) -> None:
+def test_a_threshold_that_leaves_no_crop_reports_the_scores(root: Path) -> None:
     with pytest.raises(UserError, match=r"min_ms_ssim=0\.9999 leaves none of 28 crops: the best has 0\.\d+ \(.*above"):
         module(root, min_ms_ssim=0.9999)
     with pytest.raises(UserError, match="176 pixels"):
@@ -405,16 +406,16 @@ def test_the_union_is_the_same_for_any_number_of_ranks_and_after_a_resume(root: 
 def test_ranks_share_no_sample_and_every_batch_has_its_clean_places(root: Path, world: int) -> None:
     weighted = [{"folder": "real", "without": ["*_00800_*"], "weight": 2}, {"folder": "real", "only": ["*_00800_*"]}]
     ranks = [module(root, rank=r, world=world, train=weighted, clean_share=0.3) for r in range(world)]
-    numbers = [list(made.train_dataloader().batch_sampler) for made in ranks]
+    numbers = [list(data.train_dataloader().batch_sampler) for data in ranks]
     for step in range(5):
         here = [n for rank in numbers for n in rank[step]]
-        assert sorted(here) == list(range(8 * step, 8 * step + 8)), "disjoint, and the union that of one rank"
+        assert sorted(here) == list(range(8 * step, 8 * step + 8)), "disjoint, and the same union as of one rank"
         samples = ranks[-1].crops()
         assert [float(samples[n]["sigma"]) == 0 for n in sorted(here)] == [False] * 6 + [True] * 2
 
 
 class Diary(L.LightningModule):
-    """Writes down the samples of its rank, step by step, and learns nothing."""
+    """Records the samples of its rank, step by step, and learns nothing."""
 
     def __init__(self, folder: str) -> None:
         super().__init__()
@@ -432,7 +433,7 @@ class Diary(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def test_two_processes_of_a_trainer_share_out_what_one_sees(root: Path, tmp_path: Path) -> None:
+def test_two_processes_see_the_union_of_one(root: Path, tmp_path: Path) -> None:
     """A real process group, started by Lightning."""
     seen = {}
     for world, strategy in ((1, "auto"), (2, "ddp_spawn")):
@@ -449,7 +450,7 @@ def test_two_processes_of_a_trainer_share_out_what_one_sees(root: Path, tmp_path
         seen[world] = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(world)]
     for step in range(3):
         ((whole,), (first, second)) = ([rank[step] for rank in seen[world]] for world in (1, 2))
-        assert len({picture for picture, _ in whole}) == 8, "no two samples are alike"
+        assert len({picture for picture, _ in whole}) == 8, "all samples differ"
         assert len(first) == len(second) == 4 and sorted(first + second) == sorted(whole)
         assert sum(clean for _, clean in first + second) == 2 == sum(clean for _, clean in whole)
 
@@ -462,17 +463,17 @@ def test_every_batch_holds_its_share_of_clean_pictures(root: Path, share: float,
         assert pair.sigma.isnan().tolist() == [not s for s in same]
 
 
-def test_noisy_and_clean_are_turned_alike(root: Path) -> None:
-    made = module(root, train=[{"folder": "real", "without": ["*_00800_*"]}], clean_share=0.0)
-    crops = made.crops()
+def test_noisy_and_clean_crops_are_aligned(root: Path) -> None:
+    data = module(root, train=[{"folder": "real", "without": ["*_00800_*"]}], clean_share=0.0)
+    crops = data.crops()
     for n in range(20):
         sample = crops[n]
         error = (sample["noisy"].float() - sample["clean"].float()).std()
-        assert 2 < error < 30, "noise alone, no shift"
+        assert 2 < error < 30, "only noise, no shift"
     assert sample["noisy"].shape == (3, 64, 64)
 
 
-def test_crops_are_turned_all_eight_ways_and_pairs_alike(tmp_path: Path) -> None:
+def test_pairs_share_one_of_eight_symmetries(tmp_path: Path) -> None:
     picture = np.random.default_rng(0).integers(256, size=(8, 8, 3), dtype=np.uint8)
     for name, image in {"noisy": 255 - picture, "clean": picture}.items():
         save(tmp_path / f"{name}.png", image)
@@ -484,7 +485,7 @@ def test_crops_are_turned_all_eight_ways_and_pairs_alike(tmp_path: Path) -> None
     )  # fmt: skip
     quarters = [np.rot90(picture, turns) for turns in range(4)]
     ways = [image.tobytes() for quarter in quarters for image in (quarter, quarter.transpose(1, 0, 2))]
-    seen = {0: set(), 1: set()}  # of pairs, of clean pictures
+    seen = {0: set(), 1: set()}  # of pairs, of clean images
     for n in range(128):
         noisy_crop, clean_crop = (crops[n][kind].permute(1, 2, 0).numpy() for kind in ("noisy", "clean"))
         np.testing.assert_array_equal(noisy_crop, clean_crop if n % 2 else 255 - clean_crop)
@@ -492,14 +493,14 @@ def test_crops_are_turned_all_eight_ways_and_pairs_alike(tmp_path: Path) -> None
     assert len(set(ways)) == 8 and seen[0] == seen[1] == set(range(8))
 
 
-def test_pairs_are_drawn_alike_or_by_scene(root: Path) -> None:
-    at = np.array([[0, 0, 0], [1, 0, 0], [1, 0, 132]])  # two ISOs of one place, and another place at one of them
+def test_pair_and_scene_sampling(root: Path) -> None:
+    at = np.array([[0, 0, 0], [1, 0, 0], [1, 0, 132]])  # two ISOs of one place, and one ISO of another
     seen = {}
     for sampling in ("pair", "scene"):
-        made = module(root, clean_share=0.0, sampling=sampling)
-        made._parts["train"].partner[1] = made._parts["train"].partner[0]
-        made._cells = at
-        crops = made.crops()
+        data = module(root, clean_share=0.0, sampling=sampling)
+        data._parts["train"].partner[1] = data._parts["train"].partner[0]
+        data._cells = at
+        crops = data.crops()
         crops.pairs = SimpleNamespace(crop=lambda i, top, left, size: (np.full((9, 9, 3), i + left),) * 2)
         crops.crop = 176
         drawn = [(int(v) % 132, int(v) // 132) for v in (crops[n]["clean"].max() for n in range(600))]
@@ -508,24 +509,24 @@ def test_pairs_are_drawn_alike_or_by_scene(root: Path) -> None:
     assert seen["scene"] == pytest.approx([1 / 4, 1 / 4, 1 / 2], abs=0.06)
 
 
-def crops_of(cells: list[tuple[int, int, int]], **said: object) -> PairCrops:
-    """The sampler of cells (source, clean picture, place), without their pixels."""
+def crops_of(cells: list[tuple[int, int, int]], **options: object) -> PairCrops:
+    """A sampler of cells (source, clean image, place) without pixels."""
     sources, partner, _ = (list(kind) for kind in zip(*cells, strict=True))
     noisy = ImageCache(path=Path("none"), names=["a"] * len(cells), shapes=[(8, 16)] * len(cells))
     pairs = PairCache(noisy=noisy, clean=noisy, partner=partner, scenes=noisy.names, sources=sources)
     at = np.array([(i, 0, place) for i, (_, _, place) in enumerate(cells)])
     plain = ImageCache(path=Path("none"), names=["a"], shapes=[(8, 8)])
     fixed = {"cell": 8, "crop": 8, "batch": 5, "cleans": 1, "seed": 3, "lossless": None}
-    return PairCrops(pairs, plain, cells=at, **fixed | said)
+    return PairCrops(pairs, plain, cells=at, **fixed | options)
 
 
 def chances(crops: PairCrops, cells: int) -> np.ndarray:
-    """Of each cell, exactly."""
-    found = np.zeros(cells)
+    """The exact probability of each cell."""
+    probabilities = np.zeros(cells)
     for share, places in zip(np.diff(crops.chance, prepend=0.0), crops.places, strict=True):
         for place in places:
-            found[place] += share / len(places) / len(place)
-    return found
+            probabilities[place] += share / len(places) / len(place)
+    return probabilities
 
 
 @settings(max_examples=50, deadline=None)
@@ -534,21 +535,21 @@ def chances(crops: PairCrops, cells: int) -> np.ndarray:
     weights=st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0, 7.0]), min_size=3, max_size=3),
     sampling=st.sampled_from(["pair", "scene"]),
 )
-def test_a_weight_is_a_source_s_share_and_inside_it_the_law_is_the_same(
+def test_weights_set_the_shares_of_sources_and_not_the_sampling_within(
     cells: list, weights: list, sampling: str
 ) -> None:
     here = {source for source, _, _ in cells}
     assume(any(weights[source] for source in here))
-    found = chances(crops_of(cells, sampling=sampling, weights=weights), len(cells))
+    weighted = chances(crops_of(cells, sampling=sampling, weights=weights), len(cells))
     total = sum(weights[source] for source in here)
     for source in here:
         own = [k for k, cell in enumerate(cells) if cell[0] == source]
         alone = chances(crops_of([cells[k] for k in own], sampling=sampling), len(own))
-        assert found[own] == pytest.approx(weights[source] / total * alone)
+        assert weighted[own] == pytest.approx(weights[source] / total * alone)
 
 
 @pytest.mark.parametrize("sampling", ["pair", "scene"])
-def test_samples_are_drawn_by_that_law(sampling: str) -> None:
+def test_samples_have_the_computed_probabilities(sampling: str) -> None:
     cells = [(0, 0, 0), (0, 0, 0), (0, 1, 0), (1, 2, 0), (1, 2, 1), (2, 3, 0)]
     crops, draws = crops_of(cells, sampling=sampling, weights=[3.0, 1.0, 0.0]), 4000
     drawn = [crops._cell(np.random.Generator(np.random.Philox(key=[3, n]))) for n in range(draws)]
@@ -571,9 +572,7 @@ def test_without_weights_the_draws_are_those_of_one_source(root: Path) -> None:
     assert sum(noisy) == 5 * 6
 
 
-def test_clean_pictures_can_be_chosen_by_their_iso(
-    root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_clean_images_can_be_selected_by_iso(root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "real").symlink_to(root / "real")
     (tmp_path / "other").symlink_to(root / "other")
     for name, iso in {"100": 100, "200": 200, "400": 400, "none": None}.items():
@@ -582,47 +581,47 @@ def test_clean_pictures_can_be_chosen_by_their_iso(
             exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ISOSpeedRatings] = iso
         (tmp_path / "featured").mkdir(exist_ok=True)
         Image.fromarray(photo(7)).save(tmp_path / "featured" / f"{name}.jpg", exif=exif)
-    said = {"test": ["other"], "clean": "featured"}
-    assert module(tmp_path, **said, clean_max_iso=200)._caches["plain"].names == ["100.jpg", "200.jpg"]
-    module(tmp_path, **said, clean_max_iso=200)
-    told = "2 of 4 pictures of featured have an EXIF ISO of 200 or less (1 have none)"
-    assert " ".join(capfd.readouterr().out.split()).count(told) == 1, "once"
-    assert len(module(tmp_path, **said)._caches["plain"]) == 4
+    options = {"test": ["other"], "clean": "featured"}
+    assert module(tmp_path, **options, clean_max_iso=200)._caches["plain"].names == ["100.jpg", "200.jpg"]
+    module(tmp_path, **options, clean_max_iso=200)
+    summary = "2 of 4 pictures of featured have an EXIF ISO of 200 or less (1 have none)"
+    assert " ".join(capfd.readouterr().out.split()).count(summary) == 1, "once"
+    assert len(module(tmp_path, **options)._caches["plain"]) == 4
 
 
-def test_test_sets_are_whole_pairs_and_clean_folders_stand_for_themselves(root: Path) -> None:
-    made = module(root, limit=3)
-    assert made.test_sets == ["other", "plain"] and made.train_set == "real"
-    real, plain = made.pictures("other"), made.pictures("plain")
+def test_test_sets_are_pairs_or_clean_images(root: Path) -> None:
+    data = module(root, limit=3)
+    assert data.test_sets == ["other", "plain"] and data.train_set == "real"
+    real, plain = data.pictures("other"), data.pictures("plain")
     assert len(real) == 3 and len(plain) == 3
     name, pair = real[0]
     assert name.endswith(".png") and pair.noisy.shape == (1, 3, SIDE, 2 * SIDE) and pair.sigma.isnan()
     assert not torch.equal(pair.noisy, pair.clean)
     _, pair = plain[0]
     assert torch.equal(pair.noisy, pair.clean) and float(pair.sigma) == 0
-    assert made.noise.protocol == "real"
+    assert data.noise.protocol == "real"
 
 
-def test_embedded_pairs_need_no_folder_and_say_what_they_are() -> None:
-    made = module(None, cell=256)
-    assert made.noise.protocol == "poisson-gaussian clip8"
-    assert made.train_set == made.test_sets[0] == "embedded-poisson-gaussian"
-    assert len(batches(made)) == 5 and len(made.pictures("embedded-clean")) == 2
+def test_embedded_pairs_need_no_folder_and_have_names() -> None:
+    data = module(None, cell=256)
+    assert data.noise.protocol == "poisson-gaussian clip8"
+    assert data.train_set == data.test_sets[0] == "embedded-poisson-gaussian"
+    assert len(batches(data)) == 5 and len(data.pictures("embedded-clean")) == 2
 
 
-def test_words_that_are_no_names_are_refused() -> None:
-    for call, said in {
+def test_values_that_are_no_names_are_refused() -> None:
+    for call, message in {
         lambda: as_list("data.train", 5): "data.train=5 is not usable",
         lambda: patterns("data.val", 5): "data.val=5 is not usable",
         lambda: patterns("data.val", [["a"]]): "is not usable: give patterns",
     }.items():
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             call()
-    assert Source.parse({"folder": "a", "only": "Canon*"}).only == ["Canon*"], "it used to be taken letter by letter"
+    assert Source.parse({"folder": "a", "only": "Canon*"}).only == ["Canon*"], "it used to be split into letters"
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         ({"sampling": "iso"}, "pair or scene"),
         ({"clean_share": 1.0}, "under 1"),
@@ -657,6 +656,6 @@ def test_words_that_are_no_names_are_refused() -> None:
         ({"clean_max_iso": 200, "clean": "plain", "test": ["other"]}, r"0 of 3 pictures .* \(3 have none\)"),
     ],
 )
-def test_what_cannot_be_is_refused(root: Path, wrong: dict, said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_impossible_settings_are_refused(root: Path, wrong: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         module(root, **wrong)
