@@ -1,4 +1,4 @@
-"""Jobs, needs, run folders, resuming, and what a person sees: the whole command, in this process."""
+"""Planning, needs, run folders, resuming and error messages: the whole training command, run in this process."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_every_experiment_takes_a_step_and_is_judged(command: Command, pictures: Path, experiment: str) -> None:
+def test_every_experiment_trains_a_step_and_is_tested(command: Command, pictures: Path, experiment: str) -> None:
     status, out, err = command(f"+experiment={experiment}", "trainer.max_steps=1", *TINY, *data(pictures, experiment))
     assert status == 0, out + err
     (folder,) = command.runs(experiment)
@@ -197,10 +197,10 @@ def test_targets_resolve_their_own_chains(command: Command) -> None:
     assert len(plan.in_order(rungs)) == 3
     supervised = codec.needs["codec"].config
     said = (supervised["trainer"]["max_steps"], supervised["seed"], supervised["task"]["optimizer"]["lr"])
-    assert said == (7, 3, 0.5), "what was said for the job passes on"
+    assert said == (7, 3, 0.5), "changed keys are inherited"
 
 
-def test_key_holds_what_changes_the_result_and_nothing_else(tmp_path: Path) -> None:
+def test_the_key_covers_what_decides_the_result_and_nothing_else(tmp_path: Path) -> None:
     def key(*words: str) -> str:
         with hydra_config():
             return plan.plan(["+experiment=fllic_w", *words]).key
@@ -215,7 +215,7 @@ def test_key_holds_what_changes_the_result_and_nothing_else(tmp_path: Path) -> N
         assert key(word) != same, word
 
 
-def test_key_and_curve_hold_who_made_the_targets(tmp_path: Path) -> None:
+def test_key_and_curve_identify_the_denoiser_that_made_the_targets(tmp_path: Path) -> None:
     def planned(id: str, *words: str) -> tuple[str, str]:
         teacher = provenance.Teacher(name="unet-1", id=id, train_scenes=[])
         (tmp_path / "taught").mkdir(exist_ok=True)
@@ -232,14 +232,14 @@ def test_key_and_curve_hold_who_made_the_targets(tmp_path: Path) -> None:
 
 
 def test_the_threshold_of_jdc_ud_is_on_its_targets() -> None:
-    """min_ms_ssim= used to sort its crops by the clean pictures that the method must not see."""
+    """min_ms_ssim= used to select crops by clean images, which the method must not use."""
     with hydra_config():
         config = plan.draft(["+experiment=jdc_ud", "min_ms_ssim=0.5"]).config
     assert config["data"]["min_ms_ssim"] is None and config["criterion"]["supervision"]["min_ms_ssim"] == 0.5
 
 
-def test_a_curve_tells_parts_of_a_training_folder_apart() -> None:
-    """The column train_set has the folder's name alone, so two parts of it used to be averaged."""
+def test_curves_of_different_parts_of_a_training_folder_differ() -> None:
+    """The column train_set holds only folder names, so curves of two parts of a folder used to be averaged."""
     with hydra_config():
         curves = {
             plan.draft(["+experiment=jdc_n", "data.root=nowhere", f"data.train={part}"]).config["curve"]
@@ -248,7 +248,7 @@ def test_a_curve_tells_parts_of_a_training_folder_apart() -> None:
     assert len(curves) == 3
 
 
-def test_a_need_takes_words_of_its_own() -> None:
+def test_keys_of_a_need_are_set_in_its_configuration() -> None:
     words = ["+experiment=jdc_ud", "lmbda=512", "trainer.max_steps=3", "criterion.supervision.min_ms_ssim=0.5"]
     more = ["+needs.teacher.trainer.max_steps=12", "+needs.teacher.criterion.distance=ms_ssim"]
     with hydra_config():
@@ -281,7 +281,7 @@ def test_a_teacher_that_learned_a_test_scene_is_refused(command: Command, pictur
     assert rows(pupil)[0]["teacher_saw"] == "2 of 4"
 
 
-def test_an_interrupted_run_ends_with_the_weights_of_one_that_never_was(
+def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
     command: Command, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ("+experiment=fllic", "trainer.max_steps=6", "trainer.val_every=3", "trainer.checkpoint_every=2", *TINY,
@@ -408,9 +408,7 @@ def test_init_from_starts_from_another_run(command: Command, pictures: Path) -> 
     assert status == 1 and "weights of another model" in err
 
 
-def test_a_teacher_that_would_learn_a_test_scene_is_refused_before_it_is_trained(
-    command: Command, pictures: Path
-) -> None:
+def test_a_teacher_that_would_learn_a_test_scene_is_refused_before_training(command: Command, pictures: Path) -> None:
     said = (
         *TINY,
         *data(pictures, "jdc_ud"),
@@ -422,7 +420,7 @@ def test_a_teacher_that_would_learn_a_test_scene_is_refused_before_it_is_trained
     assert not command.runs()
 
 
-def test_a_start_that_learned_a_test_scene_is_refused_and_what_it_learned_is_kept(
+def test_a_start_that_learned_a_test_scene_is_refused_and_its_scenes_are_recorded(
     command: Command, pictures: Path
 ) -> None:
     tiny = ("trainer.max_steps=1", *TINY, *data(pictures, "jdc_n"))
@@ -443,7 +441,7 @@ def test_a_start_that_learned_a_test_scene_is_refused_and_what_it_learned_is_kep
     assert scenes == ["elsewhere/5", *(f"pairs/{i}" for i in range(4))], "a chain of starts forgets none"
 
 
-def test_a_failed_job_leaves_the_others_and_sets_the_status(
+def test_a_failed_job_does_not_stop_the_others_and_sets_the_exit_status(
     command: Command, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = training.run
@@ -488,7 +486,7 @@ def test_a_folder_of_another_configuration_is_refused(command: Command, pictures
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["+experiment=nope"], "there is no experiment 'nope': choose one of"),
         (["+experiment=fllic", "sigmaa=3"], "there is no key 'sigmaa'"),
@@ -544,17 +542,17 @@ def test_a_folder_of_another_configuration_is_refused(command: Command, pictures
         ([], "no experiment was named"),
     ],
 )
-def test_a_mistake_is_one_sentence(command: Command, pictures: Path, words: list[str], said: str) -> None:
+def test_a_user_error_is_one_sentence(command: Command, pictures: Path, words: list[str], message: str) -> None:
     if {"trainer.accelerator=gpu", "trainer.precision=bf16-mixed"} & set(words) and torch.cuda.is_available():
         pytest.skip("a GPU is visible, so this is no mistake")
     words = [word.replace("ROOT", str(pictures)) for word in words]
     status, _, err = command(*words, "logger=none", "trainer.max_steps=1")
     assert status == 2
-    assert said in err and "Traceback" not in err and len(err.strip().splitlines()) == 1
-    assert not command.runs(), "nothing was begun"
+    assert message in err and "Traceback" not in err and len(err.strip().splitlines()) == 1
+    assert not command.runs(), "nothing was started"
 
 
-def test_what_differs_from_the_experiment_names_the_curve() -> None:
+def test_a_curve_is_named_by_what_differs_from_the_experiment() -> None:
     def curve(*words: str) -> str:
         with hydra_config():
             return plan.draft(list(words)).config["curve"]
@@ -567,7 +565,7 @@ def test_what_differs_from_the_experiment_names_the_curve() -> None:
     assert curve("+experiment=jdc_n", "+start=chain", "lmbda=512") == "jdc_n +start=chain"
 
 
-def test_needs_take_over_what_they_have_and_read_any_value() -> None:
+def test_needs_inherit_keys_that_they_have_and_take_any_value() -> None:
     with hydra_config():
         guided = plan.draft(["+experiment=fllic_w", "data.lossless.coder=jpegxl", "++criterion.lean=0.5", "lr=0.5"])
         taught = plan.draft(
@@ -589,7 +587,7 @@ def photographs(folder: Path, *, count: int = 6, seed: int = 0) -> Path:
     return folder
 
 
-def test_the_key_holds_the_pictures_not_their_places(tmp_path: Path) -> None:
+def test_the_key_covers_image_contents_not_their_paths(tmp_path: Path) -> None:
     def key(root: Path) -> str:
         with hydra_config():
             return plan.plan(["+experiment=fllic", f"data.root={root}", "data.crop=64", "data.val_crop=64"]).key
@@ -603,7 +601,7 @@ def test_the_key_holds_the_pictures_not_their_places(tmp_path: Path) -> None:
     assert key(one) != first
 
 
-def test_the_key_holds_the_source_of_code_outside_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_covers_the_source_of_code_outside_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "own_losses.py").write_text("WEIGHT = 1\n")
     config = {section: {} for section in identity.SECTIONS} | {"init_from": None, "needs": {}}
@@ -614,7 +612,7 @@ def test_the_key_holds_the_source_of_code_outside_the_package(tmp_path: Path, mo
     assert identity.key(config, data="", needs={}) != before
 
 
-def test_a_guide_is_that_of_its_need_wherever_the_model_starts(command: Command, pictures: Path) -> None:
+def test_init_from_does_not_overwrite_a_guide(command: Command, pictures: Path) -> None:
     """init_from used to be loaded after the needs, so that training went on with another rung's guide."""
     tiny = ("trainer.max_steps=1", *TINY, *data(pictures))
     assert command("+experiment=fllic_w", "lmbda=2048", *tiny)[0] == 0
@@ -680,7 +678,7 @@ def test_a_damaged_state_is_no_state(tmp_path: Path, damage: bytes) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_the_diff_of_an_earlier_try_does_not_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_diff_of_an_earlier_attempt_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = {"key": "0", "needs": {}}
     for diff in ("- a\n+ b", ""):
         monkeypatch.setattr(environment, "uncommitted_changes", lambda diff=diff: diff)
@@ -728,7 +726,7 @@ def test_an_experiment_that_is_not_merged_into_the_root_is_refused(command: Comm
     assert not command.runs()
 
 
-def test_weights_of_an_own_model_are_read_where_its_module_is_trusted(
+def test_weights_of_a_foreign_model_load_only_if_its_module_is_trusted(
     command: Command, pictures: Path, own: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ("--config-dir", str(own), "+experiment=mine", "trainer.max_steps=1", *TINY, *data(pictures))
@@ -744,7 +742,7 @@ def test_weights_of_an_own_model_are_read_where_its_module_is_trusted(
     assert jdcsuite.decompress(jdcsuite.compress(picture, run), run).shape == picture.shape
 
 
-def test_an_own_model_that_cannot_code_is_refused_before_it_is_trained(
+def test_a_foreign_model_that_cannot_code_is_refused_before_training(
     command: Command, pictures: Path, own: Path
 ) -> None:
     (own / "own_models.py").write_text(OWN_MODEL.replace("pass", "def decompress(self, data): return None"))
@@ -754,7 +752,7 @@ def test_an_own_model_that_cannot_code_is_refused_before_it_is_trained(
     assert not command.runs()
 
 
-def test_runs_of_before_are_read(tmp_path: Path, pictures: Path) -> None:
+def test_run_folders_of_earlier_versions_are_read(tmp_path: Path, pictures: Path) -> None:
     """A run folder whose configuration lists command words and holds no key, with weights and rows of its time."""
     kept = Path(__file__).parents[1] / "experiments" / "synthetic_awgn"
     run = tmp_path / "runs" / "old" / "fllic-s10-l2048-0123abcd"
@@ -773,7 +771,7 @@ def test_runs_of_before_are_read(tmp_path: Path, pictures: Path) -> None:
     assert "fllic-s10-l2048" in out.read_text()
 
 
-def test_methods_share_a_ladder_when_told(command: Command, pictures: Path) -> None:
+def test_a_sweep_over_methods_uses_one_ladder(command: Command, pictures: Path) -> None:
     status, out, err = command(
         "+experiment=fllic,fllic_u", "+sweep=ladder", "rungs=1", "-m", "trainer.max_steps=1", *TINY, *data(pictures)
     )
@@ -781,7 +779,9 @@ def test_methods_share_a_ladder_when_told(command: Command, pictures: Path) -> N
     assert [f.name.split("-l")[1].split("-")[0] for f in command.runs()] == ["512", "512"]
 
 
-def test_two_processes_train_as_one(command: Command, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_on_two_processes_equals_a_single_process(
+    command: Command, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A real process group under torchrun: same samples, rows of both ranks, no row twice."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     words = (
@@ -805,7 +805,7 @@ def test_two_processes_train_as_one(command: Command, pictures: Path, monkeypatc
         assert float(row["psnr"]) == pytest.approx(float(two[image]["psnr"]), abs=1.0)
 
 
-def test_cards_state_what_the_models_are() -> None:
+def test_cards_state_parameters_and_macs() -> None:
     """Parameters and kMAC/px in the experiments' yaml files, at width 1, counted by PyTorch's own counter."""
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -830,7 +830,7 @@ def test_cards_state_what_the_models_are() -> None:
     ("model", "deep", "latents"),
     [("fllic", 192, 384), ("fllic_medium", 192, 384), ("fllic_small", 128, 384), ("fllic_evc", 192, 192)],
 )
-def test_what_all_must_pass_does_not_shrink_with_width(model: str, deep: int, latents: int) -> None:
+def test_the_deep_stages_do_not_shrink_with_width(model: str, deep: int, latents: int) -> None:
     for width in (0.04, 0.1, 0.45, 1.0):
         with hydra_config():
             said = plan.draft(["+experiment=fllic", f"model={model}", f"width={width}"]).config["model"]
@@ -855,7 +855,7 @@ def hydra_config():
     return initialize_config_dir(str(CONF), version_base="1.3")
 
 
-def test_jdc_s_methods_can_start_from_one_plain_codec(command: Command, pictures: Path) -> None:
+def test_jdc_methods_start_from_one_plain_codec(command: Command, pictures: Path) -> None:
     words = ("+start=codec", "-m", "trainer.max_steps=1", *TINY, *data(pictures, "jdc_n"))
     status, out, err = command("+experiment=jdc_n", "lmbda=512,256", *words)
     assert status == 0, out + err
@@ -866,8 +866,8 @@ def test_jdc_s_methods_can_start_from_one_plain_codec(command: Command, pictures
         assert needs["start"]["weights"] == weights.content_hash(start)
 
 
-def test_what_was_said_of_the_model_holds_where_it_starts_from_a_codec() -> None:
-    """Rows called adaptive, or testolina, must not be those of the codec's own model."""
+def test_model_changes_apply_to_the_codec_that_it_starts_from() -> None:
+    """Rows of an adaptive model, or of testolina, must not come from the codec's own model."""
     with hydra_config():
         said = ["+experiment=jdc_cn8", "model.index_cost=adaptive", "lmbda=2048"]
         for start, role in (("codec", "start"), ("codec_chain", "above")):
@@ -884,7 +884,7 @@ def test_what_was_said_of_the_model_holds_where_it_starts_from_a_codec() -> None
                 plan.draft(list(words))
 
 
-def test_a_ladder_without_a_sigma_is_jdc_s() -> None:
+def test_the_ladder_for_real_noise_is_that_of_jdc() -> None:
     from jdcsuite.study.resolvers import ladder
 
     assert [ladder(None, n) for n in (1, 3, 5)] == ["4096", "4096,1024,256", "4096,2048,1024,512,256"]
@@ -933,7 +933,7 @@ def test_a_chain_trains_each_rung_once_from_the_one_above(
     assert len(learned) == 5 and len({row["curve"] for row in learned}) == 1
 
 
-def test_chains_go_down_the_method_s_own_ladder() -> None:
+def test_chains_follow_the_ladder_of_the_method() -> None:
     def rungs(*words: str) -> list[tuple[str, float]]:
         with hydra_config():
             job = plan.draft(list(words))
@@ -956,7 +956,7 @@ def test_chains_go_down_the_method_s_own_ladder() -> None:
     assert with_codec == [("jdc_n", 2048), ("jdc_n", 4096), ("codec", 1024)]
 
 
-def test_what_was_said_of_the_method_holds_for_every_rung_of_its_chain(tmp_path: Path) -> None:
+def test_changes_of_the_method_apply_to_every_rung_of_its_chain(tmp_path: Path) -> None:
     start = tmp_path / "w.safetensors"
     save_file({}, start, metadata={"format": weights.FORMAT, "model": "{}", "about": "{}"})
     words = ["+experiment=fllic_w", "+start=chain", "lmbda=8192", "rate_scale=0.7", "model.start=random",
@@ -989,7 +989,7 @@ def test_any_codec_can_be_trained_for_ms_ssim(command: Command, pictures: Path) 
         assert "criterion.distance=ms_ssim" in rows(folder)[0]["curve"]
 
 
-def test_testolina_s_range_is_both_levels_range() -> None:
+def test_testolina_range_sets_both_noise_levels() -> None:
     with hydra_config():
         job = plan.draft(["+experiment=testolina_range"])
     noise = training.construct(job.config["data"]).synthetic
