@@ -126,13 +126,23 @@ def test_kernels_of_a_gpu_are_counted_without_the_operators_that_launch_them() -
     assert train.costliest(trace, torch.device("cuda")) == [("a kernel", 0.75, 2.0), ("another", 0.25, 2.0)]
 
 
-def test_the_table_of_training_is_complete() -> None:
+def test_the_table_of_training_is_complete(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = train.Measured(
+        device=torch.device("cpu"), batch=2, crop=64, steps=5, seconds=[(2.0, 1.0), (4.0, 2.0)], flops=10**9, rate=1e10,
+        peaks=(2**30, 2**31), costliest=[("aten::convolution_backward", 0.5, 12.0)],
+    )  # fmt: skip
+    monkeypatch.setattr(train, "measure", lambda *args, **options: result)
     console = Console(file=StringIO(), width=200)
-    train.report(console, ("+experiment=jdc_cn", *TINY), steps=1, blocks=1)
-    text = console.file.getvalue()
-    rows = ("samples a second", "run / bare loop", "share of the matrix rate", "peak memory", "convolution_backward")
-    for row in ("+experiment=jdc_cn", "CPU threads", *rows):
-        assert row in text
+    train.report(console, ("+experiment=jdc_cn", *TINY), steps=5, blocks=2)
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in console.file.getvalue().splitlines()]
+    table = {row[0]: row[1:] for row in rows if len(row) == 3}
+    assert table["samples a second (2 x 5 steps)"] == ["3.8", "3.1 .. 4.4"]
+    assert table["run / bare loop"] == ["0.500", "0.500 .. 0.500"]
+    assert table["matrix product (float32, 1024 x 1024), TFLOP/s"][0] == "0.01"
+    assert table["share of the matrix rate"][0] == "18.8%"
+    assert table["peak memory of the process, GiB"][0] == "2.00"
+    assert table["aten::convolution_backward, 12 a step"][0] == "50.0%"
+    assert "+experiment=jdc_cn" in console.file.getvalue() and "CPU threads" in console.file.getvalue()
 
 
 # -- command line ----------------------------------------------------------------------------------------------------
