@@ -111,7 +111,7 @@ class Mine(FLLIC):
 
 
 def forward(change: Callable[[Output], object]) -> Mine:
-    return Mine(forward=lambda self, x, **known: change(FLLIC.forward(self, x, **known)))
+    return Mine(forward=lambda self, x, **options: change(FLLIC.forward(self, x, **options)))
 
 
 def likelihood(value: float) -> Mine:
@@ -137,9 +137,9 @@ MODELS = {
     "decompress(data) has to return finite values as x_hat": lambda: Mine(
         decompress=lambda self, data: FLLIC.decompress(self, data) * torch.nan
     ),
-    "compress(x, sigma=) has to return bytes, not a list": lambda: Mine(compress=lambda self, x, **known: [b""]),
+    "compress(x, sigma=) has to return bytes, not a list": lambda: Mine(compress=lambda self, x, **options: [b""]),
     "compress(x, sigma=) fails (OSError: full)": lambda: Mine(
-        compress=lambda self, x, **known: raising(OSError("full"))
+        compress=lambda self, x, **options: raising(OSError("full"))
     ),
 }
 

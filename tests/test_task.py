@@ -51,15 +51,15 @@ def test_lr_scale_multiplies_the_rate_of_its_own_parameters_only() -> None:
     optimizer = partial(torch.optim.SGD, lr=0.01)
     parts = {"model": model, "criterion": nn.Identity(), "max_norm": 1.0, "seed": 0}
     task = Task(**parts, optimizer=optimizer, schedule=halving(steps=4, warmup=0, every=0.25, lowest=0.125))
-    made = task.configure_optimizers()
-    groups = made["optimizer"].param_groups
+    optimizers = task.configure_optimizers()
+    groups = optimizers["optimizer"].param_groups
     members = {group["lr"]: {id(p) for p in group["params"]} for group in groups}
     assert members == {
         0.01: {id(p) for p in (model.slow.weight, model.slow.bias, model.fast.part.weight)},
         0.1: {id(model.fast.weight)},
     }
-    made["optimizer"].step()
-    made["lr_scheduler"]["scheduler"].step()
+    optimizers["optimizer"].step()
+    optimizers["lr_scheduler"]["scheduler"].step()
     assert sorted(group["lr"] for group in groups) == pytest.approx([0.005, 0.05]), "the schedule moves all groups"
 
 

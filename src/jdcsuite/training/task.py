@@ -225,8 +225,13 @@ class DenoiserTask(Task):
         with torch.autocast(self.device.type, enabled=False):
             denoised, milliseconds = timed(lambda: self.model.denoise(pair.noisy), pair.noisy)
         x_hat = eight_bit(denoised)
-        known = {"dataset": dataset, "image": name, "enc_ms": round(milliseconds, 3), "device": pair.noisy.device.type}
-        self.rows.append(replace(of_input(pair), **known, **quality(x_hat, pair.clean)))
+        columns = {
+            "dataset": dataset,
+            "image": name,
+            "enc_ms": round(milliseconds, 3),
+            "device": pair.noisy.device.type,
+        }
+        self.rows.append(replace(of_input(pair), **columns, **quality(x_hat, pair.clean)))
         if index == 0:
             self.pictures[dataset, name] = {"noisy": pair.noisy, "decoded": x_hat, "clean": pair.clean}
 
