@@ -24,8 +24,8 @@ def jdc(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
         capfd.readouterr()
         with pytest.raises(SystemExit) as end:
             cli.main()
-        said = capfd.readouterr()
-        return int(end.value.code or 0), said.out, said.err
+        captured = capfd.readouterr()
+        return int(end.value.code or 0), captured.out, captured.err
 
     return call
 
@@ -53,25 +53,25 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_evaluate_judges_runs_and_standards_alike(jdc, folder: Path, run: Path, tmp_path: Path) -> None:
+def test_evaluate_measures_runs_and_standard_codecs(jdc, folder: Path, run: Path, tmp_path: Path) -> None:
     out = tmp_path / "rows.csv"
     words = ["evaluate", run, "jpegxl", "--data", folder, "--sigma", 5, "--sigma", 10, "--out", out]
-    status, said, err = jdc(*words)
-    assert status == 0, said + err
+    status, printed, err = jdc(*words)
+    assert status == 0, printed + err
     rows = pd.read_csv(out)
     assert len(rows) == (1 + len(LADDERS["jpegxl"])) * 2 * 2
     assert set(rows["method"]) == {"fllic", "noisy + jpegxl"} and set(rows["sigma"]) == {5, 10}
     noisy = rows.groupby(["image", "sigma"])["psnr_noisy"].nunique()
-    assert (noisy == 1).all(), "every codec was given the same noisy picture"
+    assert (noisy == 1).all(), "every codec gets the same noisy image"
     status, _, err = jdc(*words)
     assert status == 2 and "--force" in err
-    status, said, err = jdc("report", out, "-o", tmp_path / "report")
-    assert status == 0, said + err
+    status, printed, err = jdc("report", out, "-o", tmp_path / "report")
+    assert status == 0, printed + err
     assert (tmp_path / "report" / "rd.png").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (
             ["evaluate", "nope", "--data", "DATA", "--sigma", "1", "--out", "OUT"],
@@ -84,19 +84,19 @@ def test_evaluate_judges_runs_and_standards_alike(jdc, folder: Path, run: Path, 
         (["fetch", "nope", "--root", "OUT"], "nope"),
     ],
 )
-def test_a_mistake_is_one_sentence(jdc, folder: Path, tmp_path: Path, words: list[str], said: str) -> None:
+def test_a_mistake_is_one_sentence(jdc, folder: Path, tmp_path: Path, words: list[str], message: str) -> None:
     given = [w.replace("DATA", str(folder)).replace("OUT", str(tmp_path / "out.csv")) for w in words]
     status, _, err = jdc(*given)
-    assert status == 2 and said in err and len(err.strip().splitlines()) == 1
+    assert status == 2 and message in err and len(err.strip().splitlines()) == 1
     assert not (tmp_path / "out.csv").exists()
 
 
-def test_the_catalogue_is_listed(jdc) -> None:
+def test_fetch_lists_the_catalogue(jdc) -> None:
     status, out, _ = jdc("fetch", "--list")
     assert status == 0 and all(name in out for name in ("kodak24", "div2k", "urban100", "sidd", "nind"))
 
 
-def test_weights_that_ask_for_anything_else_are_refused(jdc, folder: Path, run: Path, tmp_path: Path) -> None:
+def test_weights_that_name_other_code_are_refused(jdc, folder: Path, run: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     tensors = load_file(run / "weights.safetensors")
@@ -111,8 +111,8 @@ def test_weights_without_metadata_are_named_by_their_file(jdc, folder: Path, run
     bare = tmp_path / "bare.safetensors"
     config, _, _ = weights.read(run / "weights.safetensors")
     weights.save(weights.load(run), config, bare, about={})
-    status, said, err = jdc("evaluate", bare, "--data", folder, "--sigma", 5, "--out", tmp_path / "rows.csv")
-    assert status == 0, said + err
+    status, printed, err = jdc("evaluate", bare, "--data", folder, "--sigma", 5, "--out", tmp_path / "rows.csv")
+    assert status == 0, printed + err
     rows = pd.read_csv(tmp_path / "rows.csv")
     assert set(rows["run"]) == set(rows["method"]) == set(rows["curve"]) == {"bare"}
     assert rows[["lmbda", "seed", "budget", "sigma_train"]].isna().all(axis=None) and rows["psnr"].notna().all()
@@ -147,7 +147,7 @@ def test_weights_without_metadata_are_named_by_their_file(jdc, folder: Path, run
     ],
 )
 def test_a_usage_error_is_one_sentence_that_says_what_to_do(jdc, words: list[str], message: str) -> None:
-    """They used to be a usage text in a box."""
+    """Such errors used to be a usage text in a box."""
     status, out, err = jdc(*words)
     assert status == 2 and out == "" and len(err.strip().splitlines()) == 1, err
     assert err.startswith("jdc: ") and message in err, err

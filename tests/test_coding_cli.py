@@ -1,4 +1,4 @@
-"""`jdc compress | decompress | info`, in this process: files, folders and globs, and what can be wrong with them."""
+"""`jdc compress | decompress | info`, in this process: files, folders and patterns, and errors."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def ladder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three codecs of falling rate, and a network that is no codec."""
+    """Three codecs of decreasing rate, and a network that is not a codec."""
     from jdcsuite.artifacts import weights
     from jdcsuite.models.clean_entropy import CleanEntropy
 
@@ -61,21 +61,21 @@ def names(root: Path) -> list[str]:
     return sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
 
 
-def test_a_picture_makes_the_trip(jdc, run, tmp_path, folder):
+def test_an_image_makes_the_round_trip(jdc, run, tmp_path, folder):
     coded, back = tmp_path / "a.jdc", tmp_path / "a.png"
     status, out, err = jdc("compress", folder / "a.png", "-o", coded, "--weights", run)
     assert status == 0 and err == "", err
     data, size = coded.read_bytes(), (folder / "a.png").stat().st_size
-    told = f"1 image, {size} -> {len(data)} bytes, ratio {size / len(data):.2f}, {8 * len(data) / 2000:.3f} bpp"
-    assert out.startswith(told) and ("this machine" in out) == unpack(data).same_machine
+    line = f"1 image, {size} -> {len(data)} bytes, ratio {size / len(data):.2f}, {8 * len(data) / 2000:.3f} bpp"
+    assert out.startswith(line) and ("this machine" in out) == unpack(data).same_machine
     assert data == jdcsuite.compress(photo(40, 50), run)
     status, out, err = jdc("decompress", coded, "-o", back, "--weights", run / "weights.safetensors")
     assert status == 0 and err == "", err
     np.testing.assert_array_equal(np.asarray(Image.open(back)), jdcsuite.decompress(data, run))
-    assert names(tmp_path) == ["a.jdc", "a.png", "in/a.png", "in/b.jpg", "in/deep/c.png"], "and nothing is left over"
+    assert names(tmp_path) == ["a.jdc", "a.png", "in/a.png", "in/b.jpg", "in/deep/c.png"], "no temporary file is left"
 
 
-def test_a_folder_makes_the_trip_and_keeps_its_subfolders(jdc, run, tmp_path, folder):
+def test_a_folder_makes_the_round_trip_with_its_subfolders(jdc, run, tmp_path, folder):
     assert jdc("compress", folder, "-o", tmp_path / "coded", "--weights", run)[0] == 0
     assert names(tmp_path / "coded") == ["a.jdc", "b.jdc", "deep/c.jdc"]
     words = ["decompress", tmp_path / "coded", "-o", tmp_path / "back", "--weights", run]
@@ -86,7 +86,7 @@ def test_a_folder_makes_the_trip_and_keeps_its_subfolders(jdc, run, tmp_path, fo
     assert deep.dtype == np.uint16 and deep.shape == (33, 21, 3)
 
 
-def test_a_glob_and_files_go_into_a_folder(jdc, run, tmp_path, folder):
+def test_patterns_and_files_go_into_a_folder(jdc, run, tmp_path, folder):
     words = ["compress", f"{folder}/*.png", folder / "b.jpg", folder / "a.png", "-o", tmp_path / "coded"]
     status, out, _ = jdc(*words, "--weights", run)
     assert status == 0 and names(tmp_path / "coded") == ["a.jdc", "b.jdc"] and "2 images" in out
@@ -96,7 +96,7 @@ def test_a_glob_and_files_go_into_a_folder(jdc, run, tmp_path, folder):
     assert names(tmp_path / "there") == names(tmp_path / "new") == ["a.jdc"]
 
 
-def test_what_exists_is_kept_and_told_and_the_rest_is_done(jdc, run, tmp_path, folder):
+def test_existing_outputs_are_reported_and_kept_and_the_rest_is_done(jdc, run, tmp_path, folder):
     words = ["compress", folder, "-o", tmp_path / "coded", "--weights", run]
     assert jdc(*words)[0] == 0
     (tmp_path / "coded" / "a.jdc").write_bytes(b"mine")
@@ -110,7 +110,7 @@ def test_what_exists_is_kept_and_told_and_the_rest_is_done(jdc, run, tmp_path, f
     assert unpack((tmp_path / "coded" / "a.jdc").read_bytes()).height == 40
 
 
-def test_one_bad_picture_does_not_stop_the_others(jdc, run, tmp_path, folder):
+def test_one_bad_image_does_not_stop_the_others(jdc, run, tmp_path, folder):
     (folder / "empty.png").touch()
     (folder / "text.png").write_text("x")
     tifffile.imwrite(folder / "nan.tif", np.full((9, 9), np.nan, np.float32))
@@ -122,7 +122,7 @@ def test_one_bad_picture_does_not_stop_the_others(jdc, run, tmp_path, folder):
     assert "3 failed" in out
 
 
-def test_damaged_files_are_told_and_the_others_opened(jdc, run, tmp_path, folder):
+def test_damaged_files_are_reported_and_the_others_opened(jdc, run, tmp_path, folder):
     coded = tmp_path / "coded"
     assert jdc("compress", folder, "-o", coded, "--weights", run)[0] == 0
     data = (coded / "a.jdc").read_bytes()
@@ -145,7 +145,7 @@ def test_several_processes_write_the_same_files(jdc, run, tmp_path, folder):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
-def test_a_picture_that_kills_its_process_takes_no_other_with_it(tmp_path, run):
+def test_an_image_that_kills_its_process_fails_alone(tmp_path, run):
     names = ["0", "bad", *"12345678"]
     items = [paths.Item(tmp_path / name, tmp_path / f"{name}.jdc") for name in names]
     ended = list(batch.run(items, batch.BatchOptions(weights=(run,)), decode=False, jobs=2, work=dying.work))
@@ -166,8 +166,8 @@ def test_metadata_is_kept_on_request(jdc, run, tmp_path):
             assert picture.grey or ending == "webp"
             if keep:
                 assert picture.metadata["icc"] == ICC
-                said = Image.open(back).getexif()
-                assert said[271] == "Maker" and said.get(274, 1) == 1
+                tags = Image.open(back).getexif()
+                assert tags[271] == "Maker" and tags.get(274, 1) == 1
 
 
 def test_info_describes_a_file_without_weights(jdc, run, tmp_path):
@@ -175,8 +175,8 @@ def test_info_describes_a_file_without_weights(jdc, run, tmp_path):
     (tmp_path / "x.jdc").write_bytes(data)
     status, out, _ = jdc("info", tmp_path / "x.jdc")
     assert status == 0
-    for said in ("21", "33", compression.load(run).model_id.hex(), "icc (7 bytes)", "16", "same machine"):
-        assert said in out, said
+    for value in ("21", "33", compression.load(run).model_id.hex(), "icc (7 bytes)", "16", "same machine"):
+        assert value in out, value
     status, out, _ = jdc("info", "--json", tmp_path / "x.jdc")
     (about,) = json.loads(out)
     assert about["bytes"] == len(data) and about["bpp"] == 8 * len(data) / (33 * 21)
@@ -184,16 +184,16 @@ def test_info_describes_a_file_without_weights(jdc, run, tmp_path):
     assert (about["tiles_across"], about["tiles_down"], about["metadata"]) == (1, 1, {"icc": 7})
 
 
-def test_the_weights_of_a_file_are_chosen_among_several(jdc, ladder, run, tmp_path):
+def test_the_weights_of_a_file_are_chosen_from_several(jdc, ladder, run, tmp_path):
     Image.fromarray(photo(24, 24)).save(tmp_path / "a.png")
     coded, back = tmp_path / "x.jdc", tmp_path / "x.png"
     assert jdc("compress", tmp_path / "a.png", "-o", coded, "--weights", ladder / "rung1")[0] == 0
-    exported = tmp_path / "kept"  # a folder of weights files is as good as one of runs
+    exported = tmp_path / "kept"  # a folder of exported weights files
     exported.mkdir()
     for rung in ladder.glob("rung*"):
         shutil.copy(rung / "weights.safetensors", exported / f"{rung.name}.safetensors")
     for given in ([ladder], [f"{ladder}/rung*"], [run, ladder / "rung1"], [exported]):
-        words = [word for one in given for word in ("--weights", one)]
+        words = [word for path in given for word in ("--weights", path)]
         status, _, err = jdc("decompress", coded, "-o", back, *words, "--force")
         assert status == 0, err
         np.testing.assert_array_equal(
@@ -207,7 +207,7 @@ def test_the_weights_of_a_file_are_chosen_among_several(jdc, ladder, run, tmp_pa
     assert status == 1 and needed in err
 
 
-def test_a_target_picks_the_rung(jdc, ladder, tmp_path):
+def test_a_target_selects_the_rung(jdc, ladder, tmp_path):
     picture = photo(48, 48)
     Image.fromarray(picture).save(tmp_path / "a.png")
     measured = {}
@@ -231,7 +231,7 @@ def test_a_target_picks_the_rung(jdc, ladder, tmp_path):
     assert status == 2 and "--target-bpp" in err
 
 
-def test_a_file_that_does_not_verify_is_not_written(jdc, run, tmp_path, folder, monkeypatch):
+def test_a_file_that_fails_verification_is_not_written(jdc, run, tmp_path, folder, monkeypatch):
     def wrong(*args: object, **kwargs: object) -> None:
         raise CorruptFile("the symbols do not have their checksum")
 
@@ -243,7 +243,7 @@ def test_a_file_that_does_not_verify_is_not_written(jdc, run, tmp_path, folder, 
 
 
 @pytest.mark.parametrize("what", ["full", "read-only"])
-def test_a_disk_that_takes_no_more_leaves_nothing_behind(jdc, run, tmp_path, folder, monkeypatch, what):
+def test_a_full_or_read_only_disk_leaves_no_partial_file(jdc, run, tmp_path, folder, monkeypatch, what):
     import errno
     import os
 
@@ -253,21 +253,21 @@ def test_a_disk_that_takes_no_more_leaves_nothing_behind(jdc, run, tmp_path, fol
 
     monkeypatch.setattr(os, "fsync", refuse)
     out = tmp_path / "coded"
-    status, said, err = jdc("compress", folder, "-o", out, "--weights", run)
-    assert status == 1 and len(err.strip().splitlines()) == 3 and "3 failed" in said
+    status, printed, err = jdc("compress", folder, "-o", out, "--weights", run)
+    assert status == 1 and len(err.strip().splitlines()) == 3 and "3 failed" in printed
     assert ("No space left" if what == "full" else "Read-only") in err
     assert names(out) == []
 
 
-def test_a_guide_s_sigma_is_auto_or_a_number(jdc, run, tmp_path, folder):
+def test_sigma_is_refused_by_codecs_without_a_guide(jdc, run, tmp_path, folder):
     words = ["compress", folder / "a.png", "-o", tmp_path / "x.jdc", "--weights", run, "--force"]
     assert jdc(*words, "--sigma", "auto")[0] == 0
     status, _, err = jdc(*words, "--sigma", "12.5")
-    assert status == 2 and "leave sigma out" in err, "this one has no guide"
+    assert status == 2 and "leave sigma out" in err
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["compress", "NOWHERE.png", "-o", "OUT", "--weights", "RUN"], "does not exist"),
         (["compress", "IN/*.tif", "-o", "OUT", "--weights", "RUN"], "nothing matches"),
@@ -283,11 +283,11 @@ def test_a_guide_s_sigma_is_auto_or_a_number(jdc, run, tmp_path, folder):
         (["decompress", "IN/a.png", "-o", "OUT/", "--weights", "RUN", "--format", "gif"], "no known image format"),
     ],
 )
-def test_a_mistake_is_one_sentence(jdc, run, folder, tmp_path, words, said):
+def test_a_mistake_is_one_sentence(jdc, run, folder, tmp_path, words, message):
     places = {"IN": str(folder), "OUT": str(tmp_path / "x"), "RUN": str(run), "NOWHERE": str(tmp_path / "no")}
     given = [next((w.replace(k, v, 1) for k, v in places.items() if w.startswith(k)), w) for w in words]
     status, _, err = jdc(*given)
-    assert status == 2 and said in err and len(err.strip().splitlines()) == 1, err
+    assert status == 2 and message in err and len(err.strip().splitlines()) == 1, err
     assert names(tmp_path) == ["in/a.png", "in/b.jpg", "in/deep/c.png"]
 
 
@@ -302,7 +302,7 @@ def test_a_mistake_is_one_sentence(jdc, run, folder, tmp_path, words, said):
 )
 @pytest.mark.parametrize("verb", ["compress", "decompress"])
 def test_options_that_no_image_can_use_are_reported_once(jdc, run, ladder, folder, tmp_path, verb, options, message):
-    """Each image used to report them again."""
+    """They used to be reported for each image."""
     (tmp_path / "damaged.safetensors").write_bytes(b"damaged")
     coded = tmp_path / "coded"
     assert jdc("compress", folder, "-o", coded, "--weights", run)[0] == 0
@@ -317,7 +317,7 @@ def test_options_that_no_image_can_use_are_reported_once(jdc, run, ladder, folde
     assert out == "" and not (tmp_path / "out").exists()
 
 
-def test_two_pictures_for_one_name_are_refused_before_any_is_coded(jdc, run, folder, tmp_path):
+def test_two_images_with_one_output_are_refused_before_any_is_coded(jdc, run, folder, tmp_path):
     shutil.copy(folder / "a.png", folder / "b.png")
     status, _, err = jdc("compress", folder, "-o", tmp_path / "coded", "--weights", run)
     assert status == 2 and "b.jpg" in err and "b.png" in err and not (tmp_path / "coded").exists()
@@ -331,14 +331,14 @@ def test_the_input_is_never_replaced(run, tmp_path):
     assert "the input itself" in done.error and (tmp_path / "x.jdc").read_bytes() == before
 
 
-def test_weights_are_found_once(ladder, run):
-    found = paths.weights_files([str(ladder / "rung0"), str(ladder), f"{ladder}/rung0/weights.safetensors"])
-    assert [p.parent.name for p in found] == ["rung0", "guide", "rung1", "rung2"]
+def test_each_weights_file_is_listed_once(ladder, run):
+    files = paths.weights_files([str(ladder / "rung0"), str(ladder), f"{ladder}/rung0/weights.safetensors"])
+    assert [p.parent.name for p in files] == ["rung0", "guide", "rung1", "rung2"]
     with pytest.raises(UserError, match="no weights"):
         paths.weights_files([str(run), str(ladder / "rung0" / "nothing")])
 
 
-def test_weights_that_the_shell_expanded_are_no_inputs(jdc, ladder, tmp_path):
+def test_weights_expanded_by_the_shell_are_not_inputs(jdc, ladder, tmp_path):
     Image.fromarray(photo(20, 20)).save(tmp_path / "a.png")
     rungs = sorted(ladder.glob("rung*"))
     words = ["compress", tmp_path / "a.png", "-o", tmp_path / "x.jdc", "--target-bpp", 99, "--weights", *rungs]
@@ -348,6 +348,6 @@ def test_weights_that_the_shell_expanded_are_no_inputs(jdc, ladder, tmp_path):
     assert status == 2 and "only weights were given" in err
 
 
-def test_the_help_says_what_the_psnr_is_against(jdc):
+def test_the_help_states_what_the_psnr_is_measured_against(jdc):
     assert "noise" in jdc("compress", "--help")[1]
     assert sys.argv[0] == "jdc"

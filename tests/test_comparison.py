@@ -1,4 +1,4 @@
-"""Curves against one of them: BD-PSNR against straight lines integrated by numpy, interval, verdict, table."""
+"""Comparison of curves: BD-PSNR against integration by numpy, interval, verdict, table."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ IMAGES = [f"{i:02}.png" for i in range(12)]
 
 
 def rows(method: str, points: dict[float, tuple[float, float]], *, seed: float = 0, spread: float = 0.1) -> list[dict]:
-    """A row a picture and rung; pictures differ in rate by the same factors in every method, in PSNR by chance."""
+    """One row per image and rung; rates of the images differ by the same factors in all methods, PSNR randomly."""
     random = np.random.default_rng([len(method), int(np.nan_to_num(seed))])
     common = {"method": method, "curve": method, "seed": seed, "budget": "lab", "dataset": "set", "sigma": np.nan}
-    made = []
+    table = []
     for lmbda, (bpp, psnr) in points.items():
         for i, image in enumerate(IMAGES):
             at = {"lmbda": lmbda, "image": image, "bpp": bpp * (1 + i / 20), "psnr": psnr + spread * random.normal()}
-            made.append(common | at | {"run": f"{method}-{lmbda}-{seed}", "noise_seed": 0, "psnr_noisy": 28.0})
-    return made
+            table.append(common | at | {"run": f"{method}-{lmbda}-{seed}", "noise_seed": 0, "psnr_noisy": 28.0})
+    return table
 
 
 def compared(*parts: list[dict], anchor: str = "codec") -> pd.DataFrame:
@@ -41,10 +41,10 @@ CODEC = {512: (0.4, 28.0), 2048: (1.0, 31.0)}
 AHEAD = {512: (0.3, 28.0), 2048: (0.8, 31.5)}
 
 
-def straight(one: list[dict], other: list[dict], image: str) -> float:
-    """Mean difference in PSNR over the common rates of two curves of two points, straight in log bpp."""
+def straight(anchor: list[dict], other: list[dict], image: str) -> float:
+    """Mean PSNR difference over the common rates of two curves of two points, linear in log bpp."""
     curves = []
-    for part in (one, other):
+    for part in (anchor, other):
         mine = sorted((row["bpp"], row["psnr"]) for row in part if row["image"] == image)
         curves.append((np.log([b for b, _ in mine]), [p for _, p in mine]))
     at = np.linspace(max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves), 2001)
@@ -52,13 +52,13 @@ def straight(one: list[dict], other: list[dict], image: str) -> float:
 
 
 def test_bd_psnr_is_the_mean_difference_over_common_rates() -> None:
-    one, other = rows("codec", CODEC), rows("jdc_n", AHEAD)
-    (found,) = compared(one, other).to_dict("records")
-    expected = [straight(one, other, image) for image in IMAGES]
-    assert found["bd_psnr"] == pytest.approx(np.mean(expected), abs=1e-3)
+    anchor, other = rows("codec", CODEC), rows("jdc_n", AHEAD)
+    (result,) = compared(anchor, other).to_dict("records")
+    expected = [straight(anchor, other, image) for image in IMAGES]
+    assert result["bd_psnr"] == pytest.approx(np.mean(expected), abs=1e-3)
     draws = np.random.default_rng(1).choice(expected, (20_000, len(expected))).mean(1)
-    assert [found["low"], found["high"]] == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.01)
-    assert found["verdict"] == "holds" and found["pictures"] == 12 and found["seeds"] == 1
+    assert [result["low"], result["high"]] == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.01)
+    assert result["verdict"] == "holds" and result["pictures"] == 12 and result["seeds"] == 1
 
 
 def renamed(part: list[dict], dataset: str, names: list[str]) -> list[dict]:
@@ -66,18 +66,18 @@ def renamed(part: list[dict], dataset: str, names: list[str]) -> list[dict]:
     return [row | {"image": names[images.index(row["image"])], "dataset": dataset} for row in part]
 
 
-def test_pictures_of_one_scene_are_one_draw() -> None:
-    """Twelve pictures that are all of the same few scenes say less than twelve scenes."""
+def test_images_of_one_scene_are_resampled_together() -> None:
+    """Twelve images of six scenes give the interval of six independent values."""
     polyu = [
         f"Canon600D_3-5_125_1600_{scene}_{i}.jpg" for scene in ("toy", "book", "door", "plant", "desk") for i in (1, 2)
     ]
     polyu += ["Sony_3-5_125_1600_toy_1.jpg", "Sony_3-5_125_1600_toy_2.jpg"]
-    one, other = rows("codec", CODEC, spread=0.3), rows("jdc_n", AHEAD, spread=0.3)
-    (alone,) = compared(one, other).to_dict("records")
-    (grouped,) = compared(*(renamed(part, "polyu_test", polyu) for part in (one, other))).to_dict("records")
+    anchor, other = rows("codec", CODEC, spread=0.3), rows("jdc_n", AHEAD, spread=0.3)
+    (alone,) = compared(anchor, other).to_dict("records")
+    (grouped,) = compared(*(renamed(part, "polyu_test", polyu) for part in (anchor, other))).to_dict("records")
     assert alone["groups"] == 12 and grouped["groups"] == 6 and grouped["pictures"] == 12
     assert grouped["bd_psnr"] == pytest.approx(alone["bd_psnr"])
-    means = np.array([straight(one, other, image) for image in sorted(IMAGES)]).reshape(6, 2).mean(1)
+    means = np.array([straight(anchor, other, image) for image in sorted(IMAGES)]).reshape(6, 2).mean(1)
     draws = np.random.default_rng(1).choice(means, (20_000, 6)).mean(1)
     assert [grouped["low"], grouped["high"]] == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.01)
     cc = [
@@ -85,43 +85,43 @@ def test_pictures_of_one_scene_are_one_draw() -> None:
         for camera in ("d600_iso3200", "d800_iso1600", "d800_iso3200", "5dmark3_iso3200")
         for i in (1, 2, 3)
     ]
-    (few,) = compared(*(renamed(part, "cc15", cc) for part in (one, other))).to_dict("records")
+    (few,) = compared(*(renamed(part, "cc15", cc) for part in (anchor, other))).to_dict("records")
     assert few["groups"] == 4 and np.isnan(few["low"]) and few["verdict"] == "few scenes"
     assert few["bd_psnr"] == pytest.approx(alone["bd_psnr"])
 
 
-def test_curves_that_share_little_of_their_rates_are_left_out_and_counted() -> None:
-    """One per cent in common used to count like all."""
+def test_images_whose_curves_share_few_rates_are_left_out_and_counted() -> None:
+    """An overlap of one per cent used to be enough."""
     near, far = {512: (0.5, 28.0), 2048: (1.2, 31.0)}, {512: (0.9, 30.0), 2048: (9.0, 35.0)}
-    (found,) = compared(rows("codec", CODEC, spread=0), rows("jdc_n", near, spread=0)).to_dict("records")
-    assert found["apart"] == 0 and found["rungs"] == 2
-    (found,) = compared(rows("codec", CODEC, spread=0), rows("jdc_n", far, spread=0)).to_dict("records")
-    assert found["apart"] == 12 and found["verdict"] == "no overlap"
+    (result,) = compared(rows("codec", CODEC, spread=0), rows("jdc_n", near, spread=0)).to_dict("records")
+    assert result["apart"] == 0 and result["rungs"] == 2
+    (result,) = compared(rows("codec", CODEC, spread=0), rows("jdc_n", far, spread=0)).to_dict("records")
+    assert result["apart"] == 12 and result["verdict"] == "no overlap"
 
 
-def test_bd_rate_is_the_factor_that_was_put_in() -> None:
+def test_bd_rate_recovers_a_known_factor() -> None:
     saved = {lmbda: (0.8 * bpp, psnr) for lmbda, (bpp, psnr) in CODEC.items()}
-    (found,) = compared(rows("codec", CODEC, spread=0), rows("jdc_n", saved, spread=0)).to_dict("records")
-    assert found["bd_rate"] == pytest.approx(-20) and found["overlap"] == pytest.approx(1) and found["cut"] == 0
+    (result,) = compared(rows("codec", CODEC, spread=0), rows("jdc_n", saved, spread=0)).to_dict("records")
+    assert result["bd_rate"] == pytest.approx(-20) and result["overlap"] == pytest.approx(1) and result["cut"] == 0
 
 
-def test_curves_are_compared_on_the_pictures_that_both_have() -> None:
-    """A curve of fewer, cheaper pictures used to win in BD-rate by their means."""
+def test_curves_are_compared_on_their_common_images() -> None:
+    """A curve of fewer images with lower rates used to have a better BD-rate."""
     other = [row for row in rows("jdc_n", CODEC, spread=0) if row["image"] in IMAGES[:3]]
-    (found,) = compared(rows("codec", CODEC, spread=0), other).to_dict("records")
-    assert found["pictures"] == 3 and found["bd_rate"] == pytest.approx(0, abs=1e-6)
+    (result,) = compared(rows("codec", CODEC, spread=0), other).to_dict("records")
+    assert result["pictures"] == 3 and result["bd_rate"] == pytest.approx(0, abs=1e-6)
 
 
-def test_lossless_points_of_clean_pictures_have_no_bd_rate() -> None:
+def test_infinite_psnr_gives_no_bd_rate() -> None:
     endless = {512: (0.4, np.inf), 2048: (1.0, np.inf)}
-    found = compared(rows("codec", endless, spread=0), rows("jdc_n", endless, spread=0)).loc["jdc_n"]
-    assert np.isnan(found["bd_rate"]) and found["overlap"] == 0 and found["verdict"] == "no overlap"
+    result = compared(rows("codec", endless, spread=0), rows("jdc_n", endless, spread=0)).loc["jdc_n"]
+    assert np.isnan(result["bd_rate"]) and result["overlap"] == 0 and result["verdict"] == "no overlap"
 
 
-def test_a_point_that_a_cheaper_one_beats_is_cut_from_the_bd_rate() -> None:
+def test_points_below_the_pareto_front_are_left_out_of_the_bd_rate() -> None:
     falling = CODEC | {4096: (1.5, 30.0)}
-    found = compared(rows("codec", CODEC, spread=0), rows("jdc_n", falling, spread=0)).loc["jdc_n"]
-    assert found["cut"] == 1 and found["bd_rate"] == pytest.approx(0, abs=1e-9)
+    result = compared(rows("codec", CODEC, spread=0), rows("jdc_n", falling, spread=0)).loc["jdc_n"]
+    assert result["cut"] == 1 and result["bd_rate"] == pytest.approx(0, abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -135,9 +135,9 @@ def test_a_point_that_a_cheaper_one_beats_is_cut_from_the_bd_rate() -> None:
     ],
 )
 def test_verdicts(points: dict, verdict: str) -> None:
-    found = compared(rows("codec", CODEC, spread=0.3), rows("jdc_n", points, spread=0.3)).loc["jdc_n"]
-    assert found["verdict"] == verdict
-    assert np.isnan(found["bd_psnr"]) == (verdict == "no overlap")
+    result = compared(rows("codec", CODEC, spread=0.3), rows("jdc_n", points, spread=0.3)).loc["jdc_n"]
+    assert result["verdict"] == verdict
+    assert np.isnan(result["bd_psnr"]) == (verdict == "no overlap")
 
 
 def test_seeds_are_averaged_and_must_agree() -> None:
@@ -146,12 +146,12 @@ def test_seeds_are_averaged_and_must_agree() -> None:
     agreed = compared(anchor, rows("jdc_n", AHEAD, seed=0) + rows("jdc_n", AHEAD, seed=1)).loc["jdc_n"]
     assert agreed["verdict"] == "holds" and agreed["seeds"] == 2
     split = compared(anchor, rows("jdc_n", AHEAD, seed=0) + rows("jdc_n", slightly, seed=1)).loc["jdc_n"]
-    assert split["low"] > 0, "the mean of both is ahead"
+    assert split["low"] > 0, "the mean over seeds is ahead"
     assert split["verdict"] == "undecided" and split["seeds"] == 2
 
 
-def test_what_curves_do_not_share_is_said() -> None:
-    """Both used to be called "no overlap", as if their rates were to blame."""
+def test_the_verdict_names_what_curves_do_not_share() -> None:
+    """Both used to be reported as "no overlap" of rates."""
     codec = rows("codec", CODEC, seed=0)
     seeds = compared(codec, rows("jdc_n", AHEAD, seed=1)).loc["jdc_n"]
     assert seeds["verdict"] == "no common seed" and np.isnan(seeds["bd_psnr"]) and seeds["seeds"] == 0
@@ -159,13 +159,13 @@ def test_what_curves_do_not_share_is_said() -> None:
     assert compared(codec, renamed).loc["jdc_n", "verdict"] == "no common picture"
 
 
-def test_a_standard_codec_has_no_seed_and_is_compared_with_each() -> None:
+def test_a_curve_without_seeds_is_compared_with_every_seed() -> None:
     standard = [row | {"lmbda": np.nan, "quality": str(row["lmbda"])} for row in rows("avif", CODEC, seed=np.nan)]
-    found = compared(rows("jdc_n", AHEAD, seed=0) + rows("jdc_n", AHEAD, seed=1), standard, anchor="jdc_n").loc["avif"]
-    assert found["seeds"] == 2 and found["verdict"] == "fails"
+    result = compared(rows("jdc_n", AHEAD, seed=0) + rows("jdc_n", AHEAD, seed=1), standard, anchor="jdc_n").loc["avif"]
+    assert result["seeds"] == 2 and result["verdict"] == "fails"
 
 
-def test_pareto_cuts_what_a_cheaper_point_beats() -> None:
+def test_pareto_keeps_increasing_points_only() -> None:
     curve = pd.DataFrame({"bpp": [3.0, 0.5, 1.0, 2.0, 1.0, 4.0], "psnr": [30.0, 27.0, 28.0, 31.0, 28.5, 30.5]})
     kept, cut = pareto(curve)
     assert kept["psnr"].tolist() == [27.0, 28.5, 31.0]
@@ -174,17 +174,17 @@ def test_pareto_cuts_what_a_cheaper_point_beats() -> None:
     assert pareto(kept)[1] == 0
 
 
-def test_report_against_a_curve_is_written_and_printed(tmp_path: Path) -> None:
+def test_a_comparison_is_written_and_printed(tmp_path: Path) -> None:
     pd.DataFrame(rows("codec", CODEC) + rows("jdc_n", AHEAD)).to_csv(tmp_path / "rows.csv", index=False)
     console = Console(width=80)
     with console.capture() as capture:
-        made = report.make([tmp_path / "rows.csv"], tmp_path / "out", console, against="codec")
+        files = report.make([tmp_path / "rows.csv"], tmp_path / "out", console, against="codec")
     assert "Against codec at equal rate" in capture.get() and "holds, 1 seed" in capture.get()
-    (row,) = pd.read_csv(made["compared"]).to_dict("records")
+    (row,) = pd.read_csv(files["compared"]).to_dict("records")
     assert row["label"] == "jdc_n" and row["low"] < row["bd_psnr"] < row["high"]
 
 
-def test_what_cannot_be_compared_is_one_sentence(tmp_path: Path) -> None:
+def test_a_missing_curve_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no curve jdc_cn to compare with: choose one of codec, jdc_n"):
         compared(rows("codec", CODEC), rows("jdc_n", AHEAD), anchor="jdc_cn")
     with pytest.raises(UserError, match="codec is the only curve"):
@@ -192,4 +192,4 @@ def test_what_cannot_be_compared_is_one_sentence(tmp_path: Path) -> None:
     pd.DataFrame(rows("codec", CODEC)).to_csv(tmp_path / "rows.csv", index=False)
     words = ["report", str(tmp_path / "rows.csv"), "-o", str(tmp_path / "out"), "--against", "nothing"]
     assert CliRunner().invoke(app, words).exit_code != 0
-    assert not (tmp_path / "out").exists(), "nothing half-written"
+    assert not (tmp_path / "out").exists(), "nothing is written"

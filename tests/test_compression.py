@@ -1,4 +1,4 @@
-"""`jdcsuite.compress` and `jdcsuite.decompress`: arrays to bytes and back, weights loaded once, mistakes told."""
+"""`jdcsuite.compress` and `jdcsuite.decompress`: arrays to bytes and back, cached weights, errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHAPE = {"widths": [8, 8, 16], "num_latents": 32, "prior_width": 8}
 
 
 def saved(folder: Path, *, seed: int = 0, **changes: object) -> FLLIC:
-    """A narrow codec with random weights, and its weights file in ``folder``."""
+    """A narrow codec with random weights, saved in ``folder``."""
     torch.manual_seed(seed)
     model = FLLIC(**(SHAPE | changes)).eval()
     model.update()
@@ -52,7 +52,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("deep", [False, True])
 @pytest.mark.parametrize("size", [(1, 1), (70, 33)])
-def test_a_picture_makes_the_trip(run, size, deep):
+def test_an_image_makes_the_round_trip(run, size, deep):
     picture = photo(*size, deep=deep)
     data = jdcsuite.compress(picture, run)
     assert isinstance(data, bytes) and data[:3] == b"JDC"
@@ -63,7 +63,7 @@ def test_a_picture_makes_the_trip(run, size, deep):
     assert unpack(data).bit_depth == (16 if deep else 8)
 
 
-def test_the_decoded_array_is_the_codec_s_picture_rounded(run):
+def test_the_decoded_array_is_the_rounded_reconstruction(run):
     model, picture = weights.load(run), photo(40, 50)
     data = jdcsuite.compress(picture, model)
     with torch.no_grad():
@@ -71,21 +71,21 @@ def test_the_decoded_array_is_the_codec_s_picture_rounded(run):
     assert np.array_equal(jdcsuite.decompress(data, model), to_bytes(expected[0]))
 
 
-def test_sixteen_bits_are_finer_than_eight(run):
-    """The decoded 16-bit picture is the float one, not the 8-bit one stretched."""
+def test_16_bit_images_are_decoded_at_full_depth(run):
+    """The decoded samples are not those of an 8-bit image, scaled."""
     back = jdcsuite.decompress(jdcsuite.compress(photo(64, 64, deep=True), run), run)
     assert (back % 257 != 0).any()
 
 
 def test_metadata_colour_and_tile_are_in_the_file(run):
-    for width, tile in ((65, 64), (64, 0)):  # what fits in one tile is one
+    for width, tile in ((65, 64), (64, 0)):  # an image that fits in one tile has one
         data = jdcsuite.compress(photo(20, width), run, metadata={"icc": b"profile"}, grey=True, tile=64)
         contents = unpack(data)
         assert (contents.metadata, contents.colour, contents.tile) == ({"icc": b"profile"}, 1, tile)
 
 
 @pytest.mark.parametrize(
-    ("array", "said"),
+    ("array", "message"),
     [
         (photo(8, 8).astype(np.float32), "convert it to uint8"),
         (np.full((8, 8, 3), np.nan), "NaN"),
@@ -96,20 +96,20 @@ def test_metadata_colour_and_tile_are_in_the_file(run):
         (np.zeros((0, 8, 3), np.uint8), "empty"),
     ],
 )
-def test_what_is_no_picture_is_refused_in_one_sentence(run, array, said):
-    with pytest.raises(UserError, match=said) as error:
+def test_arrays_that_are_not_images_are_refused_in_one_sentence(run, array, message):
+    with pytest.raises(UserError, match=message) as error:
         jdcsuite.compress(array, run)
     assert "\n" not in str(error.value)
 
 
-def test_what_is_no_array_is_refused():
+def test_other_types_than_arrays_are_refused():
     for given in ([[1, 2, 3]], torch.zeros(8, 8, 3, dtype=torch.uint8), "x.png"):
         with pytest.raises(UserError, match="numpy array"):
             compression._checked(given)
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"metadata": {"xmp": b"x"}}, "icc and exif"),
         ({"metadata": {"icc": bytes(17 << 20)}}, "16 MiB"),
@@ -118,19 +118,19 @@ def test_what_is_no_array_is_refused():
         ({"sigma": -1.0}, "noise level"),
     ],
 )
-def test_options_are_checked(run, options, said):
-    with pytest.raises(UserError, match=said):
+def test_options_are_checked(run, options, message):
+    with pytest.raises(UserError, match=message):
         jdcsuite.compress(photo(8, 8), run, **options)
 
 
-def test_views_and_byte_orders_are_pictures_too(run):
+def test_views_and_other_byte_orders_are_accepted(run):
     picture = photo(40, 30, deep=True)
     data = jdcsuite.compress(np.ascontiguousarray(picture[::2, ::-1]), run)
     assert jdcsuite.compress(picture[::2, ::-1], run) == data
     assert jdcsuite.compress(picture[::2, ::-1].astype(">u2"), run) == data
 
 
-def test_weights_are_loaded_once_until_their_file_changes(tmp_path):
+def test_weights_are_cached_until_their_file_changes(tmp_path):
     saved(tmp_path)
     first = compression.load(tmp_path)
     assert compression.load(str(tmp_path / "weights.safetensors")) is first
@@ -158,13 +158,13 @@ def test_a_file_of_other_weights_names_both(run, tmp_path):
     assert unpack(data).model_id.hex() in str(error.value) and other.model_id.hex() in str(error.value)
 
 
-def test_weights_that_differ_in_a_setting_alone_are_other_weights(run, tmp_path):
+def test_weights_with_another_setting_have_another_id(run, tmp_path):
     saved(tmp_path, latent_gain=8.0)
     with pytest.raises(CorruptFile):
         jdcsuite.decompress(jdcsuite.compress(photo(8, 8), run), tmp_path)
 
 
-def test_what_is_no_file_is_told_before_weights_are_loaded():
+def test_bytes_are_checked_before_weights_are_loaded():
     assert jdcsuite.CorruptFile is CorruptFile
     for data in (b"", b"JDC", b"no file", b"JDC\x02" + bytes(60)):
         with pytest.raises(jdcsuite.CorruptFile):
@@ -191,7 +191,7 @@ def test_psnr():
     assert compression.psnr(a, b) == pytest.approx(expected)
 
 
-def test_importing_the_package_is_light():
+def test_importing_the_package_imports_no_libraries():
     code = "import jdcsuite, sys; jdcsuite.__all__; assert not {'torch', 'numpy', 'PIL'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
     with pytest.raises(AttributeError, match="no attribute 'nope'"):

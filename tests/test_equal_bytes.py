@@ -1,4 +1,4 @@
-"""Pictures at equal bytes, and what a report sets beside the runs."""
+"""Codecs at equal file size, words that name candidates, and reference codecs of a report."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("most", [400, 2000, 10_000, 10**7])
-def test_the_largest_file_of_at_most_so_many_bytes(pair: Pair, most: int) -> None:
+def test_largest_uses_the_highest_quality_within_the_size(pair: Pair, most: int) -> None:
     quality, data = equal_bytes.largest("avif", pair.noisy, most=most)
     assert len(data) <= most
     larger = [len(equal_bytes.Standard(codec="avif", quality=q).compress(pair.noisy)) for q in range(quality + 1, 100)]
@@ -51,9 +51,7 @@ def test_the_largest_file_of_at_most_so_many_bytes(pair: Pair, most: int) -> Non
     assert equal_bytes.largest("avif", pair.noisy, most=50) is None
 
 
-def test_pictures_at_equal_bytes_say_their_size_and_quality(
-    pair: Pair, shipped: Path, tmp_path: Path, monkeypatch
-) -> None:
+def test_captions_at_equal_bytes_state_size_and_quality(pair: Pair, shipped: Path, tmp_path: Path, monkeypatch) -> None:
     shown = equal_bytes.compared(pair, weights.load(shipped), name="ours")
     titles = [title.split("\n") for title, _ in shown]
     assert [t[0].split(" q ")[0] for t in titles] == ["noisy", "AVIF", "nlm + AVIF", "ours", "clean"]
@@ -65,12 +63,12 @@ def test_pictures_at_equal_bytes_say_their_size_and_quality(
     assert (tmp_path / "strip.png").stat().st_size > 1000
 
 
-def test_the_network_that_comes_along_is_a_word_of_evaluate(pair: Pair, shipped: Path, monkeypatch) -> None:
+def test_flagship_names_the_weights_in_the_package(pair: Pair, shipped: Path, monkeypatch) -> None:
     monkeypatch.setattr(weights, "shipped", lambda: shipped)
     for word, qualities in (("flagship", candidates.QUALITIES), ("flagship@20,60", [20, 60]), (f"{shipped}@5", [5])):
-        found = candidates.parse([word])
-        assert [one.settings["quality"] for one in found] == qualities
-        assert {one.row.method for one in found} == {"flagship"}
+        parsed = candidates.parse([word])
+        assert [candidate.settings["quality"] for candidate in parsed] == qualities
+        assert {candidate.row.method for candidate in parsed} == {"flagship"}
     (cascade,) = candidates.parse(["nlm+flagship@30"])
     assert cascade.settings == {"quality": 30.0} and cascade.denoiser is not None
 
@@ -93,11 +91,11 @@ def test_a_reference_codec_without_weights_is_reported_and_the_others_are_judged
 
     monkeypatch.setattr(weights, "shipped", missing)
     config = study(tmp_path, standards={"avif": [30], "jpegxl": None}, beside=["flagship", "webp@20"])
-    made = reference_rows(config, Console())
-    assert [path.name.split("-")[0] for path in made] == ["avif", "webp"]
+    paths = reference_rows(config, Console())
+    assert [path.name.split("-")[0] for path in paths] == ["avif", "webp"]
     assert "flagship is left out of the report: there are no weights here" in capsys.readouterr().out
-    written = [path.stat().st_mtime_ns for path in made]
-    assert [path.stat().st_mtime_ns for path in reference_rows(config, Console())] == written, "made once"
+    written = [path.stat().st_mtime_ns for path in paths]
+    assert [path.stat().st_mtime_ns for path in reference_rows(config, Console())] == written, "files are made once"
 
 
 def test_two_launches_make_the_rows_of_a_reference_codec_once(tmp_path: Path, monkeypatch) -> None:

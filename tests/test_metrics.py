@@ -1,4 +1,4 @@
-"""Each metric against an independent implementation, alone and on two processes; rows on real bytes."""
+"""Each metric against an independent implementation, alone and on two processes; rows from decoded files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from jdcsuite.types import Pair, Row
 
 @pytest.fixture(scope="module")
 def pairs() -> list[Pair]:
-    """Three crops of a photograph, each with noise of its own."""
+    """Three crops of a photograph with different noise levels."""
     crops = [coffee()[y : y + 192, x : x + 200] for y, x in ((0, 0), (100, 150), (200, 300))]
     noises = [GaussianNoise(sigma=s) for s in (3, 10, 40)]
     return [
@@ -66,7 +66,7 @@ def test_ms_ssim_is_empty_under_176_pixels() -> None:
     assert 0 < quality(x, (x + 0.01).clamp(0, 1))["ms_ssim"] < 1
 
 
-def test_means_are_over_images_not_over_pooled_errors(pairs: list[Pair]) -> None:
+def test_psnr_is_averaged_over_images_not_over_squared_errors(pairs: list[Pair]) -> None:
     collection = Quality()
     for pair in pairs:
         collection.update(pair.noisy, pair.clean)
@@ -84,7 +84,7 @@ def _rank(rank: int, port_file: str, pairs: list[tuple[torch.Tensor, torch.Tenso
     torch.distributed.destroy_process_group()
 
 
-def test_two_processes_agree_with_one(pairs: list[Pair], tmp_path: Path) -> None:
+def test_two_processes_give_the_metrics_of_one(pairs: list[Pair], tmp_path: Path) -> None:
     tensors = [(pair.noisy, pair.clean) for pair in pairs]
     mp.spawn(_rank, args=(str(tmp_path / "store"), tensors, str(tmp_path / "out")), nprocs=2)
     psnr, structural = np.mean([reference(pair) for pair in pairs], axis=0)
@@ -94,7 +94,7 @@ def test_two_processes_agree_with_one(pairs: list[Pair], tmp_path: Path) -> None
         assert measured["ms_ssim"] == pytest.approx(structural, abs=2e-3)
 
 
-def test_row_of_a_standard_counts_the_whole_file(pairs: list[Pair]) -> None:
+def test_bpp_of_a_standard_codec_is_that_of_the_whole_file(pairs: list[Pair]) -> None:
     codec, pair = Standard(codec="jpegxl", quality=2.0), pairs[1]
     row, x_hat = judge(codec, pair)
     data = codec.compress(pair.noisy)
@@ -103,7 +103,7 @@ def test_row_of_a_standard_counts_the_whole_file(pairs: list[Pair]) -> None:
     assert row.bpp_est is None
 
 
-def test_row_of_a_codec_accounts_for_every_bit(pairs: list[Pair]) -> None:
+def test_the_parts_of_a_codec_s_file_add_up_to_its_size(pairs: list[Pair]) -> None:
     torch.manual_seed(0)
     codec = FLLIC(widths=[8, 8, 16], num_latents=32, prior_width=8).eval()
     codec.update()
@@ -113,7 +113,7 @@ def test_row_of_a_codec_accounts_for_every_bit(pairs: list[Pair]) -> None:
     assert row.bpp_est > 0 and row.h_hat is None
 
 
-def test_a_guided_codec_accounts_for_what_it_was_handed(pairs: list[Pair]) -> None:
+def test_a_guided_codec_s_row_describes_the_denoised_image_that_it_coded(pairs: list[Pair]) -> None:
     torch.manual_seed(0)
     guide = CleanEntropy(widths=[8, 8], lossless=Lossless(coder="jpegls"))
     codec = FLLIC(widths=[8, 8, 16], num_latents=32, prior_width=8, guide=guide).eval()
@@ -124,8 +124,8 @@ def test_a_guided_codec_accounts_for_what_it_was_handed(pairs: list[Pair]) -> No
     assert torch.equal(x_hat, same) and row.enc_ms > 1e6 > alone.enc_ms and row.sigma == 10
     for part in ("bpp", "bpp_payload", "bpp_est", "bpp_header", "bpp_y", "bpp_z", "h_hat", "psnr"):
         assert getattr(row, part) == getattr(alone, part) > 0, "the codec's own, with or without a denoiser"
-    assert row.bpp_est == pytest.approx(row.bpp_payload, rel=0.15)  # priors that learned nothing
-    assert row.psnr_noisy < alone.psnr_noisy, "the input is the noisy picture all the same"
+    assert row.bpp_est == pytest.approx(row.bpp_payload, rel=0.15)  # untrained priors
+    assert row.psnr_noisy < alone.psnr_noisy, "quality is measured against the noisy input in both cases"
 
 
 def test_a_row_keeps_its_own_values_when_it_is_filled() -> None:
@@ -134,6 +134,6 @@ def test_a_row_keeps_its_own_values_when_it_is_filled() -> None:
 
 
 def test_rows_of_two_ranks_keep_every_quality_and_drop_repeated_images() -> None:
-    """The image alone used to identify a row, so that an any-rate codec kept one of its qualities under DDP."""
+    """Rows used to be identified by the image alone, so that an any-rate codec kept only one quality under DDP."""
     rows = [Row(dataset="kodak24", image=image, quality=q) for image in ("a.png", "b.png") for q in (25.0, 70.0)]
     assert joined([rows[2:], rows[:2] + rows[2:]]) == rows

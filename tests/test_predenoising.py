@@ -1,4 +1,4 @@
-"""`jdc predenoise`, in this process: the folder that it makes, what reads it, and what is refused."""
+"""`jdc predenoise`, in this process: the folder that it writes, training on it, and errors."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def unet(path: Path, **about: object) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Four scenes, one of them twice as pairs lie, one below; none is what the next is."""
+    """Images of four scenes: three in noisy/, one of them also in clean/, one in a subfolder."""
     root = tmp_path / "in"
     for i in range(3):
         save(root / "noisy" / CANON.format("abc"[i]), noised(photo(i), 12, seed=i))
@@ -53,16 +53,16 @@ def names(root: Path) -> list[str]:
     return sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
 
 
-MADE = sorted(["clean_" + CANON.format("a"), "deep_grey.png", *(CANON.format(c) for c in "abc")])
+NAMES = sorted(["clean_" + CANON.format("a"), "deep_grey.png", *(CANON.format(c) for c in "abc")])
 
 
-def test_a_folder_becomes_pairs_with_scores_and_their_teacher(jdc, folder: Path, tmp_path: Path) -> None:
+def test_a_folder_becomes_pairs_with_scores_and_a_record_of_the_teacher(jdc, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "taught"
-    status, said, err = jdc("predenoise", folder, "-o", out, "--weights", "nlm")
+    status, printed, err = jdc("predenoise", folder, "-o", out, "--weights", "nlm")
     assert status == 0 and err == "", err
-    assert said.startswith(f"5 images in {out}, MS-SSIM(target, input) 0.9") and "above 0.8 in 5 of 5" in said
-    pairs = [f"{kind}/{name}" for kind in ("clean", "noisy") for name in MADE]
-    assert names(out) == sorted([*pairs, "predenoised.json", "scores.csv"]), "and nothing is left over"
+    assert printed.startswith(f"5 images in {out}, MS-SSIM(target, input) 0.9") and "above 0.8 in 5 of 5" in printed
+    pairs = [f"{kind}/{name}" for kind in ("clean", "noisy") for name in NAMES]
+    assert names(out) == sorted([*pairs, "predenoised.json", "scores.csv"]), "no temporary file is left"
     source = np.asarray(Image.open(folder / "noisy" / CANON.format("b")))
     noisy, target = (np.asarray(Image.open(out / kind / CANON.format("b"))) for kind in ("noisy", "clean"))
     np.testing.assert_array_equal(noisy, source)
@@ -74,28 +74,28 @@ def test_a_folder_becomes_pairs_with_scores_and_their_teacher(jdc, folder: Path,
     rows = pd.read_csv(out / "scores.csv", index_col="image")
     both = [torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255 for image in (target, noisy)]
     assert rows.loc[CANON.format("b"), "ms_ssim"] == pytest.approx(float(ms_ssim(*both)), abs=1e-6)
-    assert sorted(rows.index) == MADE and set(rows["height"]) == {SIDE}
-    found = {shot.noisy.name: shot.scene for shot in find_shots(out, Source(folder="taught"))}
-    assert found == {
+    assert sorted(rows.index) == NAMES and set(rows["height"]) == {SIDE}
+    scenes = {shot.noisy.name: shot.scene for shot in find_shots(out, Source(folder="taught"))}
+    assert scenes == {
         "clean_" + CANON.format("a"): "polyu_Canon5D2_a",
         "deep_grey.png": "deep/grey",
         **{CANON.format(c): f"polyu_Canon5D2_{c}" for c in "abc"},
     }, "scenes are those of the sources"
 
 
-def test_a_trained_denoiser_teaches_and_is_named(jdc, folder: Path, tmp_path: Path) -> None:
+def test_a_trained_denoiser_is_recorded_as_the_teacher(jdc, folder: Path, tmp_path: Path) -> None:
     path = unet(tmp_path / "unet.safetensors", train_set="sidd+polyu", train_scenes=["sidd_001"])
     out = tmp_path / "taught"
     words = ["predenoise", folder / "noisy", folder / "deep" / "grey.png", "-o", out, "--weights", path]
     status, _, err = jdc(*words, "--tile", 64)
     assert status == 0 and err == "", err
-    made = provenance.read(out)
-    assert made.teacher.name == "unet-1" and made.teacher.train_scenes == ["sidd_001"] and len(made.teacher.id) == 64
+    teacher = provenance.read(out).teacher
+    assert teacher.name == "unet-1" and teacher.train_scenes == ["sidd_001"] and len(teacher.id) == 64
     x = torch.from_numpy(np.asarray(Image.open(out / "noisy" / CANON.format("b"))).copy())
     whole = weights.load(path).denoise(x.permute(2, 0, 1)[None].float() / 255, tile=0)
     target = np.asarray(Image.open(out / "clean" / CANON.format("b")))
     difference = np.abs(target - (whole[0] * 255).round().permute(1, 2, 0).numpy())
-    assert difference.max() <= 1 and difference.mean() < 0.001, "targets are the whole picture's, whatever the tile"
+    assert difference.max() <= 1 and difference.mean() < 0.001, "targets do not depend on the tile"
     unet(tmp_path / "old.safetensors")
     status, _, err = jdc(
         "predenoise", folder / "noisy", "-o", tmp_path / "b", "--weights", tmp_path / "old.safetensors"
@@ -103,12 +103,18 @@ def test_a_trained_denoiser_teaches_and_is_named(jdc, folder: Path, tmp_path: Pa
     assert status == 0 and "does not state its training scenes" in err
 
 
-def test_a_picture_that_fails_is_told_and_the_others_are_done(jdc, folder: Path, tmp_path: Path) -> None:
+def test_a_failed_image_is_reported_and_the_others_are_done(jdc, folder: Path, tmp_path: Path) -> None:
     bad = folder / "noisy" / CANON.format("b")
     bad.write_bytes(bad.read_bytes()[:500])
     out = tmp_path / "taught"
-    status, said, err = jdc("predenoise", folder / "noisy", "-o", out, "--weights", "nlm")
-    assert status == 1 and str(bad) in err and len(err.splitlines()) == 1 and "2 images" in said and "1 failed" in said
+    status, printed, err = jdc("predenoise", folder / "noisy", "-o", out, "--weights", "nlm")
+    assert (
+        status == 1
+        and str(bad) in err
+        and len(err.splitlines()) == 1
+        and "2 images" in printed
+        and "1 failed" in printed
+    )
     kept = [CANON.format("a"), CANON.format("c")]
     assert (
         sorted(p.name for p in (out / "clean").iterdir()) == sorted(p.name for p in (out / "noisy").iterdir()) == kept
@@ -117,20 +123,20 @@ def test_a_picture_that_fails_is_told_and_the_others_are_done(jdc, folder: Path,
 
 
 @pytest.mark.parametrize("kind", ["nlm", "unet"])
-def test_several_processes_make_the_same(jdc, folder: Path, tmp_path: Path, kind: str) -> None:
+def test_several_processes_write_the_same_files(jdc, folder: Path, tmp_path: Path, kind: str) -> None:
     word = unet(tmp_path / "u.safetensors", train_scenes=[]) if kind == "unet" else kind
     (folder / "noisy" / CANON.format("d")).write_bytes(b"no picture")
     for jobs in (1, 2):
         words = ["predenoise", folder, "-o", tmp_path / str(jobs), "--weights", word, "--jobs", jobs]
-        status, said, err = jdc(*words)
-        assert status == 1 and "5 images" in said and CANON.format("d") in err and len(err.splitlines()) == 1, err
-    one, two = tmp_path / "1", tmp_path / "2"
-    assert names(one) == names(two) and len(names(one)) == 12
-    for name in names(one):
-        assert (one / name).read_bytes() == (two / name).read_bytes(), name
+        status, printed, err = jdc(*words)
+        assert status == 1 and "5 images" in printed and CANON.format("d") in err and len(err.splitlines()) == 1, err
+    first, second = tmp_path / "1", tmp_path / "2"
+    assert names(first) == names(second) and len(names(first)) == 12
+    for name in names(first):
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
 
 
-def test_a_picture_that_kills_its_process_takes_no_other_with_it(tmp_path: Path) -> None:
+def test_an_image_that_kills_its_process_fails_alone(tmp_path: Path) -> None:
     for i in range(4):
         save(tmp_path / "in" / f"{i}.png", np.full_like(photo(0), 255) if i == 1 else photo(i))
     out = tmp_path / "taught"
@@ -146,7 +152,7 @@ def test_a_picture_that_kills_its_process_takes_no_other_with_it(tmp_path: Path)
     assert all(sorted(p.name for p in (out / kind).iterdir()) == kept for kind in ("noisy", "clean"))
 
 
-def test_what_exists_is_kept_unless_forced_and_teachers_never_mix(jdc, folder: Path, tmp_path: Path) -> None:
+def test_existing_pairs_are_replaced_only_with_force_and_teachers_never_mix(jdc, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "taught"
     assert jdc("predenoise", folder, "-o", out, "--weights", "nlm")[0] == 0
     before = (out / "scores.csv").read_bytes()
@@ -161,7 +167,7 @@ def test_what_exists_is_kept_unless_forced_and_teachers_never_mix(jdc, folder: P
     assert status == 2 and "mine.png" in err and (out / "noisy" / CANON.format("a")).is_file()
 
 
-def test_an_interruption_leaves_pairs_and_their_teacher(folder: Path, tmp_path: Path) -> None:
+def test_an_interruption_leaves_complete_pairs_and_their_record(folder: Path, tmp_path: Path) -> None:
     calls = []
 
     def denoise(x: torch.Tensor) -> torch.Tensor:
@@ -180,7 +186,7 @@ def test_an_interruption_leaves_pairs_and_their_teacher(folder: Path, tmp_path: 
     assert len(find_shots(out, Source(folder="taught"))) == 1
 
 
-def test_what_other_processes_end_after_an_interruption_is_recorded(folder: Path, tmp_path: Path) -> None:
+def test_pairs_that_other_processes_finish_after_an_interruption_are_recorded(folder: Path, tmp_path: Path) -> None:
     for i in range(6):
         save(folder / "noisy" / f"{i}.png", photo(i))
     out = tmp_path / "taught"
@@ -189,25 +195,27 @@ def test_what_other_processes_end_after_an_interruption_is_recorded(folder: Path
     ended = predenoising.run(sources, *predenoising.load_teacher("nlm"), out, processes=2)
     first = next(ended)
     ended.close()  # as Ctrl-C does
-    made = sorted(provenance.read(out).pictures)
-    assert first.source.name in made and 1 < len(made) < len(sources), "those begun were ended, no more were begun"
-    assert all(sorted(p.name for p in (out / kind).iterdir()) == made for kind in ("noisy", "clean"))
+    kept = sorted(provenance.read(out).pictures)
+    assert first.source.name in kept and 1 < len(kept) < len(sources), (
+        "images in progress are finished, no more are started"
+    )
+    assert all(sorted(p.name for p in (out / kind).iterdir()) == kept for kind in ("noisy", "clean"))
     rows = pd.read_csv(out / "scores.csv", index_col="image")
-    assert sorted(rows.index) == made and rows.loc[first.source.name, "ms_ssim"] == pytest.approx(first.score)
+    assert sorted(rows.index) == kept and rows.loc[first.source.name, "ms_ssim"] == pytest.approx(first.score)
     assert rows["ms_ssim"].between(0.5, 1).all() and set(rows["height"]) == {SIDE}
 
 
-def test_a_teacher_that_gives_no_numbers_gives_no_picture(folder: Path, tmp_path: Path) -> None:
+def test_a_teacher_that_returns_nan_writes_no_image(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "taught"
     sources = predenoising.plan([str(folder / "noisy")], out)
     predenoising.prepare(out, force=False)
     about = provenance.Teacher(name="t", id="1", train_scenes=[])
-    done = list(predenoising.run(sources, lambda x: x * torch.nan, about, out))
-    assert all("NaN" in one.error for one in done) and names(out) == ["predenoised.json"]
+    outcomes = list(predenoising.run(sources, lambda x: x * torch.nan, about, out))
+    assert all("NaN" in outcome.error for outcome in outcomes) and names(out) == ["predenoised.json"]
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["IN", "-o", "IN/out", "--weights", "nlm"], "inside the input"),
         (["IN", "-o", "FILE", "--weights", "nlm"], "is a file"),
@@ -224,7 +232,7 @@ def test_a_teacher_that_gives_no_numbers_gives_no_picture(folder: Path, tmp_path
     ],
 )
 def test_a_mistake_is_one_sentence(
-    jdc, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], said: str
+    jdc, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "bm3d", None)
     (tmp_path / "file").write_text("x")
@@ -241,11 +249,11 @@ def test_a_mistake_is_one_sentence(
     for name, place in places.items():
         words = [word.replace(name, str(place)) if word.split("/")[0] == name else word for word in words]
     status, _, err = jdc("predenoise", *words)
-    assert status == 2 and said in err and len(err.strip().splitlines()) == 1, err
+    assert status == 2 and message in err and len(err.strip().splitlines()) == 1, err
     assert not (tmp_path / "out").exists()
 
 
-def test_large_pictures_are_scored_in_parts_and_small_ones_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_images_are_scored_in_parts_and_small_ones_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     clean = photo(1, height=400, width=401)
     noisy = noised(clean, 25)
     whole = predenoising.score(clean, noisy)
@@ -255,11 +263,11 @@ def test_large_pictures_are_scored_in_parts_and_small_ones_not(monkeypatch: pyte
     assert predenoising.score(clean[:100], noisy[:100]) is None
 
 
-# -- who learns from it ----------------------------------------------------------------------------------------
+# -- training on the pairs --------------------------------------------------------------------------------------
 
 
 def taught(root: Path, *, train_scenes: list[str] | None, tested: str = "photos") -> None:
-    """`taught`, made of four pictures of a folder `source`, and test sets `photos` and `source`."""
+    """A folder `taught`, from four images of a folder `source`, and test sets `photos` and `source`."""
     for i in range(4):
         save(root / "source" / f"{i}.png", noised(photo(i), 10))
         save(root / "photos" / f"{i}.png", photo(10 + i))
@@ -269,18 +277,20 @@ def taught(root: Path, *, train_scenes: list[str] | None, tested: str = "photos"
     assert len(list(predenoising.run(sources, lambda x: x / 2 + 0.2, about, root / "taught"))) == 4
 
 
-def test_pairs_are_the_input_and_its_target_and_rows_name_the_teacher(tmp_path: Path) -> None:
+def test_pairs_are_input_and_target_and_rows_name_the_teacher(tmp_path: Path) -> None:
     taught(tmp_path, train_scenes=["sidd_001"])
-    made = module(
+    data = module(
         tmp_path, train=["taught"], test=["photos"], predenoised=True, clean_share=0.0, min_ms_ssim=0.2, batch=2
     )
-    sample = made.crops()[0]
+    sample = data.crops()[0]
     assert (sample["clean"].float() - (sample["noisy"].float() / 2 + 51)).abs().max() <= 1
-    assert made.facts["teacher"] == "unet-1 (aaaaaaaaaaaaaaaa)" and made.facts["crops_kept"] <= made.facts["crops"]
-    assert set(made.train_scenes) == {f"source/{i}" for i in range(4)}
+    assert data.facts["teacher"] == "unet-1 (aaaaaaaaaaaaaaaa)" and data.facts["crops_kept"] <= data.facts["crops"]
+    assert set(data.train_scenes) == {f"source/{i}" for i in range(4)}
 
 
-def test_a_pupil_is_not_tested_on_what_it_or_its_teacher_saw(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_training_refuses_to_test_on_scenes_of_the_model_or_its_teacher(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     def trained(**other: object) -> None:
         module(tmp_path, train=["taught"], clean_share=0.0, **{"test": ["photos"], "predenoised": True, **other})
 
@@ -300,7 +310,7 @@ def test_a_pupil_is_not_tested_on_what_it_or_its_teacher_saw(tmp_path: Path, cap
     assert "do not say which scenes" in " ".join(capfd.readouterr().out.split())
 
 
-def test_a_method_of_targets_takes_no_others(tmp_path: Path) -> None:
+def test_a_method_trained_on_targets_takes_no_other_folders(tmp_path: Path) -> None:
     for kind in ("noisy", "clean"):
         save(tmp_path / "real" / kind / "1.png", photo(1))
         save(tmp_path / "real" / kind / "2.png", photo(2))
@@ -311,7 +321,7 @@ def test_a_method_of_targets_takes_no_others(tmp_path: Path) -> None:
         module(None, predenoised=True)
 
 
-def test_what_a_teacher_saw_is_counted_over_all_teachers() -> None:
+def test_scenes_seen_by_teachers_are_counted_over_all_of_them() -> None:
     def teacher(scenes: list[str] | None) -> provenance.Teacher:
         return provenance.Teacher(name="t", id="1", train_scenes=scenes)
 
@@ -321,7 +331,7 @@ def test_what_a_teacher_saw_is_counted_over_all_teachers() -> None:
     assert provenance.saw([teacher(["a"]), teacher(None)], ["a"]) == provenance.saw([teacher(["a"])], None) == "unknown"
 
 
-def test_a_damaged_record_is_told(tmp_path: Path) -> None:
+def test_a_damaged_record_is_one_sentence(tmp_path: Path) -> None:
     taught(tmp_path, train_scenes=[])
     record = tmp_path / "taught" / provenance.FILE
     record.write_text(json.dumps({"format": 2}))

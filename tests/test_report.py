@@ -1,4 +1,4 @@
-"""The report against numpy: rows joined and read back, means, Pareto part, table, figure, strip."""
+"""Reports: rows joined and read back, means compared with numpy, labels, tables, figure, strip."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def row(method: str, image: str, bpp: float, psnr: float, **values: object) -> d
 
 
 def run_folder(sweep: Path, method: str, lmbda: float, budget: str = "lab", **values: object) -> Path:
-    """A run's folder with rows whose numbers have no short decimal form, and the pictures of one image."""
+    """A run folder with rows of full-precision numbers, and the images of one test image."""
     folder = sweep / f"{method}-l{lmbda:g}"
     (folder / "pictures").mkdir(parents=True)
     noise = np.random.default_rng(int(lmbda)).uniform(0, 0.1, (len(IMAGES), 2))
     bpp, psnr = RUNGS[lmbda]
-    made = {
+    identity = {
         "run": folder.name,
         "curve": method,
         "lmbda": lmbda,
@@ -38,7 +38,7 @@ def run_folder(sweep: Path, method: str, lmbda: float, budget: str = "lab", **va
         "code_version": "a1",
     }
     rows = [
-        row(method, image, bpp + b, psnr + p, bpp_est=bpp, bpp_payload=bpp, **(made | values))
+        row(method, image, bpp + b, psnr + p, bpp_est=bpp, bpp_payload=bpp, **(identity | values))
         for image, (b, p) in zip(IMAGES, noise, strict=True)
     ]
     pd.DataFrame(rows).to_csv(folder / "results.csv", index=False)
@@ -48,7 +48,7 @@ def run_folder(sweep: Path, method: str, lmbda: float, budget: str = "lab", **va
 
 
 def picture(kind: int, seed: int) -> Image.Image:
-    seed = seed if kind == 1 else 0  # all runs see one noisy and one clean picture
+    seed = seed if kind == 1 else 0  # noisy and clean images are the same for all runs
     pixels = np.random.default_rng([kind, seed]).integers(0, 256, (64, 48, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
 
@@ -78,11 +78,11 @@ def printed(paths: list[Path], out: Path) -> str:
     return capture.get()
 
 
-def test_read_keeps_every_value_and_drops_what_is_met_twice(sweep: Path, avif: Path, tmp_path: Path) -> None:
+def test_read_keeps_every_value_and_drops_duplicate_rows(sweep: Path, avif: Path, tmp_path: Path) -> None:
     rows = results.read([sweep, avif])
     assert list(rows)[: len(results.COLUMNS)] == results.COLUMNS
     assert len(rows) == 2 * 3 * len(IMAGES)
-    assert set(rows["image"]) == set(IMAGES)  # neither "001" nor "NA" is taken for a number
+    assert set(rows["image"]) == set(IMAGES)  # "001" and "NA" stay text
     written = pd.read_csv(sweep / "fllic-l512" / "results.csv", float_precision="round_trip")
     assert rows.loc[rows["run"] == "fllic-l512", "bpp"].tolist() == written["bpp"].tolist()
     assert rows.loc[rows["method"] == "noisy + avif", "quality"].unique().tolist() == ["30", "60", "90"]
@@ -93,7 +93,7 @@ def test_read_keeps_every_value_and_drops_what_is_met_twice(sweep: Path, avif: P
     assert later.loc[later["quality"] == "30", "bpp"].tolist() == [0.6] * len(IMAGES)
 
 
-def test_read_refuses_in_one_sentence_what_holds_no_rows(tmp_path: Path) -> None:
+def test_files_without_rows_are_refused_in_one_sentence(tmp_path: Path) -> None:
     files = {"empty.csv": "", "header.csv": "method,dataset,image\n", "other.csv": "a,b\n1,2\n"}
     files["word.csv"] = "method,dataset,image,bpp\nfllic,kodak24,1,much\n"
     for name, text in files.items():
@@ -107,7 +107,7 @@ def test_read_refuses_in_one_sentence_what_holds_no_rows(tmp_path: Path) -> None
         results.read([])
 
 
-def test_curves_hold_numpys_means(sweep: Path, avif: Path) -> None:
+def test_points_are_means_over_images(sweep: Path, avif: Path) -> None:
     rows = results.read([avif, sweep])
     points = results.curves(rows)
     assert points["label"].tolist() == ["fllic"] * 3 + ["noisy + avif"] * 3
@@ -123,7 +123,7 @@ def test_curves_hold_numpys_means(sweep: Path, avif: Path) -> None:
     assert points.groupby("label")["bpp"].apply(lambda b: b.is_monotonic_increasing).all()
 
 
-def test_curves_are_not_mixed_and_seeds_are_averaged(tmp_path: Path) -> None:
+def test_seeds_are_averaged_and_curves_are_kept_apart(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     run_folder(one, "fllic", 512.0)
     run_folder(two, "fllic", 512.0, run="other", seed=1)
@@ -134,28 +134,28 @@ def test_curves_are_not_mixed_and_seeds_are_averaged(tmp_path: Path) -> None:
     assert sorted(points["label"]) == ["fllic (lab clip8)", "fllic (paper clip8)", "fllic rate_scale=.5"]
 
 
-def test_a_label_has_only_the_words_in_which_curves_differ(tmp_path: Path) -> None:
-    """Of two curves of a method, each used to be called by all that was ever said of it."""
-    said = "budget=lab data.batch=5 init_from=codec-l1024@6488d0b3 width=0.25"
-    for number, curve in enumerate((f"codec {said}", f"codec {said} model.index_cost=adaptive")):
+def test_a_label_has_only_the_words_that_distinguish_curves(tmp_path: Path) -> None:
+    """Labels used to repeat the words that all curves of a method share."""
+    shared = "budget=lab data.batch=5 init_from=codec-l1024@6488d0b3 width=0.25"
+    for number, curve in enumerate((f"codec {shared}", f"codec {shared} model.index_cost=adaptive")):
         run_folder(tmp_path / str(number), "codec", 512.0, run=str(number), curve=curve)
     assert sorted(results.curves(results.read([tmp_path]))["label"]) == ["codec", "codec model.index_cost=adaptive"]
-    cascades = [f"unet {said} + codec width=0.25", f"unet {said} + codec width=0.5"]
+    cascades = [f"unet {shared} + codec width=0.25", f"unet {shared} + codec width=0.5"]
     assert results._labels("unet + codec", cascades) == {
         cascades[0]: "unet + codec", cascades[1]: "unet + codec width=0.5"
     }  # fmt: skip
     alike = ["codec a=1 b=2", "codec b=2 a=1"]
-    assert results._labels("codec", alike) == {curve: curve for curve in alike}, "never two curves by one name"
+    assert results._labels("codec", alike) == {curve: curve for curve in alike}, "two curves never share a label"
 
 
-def test_runs_that_learned_from_other_pictures_are_other_curves(tmp_path: Path) -> None:
-    """`jdc evaluate` judges them on one dataset, where they used to be averaged as if they were seeds."""
+def test_runs_with_different_training_sets_are_different_curves(tmp_path: Path) -> None:
+    """They used to be averaged like seeds when `jdc evaluate` tested them on the same dataset."""
     run_folder(tmp_path / "one", "jdc_n", 512.0, train_set="sidd")
     run_folder(tmp_path / "two", "jdc_n", 512.0, run="other", train_set="polyu")
     assert results.curves(results.read([tmp_path]))["label"].tolist() == ["jdc_n (polyu)", "jdc_n (sidd)"]
 
 
-def test_both_protocols_of_the_same_noise_are_kept(tmp_path: Path) -> None:
+def test_rows_of_both_noise_protocols_are_kept(tmp_path: Path) -> None:
     for protocol in ("clip8", "float"):
         rows = [row("noisy + avif", image, 1.0, 30.0, quality=30, noise_protocol=protocol) for image in IMAGES]
         pd.DataFrame(rows).to_csv(tmp_path / f"{protocol}.csv", index=False)
@@ -163,20 +163,20 @@ def test_both_protocols_of_the_same_noise_are_kept(tmp_path: Path) -> None:
     assert rows["noise_protocol"].value_counts().to_dict() == {"clip8": len(IMAGES), "float": len(IMAGES)}
 
 
-def test_make_writes_rows_that_read_back_equal(sweep: Path, avif: Path, tmp_path: Path) -> None:
+def test_written_rows_read_back_unchanged(sweep: Path, avif: Path, tmp_path: Path) -> None:
     out = tmp_path / "report"
     text = printed([sweep, avif], out)
     rows = results.read([sweep, avif])
     pd.testing.assert_frame_equal(results.read([out / "results.csv"]), rows)
-    assert ",64,48," in (out / "results.csv").read_text()  # whole numbers stay whole
+    assert ",64,48," in (out / "results.csv").read_text()  # integers have no decimal point
     assert sorted(file.name for file in out.iterdir()) == ["rd.png", "results.csv", "strip.png"]
     assert all(str(out / name) in text for name in ("results.csv", "rd.png", "strip.png"))
-    # the join inside a sweep is not taken for a run of it
+    # the joined rows of a report inside a study are not read as those of a run
     (sweep / "fllic-l512" / "results.csv").unlink()
     (sweep / "rd.png").touch()
     rows.to_csv(sweep / "results.csv", index=False)
     assert set(results.read([sweep])["run"]) == {"fllic-l2048", "fllic-l8192"}
-    # and a run's own rows are never replaced
+    # the rows of a run are never replaced
     run = sweep / "fllic-l2048"
     (run / "config.yaml").touch()
     before = (run / "results.csv").read_text()
@@ -185,7 +185,7 @@ def test_make_writes_rows_that_read_back_equal(sweep: Path, avif: Path, tmp_path
     assert (run / "results.csv").read_text() == before
 
 
-def test_make_prints_the_means_and_the_noisy_input(sweep: Path, avif: Path, tmp_path: Path) -> None:
+def test_the_table_shows_means_and_the_noisy_input(sweep: Path, avif: Path, tmp_path: Path) -> None:
     text = printed([sweep, avif], tmp_path / "out")
     point = results.curves(results.read([sweep])).iloc[1]
     line = next(line for line in text.splitlines() if "2048" in line).split()
@@ -204,13 +204,13 @@ def test_make_prints_the_means_and_the_noisy_input(sweep: Path, avif: Path, tmp_
     assert "versions" not in text
 
 
-def test_names_are_printed_as_they_are(tmp_path: Path) -> None:
+def test_names_with_markup_characters_are_printed_unchanged(tmp_path: Path) -> None:
     out = tmp_path / "[red]"
     text = printed([run_folder(tmp_path, "[bold]m", 512.0, dataset="[x]")], out)
     assert all(name in text for name in ("[bold]m", "[x]", str(out / "rd.png")))
 
 
-def test_a_demo_and_mixed_versions_are_said(sweep: Path, tmp_path: Path) -> None:
+def test_a_demo_budget_and_mixed_code_versions_are_stated(sweep: Path, tmp_path: Path) -> None:
     run_folder(tmp_path / "demo", "fllic_w", 512.0, budget="demo", code_version="b2")
     text = printed([sweep, tmp_path / "demo"], tmp_path / "out")
     assert next(line for line in text.splitlines() if line.strip()).strip() == results.DEMO
@@ -232,9 +232,7 @@ def test_estimators_have_their_own_table(sweep: Path, tmp_path: Path) -> None:
     assert set(report.make([folder], tmp_path / "alone", Console(quiet=True))) == {"results"}
 
 
-def test_figure_shows_the_learned_curves_whatever_a_lossless_codec_costs(
-    sweep: Path, avif: Path, tmp_path: Path
-) -> None:
+def test_the_rate_axis_fits_the_learned_curves_not_lossless_codecs(sweep: Path, avif: Path, tmp_path: Path) -> None:
     lossless = standard(tmp_path / "lossless.csv", "noisy + jpegxl-lossless", [("", 18.0, 28.25)])
     points = results.curves(results.read([sweep, avif, lossless]))
     fig = figures.figure(points, tmp_path / "rd.png")
@@ -267,7 +265,7 @@ def test_figure_shows_the_learned_curves_whatever_a_lossless_codec_costs(
     assert Image.open(tmp_path / "rd.png").size[0] > 800
 
 
-def test_figure_has_a_panel_for_each_dataset_and_none_for_empty_ms_ssim(tmp_path: Path) -> None:
+def test_the_figure_has_a_panel_per_dataset_and_none_without_ms_ssim(tmp_path: Path) -> None:
     run_folder(tmp_path / "a", "fllic", 512.0, ms_ssim="")
     run_folder(tmp_path / "b", "fllic", 512.0, ms_ssim="", dataset="sidd", sigma="")
     fig = figures.figure(results.curves(results.read([tmp_path])), tmp_path / "rd.png")
@@ -275,7 +273,7 @@ def test_figure_has_a_panel_for_each_dataset_and_none_for_empty_ms_ssim(tmp_path
     assert titles == ["kodak24, sigma 10, clip8", "sidd, sigma unknown, clip8"]
 
 
-def test_strip_holds_the_pixels_of_its_pictures(tmp_path: Path) -> None:
+def test_a_strip_shows_the_pixels_of_its_images(tmp_path: Path) -> None:
     pictures = [np.asarray(picture(kind, 7)) for kind in range(3)]
     figures.strip([(f"{i}\nbpp", image) for i, image in enumerate(pictures)], tmp_path / "strip.png")
     sheet = np.asarray(Image.open(tmp_path / "strip.png"))
@@ -293,7 +291,7 @@ def test_strip_holds_the_pixels_of_its_pictures(tmp_path: Path) -> None:
         figures.strip([("", large), ("", pictures[0])], tmp_path / "bad.png")
 
 
-def test_make_shows_the_middle_rung(sweep: Path, tmp_path: Path) -> None:
+def test_the_strip_shows_the_middle_rung_of_each_curve(sweep: Path, tmp_path: Path) -> None:
     run_folder(sweep, "fllic_w", 8192.0)
     report.make([sweep], tmp_path / "out", Console(quiet=True))
     shown = [(kind, seed) for kind, seed in ((0, 0), (1, 2048), (1, 8192), (2, 0))]

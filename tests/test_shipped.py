@@ -1,4 +1,4 @@
-"""Weights that come with the package: no `--weights`, any rate, targets met by search, what is asked travels along."""
+"""The weights in the package: any rate and noise, targets of size and PSNR, noise estimates, `jdc info`."""
 
 from __future__ import annotations
 
@@ -65,17 +65,17 @@ def sentence(err: str) -> str:
     return line
 
 
-# -- without further words ------------------------------------------------------------------------------------------
+# -- default options -----------------------------------------------------------------------------------------------
 
 
-def test_neither_weights_nor_noise_need_be_known(jdc, shipped, picture, tmp_path):
+def test_weights_and_noise_level_are_optional(jdc, shipped, picture, tmp_path):
     coded, back = tmp_path / "x.jdc", tmp_path / "y.png"
     status, out, err = jdc("compress", picture, "-o", coded)
     assert status == 0 and err == "", err
     request = unpack(coded.read_bytes()).side.request
     assert f"quality {request.quality / 10:g}" in out and f"noise {request.noise / 16:.1f} estimated" in out
     assert f"{8 * len(coded.read_bytes()) / (150 * 170):.3f} bpp" in out
-    # the estimate is rounded in the file, the quality was chosen before
+    # the quality is chosen before the noise estimate is rounded to the units of the file
     assert request.quality == pytest.approx(10 * default_quality(request.noise / 16), abs=3) and request.strength == 100
     assert jdc("decompress", coded, "-o", back)[0] == 0
     data = jdcsuite.compress(photo(150, 170))
@@ -83,16 +83,16 @@ def test_neither_weights_nor_noise_need_be_known(jdc, shipped, picture, tmp_path
     np.testing.assert_array_equal(np.asarray(Image.open(back)), jdcsuite.decompress(data))
 
 
-def test_what_is_asked_is_in_the_file_and_changes_the_picture(shipped):
+def test_the_settings_are_in_the_file_and_change_its_size(shipped):
     x = photo(80, 90)
-    asked = jdcsuite.compress(x, quality=61.26, strength=0.5, sigma=12.03)
-    request = unpack(asked).side.request
+    coded = jdcsuite.compress(x, quality=61.26, strength=0.5, sigma=12.03)
+    request = unpack(coded).side.request
     assert (request.quality, request.noise, request.strength) == (613, 192, 50)
     sizes = [len(jdcsuite.compress(x, quality=q)) for q in (0, 40, 80)]
     assert sizes == sorted(sizes) and sizes[2] > 2 * sizes[0]
 
 
-def test_a_wheel_without_weights_says_what_to_give(jdc, none_shipped, picture, tmp_path):
+def test_a_package_without_weights_asks_for_some(jdc, none_shipped, picture, tmp_path):
     for words in (["compress", picture, "-o", tmp_path / "x.jdc"], ["info"]):
         status, _, err = jdc(*words)
         assert status == 2 and "came without weights" in sentence(err) and "--weights" in err
@@ -100,7 +100,7 @@ def test_a_wheel_without_weights_says_what_to_give(jdc, none_shipped, picture, t
         jdcsuite.compress(photo(8, 8))
 
 
-def test_a_file_of_other_weights_names_those_that_it_needs(jdc, shipped, picture, tmp_path):
+def test_a_file_of_other_weights_names_the_ones_it_needs(jdc, shipped, picture, tmp_path):
     run = tmp_path / "run"
     mine = saved(run)
     coded = tmp_path / "x.jdc"
@@ -110,8 +110,7 @@ def test_a_file_of_other_weights_names_those_that_it_needs(jdc, shipped, picture
     assert "the weights in jdcsuite" in err and "--weights" in err and not (tmp_path / "y.png").exists()
 
 
-def test_the_link_leads_to_the_weights_of_the_experiment():
-    """Where they are kept and the package has them, as `conf` is."""
+def test_the_package_links_to_the_weights_of_the_experiment():
     link = Path(jdcsuite.__file__).with_name("flagship.safetensors")
     assert weights.__dict__["SHIPPED"] == link
     if link.is_symlink():
@@ -124,7 +123,7 @@ def test_the_link_leads_to_the_weights_of_the_experiment():
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[float]]:
-    """Qualities that were estimated and coded."""
+    """Qualities of all calls, by method."""
     seen: dict[str, list[float]] = {"estimate_bytes": [], "compress": []}
 
     def counting(name: str):
@@ -143,9 +142,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[float]]:
 
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.7, 0.97])
 @pytest.mark.parametrize("option", ["--max-size", "--target-bpp"])
-def test_no_file_is_larger_than_was_asked_and_few_are_much_smaller(
-    jdc, shipped, picture, tmp_path, calls, share, option
-):
+def test_files_are_within_the_size_limit_and_near_it(jdc, shipped, picture, tmp_path, calls, share, option):
     low, high = (len(jdcsuite.compress(photo(150, 170), quality=q)) for q in (0, 100))
     most = int(low * (high / low) ** share)
     for seen in calls.values():
@@ -159,20 +156,20 @@ def test_no_file_is_larger_than_was_asked_and_few_are_much_smaller(
     assert f"quality {unpack((tmp_path / 'x.jdc').read_bytes()).side.request.quality / 10:g}" in out
 
 
-def test_a_size_that_every_file_keeps_is_the_best_quality(jdc, shipped, picture, tmp_path):
+def test_a_generous_size_limit_gives_the_best_quality(jdc, shipped, picture, tmp_path):
     assert jdc("compress", picture, "-o", tmp_path / "x.jdc", "--max-size", "1.5M")[0] == 0
     assert unpack((tmp_path / "x.jdc").read_bytes()).side.request.quality == 1000
 
 
 @pytest.mark.parametrize("words", [["--max-size", "100"], ["--target-bpp", "0.01"]])
-def test_a_size_out_of_reach_says_what_quality_0_takes(jdc, shipped, picture, tmp_path, words):
+def test_an_unreachable_size_names_the_size_of_quality_0(jdc, shipped, picture, tmp_path, words):
     status, _, err = jdc("compress", picture, "-o", tmp_path / "x.jdc", *words)
     smallest = len(jdcsuite.compress(photo(150, 170), quality=0))
     assert status == 1 and "quality 0," in sentence(err) and f"{smallest} bytes" in err
     assert not (tmp_path / "x.jdc").exists()
 
 
-def test_an_estimate_that_is_too_low_does_not_break_the_bound(jdc, shipped, picture, tmp_path, monkeypatch):
+def test_the_size_limit_holds_if_estimates_are_too_low(jdc, shipped, picture, tmp_path, monkeypatch):
     own = Codec.estimate_bytes
     monkeypatch.setattr(Codec, "estimate_bytes", lambda *args, **kwargs: 0.7 * own(*args, **kwargs))
     status, _, err = jdc("compress", picture, "-o", tmp_path / "x.jdc", "--max-size", 3000)
@@ -180,7 +177,7 @@ def test_an_estimate_that_is_too_low_does_not_break_the_bound(jdc, shipped, pict
     assert 0.7 * 3000 < (tmp_path / "x.jdc").stat().st_size <= 3000
 
 
-def test_a_psnr_is_reached_by_a_small_file_and_few_tries(jdc, shipped, picture, tmp_path, calls):
+def test_a_psnr_target_is_met_closely_in_few_tries(jdc, shipped, picture, tmp_path, calls):
     x = photo(150, 170)
 
     def psnr(quality: float) -> float:
@@ -200,7 +197,7 @@ def test_a_psnr_is_reached_by_a_small_file_and_few_tries(jdc, shipped, picture, 
     assert status == 1 and "no quality meets the target" in sentence(err)
 
 
-def test_weights_of_any_rate_compete_with_a_rung(jdc, shipped, picture, tmp_path):
+def test_any_rate_weights_compete_with_those_of_one_rate(jdc, shipped, picture, tmp_path):
     saved(tmp_path / "run")
     x, words = photo(150, 170), ["compress", picture, "-o", tmp_path / "x.jdc", "--force", "--max-size"]
     rung = jdcsuite.compress(x, tmp_path / "run")
@@ -225,11 +222,11 @@ def test_sizes(word, size):
     assert parse(word) == size
 
 
-# -- mistakes -------------------------------------------------------------------------------------------------------
+# -- errors ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--quality", "101"], "give 0 (smallest file) to 100"),
         (["--quality", "-1"], "give 0 (smallest file) to 100"),
@@ -250,16 +247,16 @@ def test_sizes(word, size):
         (["--sigma", "5", "--weights", "RUN"], "leave sigma out"),
     ],
 )
-def test_a_request_that_cannot_be_served_is_one_sentence_for_all_pictures(jdc, shipped, picture, tmp_path, words, said):
+def test_an_unsupported_option_is_one_sentence_for_all_images(jdc, shipped, picture, tmp_path, words, message):
     saved(tmp_path / "run")
     Image.fromarray(photo(20, 20)).save(tmp_path / "b.png")
     given = [str(tmp_path / "run") if word == "RUN" else word for word in words]
     status, _, err = jdc("compress", picture, tmp_path / "b.png", "-o", tmp_path / "out", *given)
-    assert status == 2 and said in sentence(err) and not (tmp_path / "out").exists()
+    assert status == 2 and message in sentence(err) and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"quality": 101}, "0 \\(smallest file\\) to 100"),
         ({"quality": float("nan")}, "to 100"),
@@ -267,29 +264,29 @@ def test_a_request_that_cannot_be_served_is_one_sentence_for_all_pictures(jdc, s
         ({"sigma": float("inf")}, "no.* noise level"),
     ],
 )
-def test_arrays_ask_within_the_same_bounds(shipped, options, said):
-    with pytest.raises(UserError, match=said):
+def test_options_for_arrays_have_the_same_limits(shipped, options, message):
+    with pytest.raises(UserError, match=message):
         jdcsuite.compress(photo(8, 8), **options)
 
 
-def test_arrays_that_are_no_pictures_are_refused_by_shipped_weights_too(shipped):
+def test_shipped_weights_refuse_arrays_that_are_not_images(shipped):
     with pytest.raises(UserError, match="NaN"):
         jdcsuite.compress(np.full((8, 8, 3), np.nan))
 
 
-def test_weights_of_one_rate_refuse_what_they_cannot_serve(tmp_path):
+def test_weights_of_one_rate_refuse_settings(tmp_path):
     saved(tmp_path)
     for options in ({"quality": 5}, {"strength": 1}, {"sigma": 5}):
         with pytest.raises(UserError, match="leave"):
             jdcsuite.compress(photo(8, 8), tmp_path, **options)
 
 
-def test_files_and_weights_of_another_kind_do_not_go_together(shipped, tmp_path):
-    """Not even where the file says that it is of these weights."""
+def test_files_of_another_kind_of_codec_are_refused(shipped, tmp_path):
+    """Even if the file names these weights."""
     saved(tmp_path)
-    one, other = jdcsuite.compress(photo(8, 8), tmp_path), jdcsuite.compress(photo(8, 8))
-    assert (one[3], other[3]) == (2, 3)
-    for data, name in ((one, None), (other, tmp_path)):
+    one_rate, any_rate = jdcsuite.compress(photo(8, 8), tmp_path), jdcsuite.compress(photo(8, 8))
+    assert (one_rate[3], any_rate[3]) == (2, 3)
+    for data, name in ((one_rate, None), (any_rate, tmp_path)):
         with pytest.raises(CorruptFile, match="written with weights"):
             jdcsuite.decompress(data, name)
         contents = unpack(data)
@@ -317,11 +314,11 @@ def test_a_file_of_a_newer_version_asks_for_a_newer_jdcsuite(jdc, shipped, tmp_p
 # -- noise ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_law_s_strongest_noise_is_the_limit():
+def test_the_warning_threshold_is_the_strongest_training_noise():
     assert NoiseLaw().highest == MAX_SIGMA
 
 
-def test_noise_beyond_the_law_is_a_warning(jdc, shipped, picture, tmp_path):
+def test_noise_beyond_the_training_range_gives_a_warning(jdc, shipped, picture, tmp_path):
     status, out, err = jdc("compress", picture, "-o", tmp_path / "x.jdc", "--sigma", 60)
     assert status == 0 and "1 image" in out and (tmp_path / "x.jdc").exists()
     assert "warning" in sentence(err) and "60" in err and "55" in err
@@ -343,7 +340,7 @@ def shared(sigma: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("pixels", "said"),
+    ("pixels", "message"),
     [
         (white(10), ""),
         (white(15), ""),
@@ -352,17 +349,17 @@ def shared(sigma: float) -> np.ndarray:
         (shared(10), "correlated"),
     ],
 )
-def test_weights_of_one_noise_warn_of_another(jdc, tmp_path, pixels, said):
+def test_weights_of_one_noise_level_warn_of_another(jdc, tmp_path, pixels, message):
     model = saved(tmp_path / "run")
     config = weights.read(tmp_path / "run" / "weights.safetensors")[0]
     weights.save(model, config, tmp_path / "run" / "weights.safetensors", about={"sigma": 10})
     Image.fromarray(pixels).save(tmp_path / "a.png")
     status, _, err = jdc("compress", tmp_path / "a.png", "-o", tmp_path / "x.jdc", "--weights", tmp_path / "run")
     assert status == 0 and (tmp_path / "x.jdc").exists()
-    assert (said in sentence(err) and "warning" in err) if said else err == ""
+    assert (message in sentence(err) and "warning" in err) if message else err == ""
 
 
-def test_noise_is_told_by_the_network_where_there_is_one(jdc, shipped, picture, tmp_path):
+def test_noise_is_estimated_by_the_network_in_the_package(jdc, shipped, picture, tmp_path):
     (tmp_path / "more").mkdir()
     Image.fromarray(shared(10)).save(tmp_path / "more" / "b.png")
     status, out, err = jdc("noise", tmp_path / "more", f"{tmp_path}/*.png", "--json")
@@ -380,8 +377,8 @@ def test_noise_without_a_network_is_the_classical_estimate(jdc, none_shipped, tm
     Image.fromarray(white(10)).save(tmp_path / "a.png")
     (tmp_path / "bad.png").write_text("x")
     status, out, err = jdc("noise", tmp_path, "--json")
-    (one,) = json.loads(out)
-    assert one["estimator"] == "classical" and one["noise"] == pytest.approx(10, rel=0.15)
+    (estimate,) = json.loads(out)
+    assert estimate["estimator"] == "classical" and estimate["noise"] == pytest.approx(10, rel=0.15)
     assert status == 1 and "bad.png" in sentence(err)
     assert jdc("noise", tmp_path / "none.png")[0] == 2
 
@@ -389,12 +386,12 @@ def test_noise_without_a_network_is_the_classical_estimate(jdc, none_shipped, tm
 # -- info -----------------------------------------------------------------------------------------------------------
 
 
-def test_info_tells_what_a_file_was_asked_for(jdc, shipped, tmp_path):
+def test_info_shows_the_settings_of_a_file(jdc, shipped, tmp_path):
     for strength, denoised in ((0, "no"), (0.3, "partly"), (1, "yes")):
         (tmp_path / "x.jdc").write_bytes(jdcsuite.compress(photo(8, 8), quality=70.5, sigma=4.5, strength=strength))
         (about,) = json.loads(jdc("info", tmp_path / "x.jdc", "--json")[1])
-        told = [about[name] for name in ("version", "quality", "noise", "strength", "denoised")]
-        assert told == [3, 70.5, 4.5, strength, denoised]
+        settings = [about[name] for name in ("version", "quality", "noise", "strength", "denoised")]
+        assert settings == [3, 70.5, 4.5, strength, denoised]
     out = jdc("info", tmp_path / "x.jdc")[1]
     assert "70.5" in out and "denoised" in out
     saved(tmp_path / "run")
@@ -403,7 +400,7 @@ def test_info_tells_what_a_file_was_asked_for(jdc, shipped, tmp_path):
     assert about["version"] == 2 and about["quality"] is None and "denoised" not in jdc("info", tmp_path / "y.jdc")[1]
 
 
-def test_info_tells_of_weights(jdc, shipped, tmp_path):
+def test_info_shows_the_properties_of_weights(jdc, shipped, tmp_path):
     (about,) = json.loads(jdc("info", "--json")[1])
     assert [about[name] for name in ("method", "licence", "data", "samples")] == ["flagship", "MIT", "drawings", 1234]
     assert about["model_id"] == compression.load().model_id.hex() and about["bytes"] == shipped.stat().st_size
@@ -424,28 +421,28 @@ def test_export_states_a_licence(jdc, shipped, tmp_path):
     assert about == {**ABOUT, "licence": "CC0", "data": "photographs"}
 
 
-# -- found by trying what a user might ----------------------------------------------------------------------------
+# -- other uses ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("word", "said"),
+    ("word", "message"),
     [
         ("flagship@", "flagship@ names no qualities: give numbers"),
         ("flagship+avif", "flagship is a codec, not a denoiser"),
         ("flagship@30+avif", "flagship@30 is a codec, not a denoiser"),
     ],
 )
-def test_a_mistake_in_judging_the_flagship_is_one_sentence(jdc, picture, tmp_path, monkeypatch, word, said):
+def test_an_error_in_evaluating_the_flagship_is_one_sentence(jdc, picture, tmp_path, monkeypatch, word, message):
     for column in ("curve", "lmbda", "seed", "budget"):
         monkeypatch.setitem(ABOUT, column, None)
     flagship(tmp_path / "flagship.safetensors")
     monkeypatch.setattr(weights, "SHIPPED", tmp_path / "flagship.safetensors")
     status, _, err = jdc("evaluate", word, "--data", tmp_path, "--sigma", 1, "--out", tmp_path / "out.csv")
-    assert status == 2 and said in sentence(err)
+    assert status == 2 and message in sentence(err)
 
 
 @pytest.mark.parametrize("level", [32.0, 1e38])  # in units of 16 grey levels: 512 of them, and beyond float32
-def test_no_estimate_is_beyond_what_a_picture_can_hold(tmp_path, level):
+def test_noise_estimates_are_within_the_range_of_images(tmp_path, level):
     model = flagship(tmp_path / "flagship.safetensors")
     with torch.no_grad():
         last = model.noise_level.net[-1]
@@ -457,14 +454,14 @@ def test_no_estimate_is_beyond_what_a_picture_can_hold(tmp_path, level):
     assert unpack(model.compress(photo(20, 30))).side.request.noise == 16 * 255
 
 
-def test_a_request_outside_the_format_says_the_limits(shipped):
+def test_a_request_outside_the_format_names_the_limits(shipped):
     forged = bytearray(jdcsuite.compress(photo(20, 30)))
     forged[35] = 101
     with pytest.raises(CorruptFile, match="strength 101 is outside the format's limits: 0 to 1000, 65535 and 100"):
         jdcsuite.decompress(_sealed(bytes(forged)))
 
 
-def test_of_a_device_that_is_not_there_one_sentence_is_told(stored, monkeypatch):
+def test_a_missing_device_is_one_sentence(stored, monkeypatch):
     def without_driver(*args, **kwargs):
         raise RuntimeError("Found no driver. Please get one from http://example.org/index.aspx\nmore")
 
