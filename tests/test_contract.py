@@ -46,13 +46,15 @@ def message(of: Task) -> str:
     return str(refused.value)
 
 
-EXPERIMENTS = {"fllic": (), "fllic_w": ("target=distortion",), "clean_entropy": ("target=lossless",), "jdc_cn": (),
-               "jdc_cn8_ms_ssim": (), "unet": (), "flagship": (), "mbt2018_mean": ()}  # fmt: skip
+MS_SSIM = ("criterion.distance=ms_ssim", "lmbda=32")
+EXPERIMENTS = [("fllic",), ("fllic_w", "target=distortion"), ("clean_entropy", "target=lossless"), ("jdc_cn",),
+               ("jdc_cn8_ms_ssim",), ("codec", *MS_SSIM), ("testolina_range", *MS_SSIM), ("fllic", *MS_SSIM), ("unet",),
+               ("flagship",), ("mbt2018_mean",)]  # fmt: skip
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_every_model_and_criterion_of_ours_passes(experiment: str) -> None:
-    config = configuration("width=0.04", *EXPERIMENTS[experiment], experiment=experiment)
+@pytest.mark.parametrize("words", EXPERIMENTS, ids=" ".join)
+def test_our_models_and_criteria_pass(words: tuple[str, ...]) -> None:
+    config = configuration("width=0.04", *words[1:], experiment=words[0])
     parts = {name: training.construct(config[name]) for name in ("model", "criterion")}
     check(training.construct(config["task"], **parts))
 

@@ -974,21 +974,6 @@ def test_changes_of_the_method_apply_to_every_rung_of_its_chain(tmp_path: Path) 
     assert low.config["model"]["guide"]["_target_"].endswith("CleanEntropy")
 
 
-def test_any_codec_can_be_trained_for_ms_ssim(command: Command, pictures: Path) -> None:
-    crops = ("data.crop=176", "data.val_crop=176")  # the pairs' own clean halves are large enough
-    words = [w for w in TINY if not w.startswith(("data.crop", "data.val_crop"))]
-    for experiment in ("codec", "testolina_range"):
-        status, out, err = command(
-            f"+experiment={experiment}", "criterion.distance=ms_ssim", "lmbda=32", "trainer.max_steps=2",
-            "trainer.log_every=1", *words, *crops, *data(pictures, experiment), "data.clean=null"
-        )  # fmt: skip
-        assert status == 0, out + err
-        (folder,) = command.runs(experiment)
-        assert json.loads((folder / "summary.json").read_text())["skipped_batches"] == 0
-        assert "train/ms_ssim" in (folder / "metrics.csv").read_text().splitlines()[0]
-        assert "criterion.distance=ms_ssim" in rows(folder)[0]["curve"]
-
-
 def test_testolina_range_sets_both_noise_levels() -> None:
     with hydra_config():
         job = plan.draft(["+experiment=testolina_range"])
