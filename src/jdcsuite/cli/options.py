@@ -62,10 +62,10 @@ def size(word: str) -> int:
 def sentence(error: UsageError) -> str:
     """A usage error in one sentence that says what to do."""
     context = error.ctx
-    command = context.command_path if context else "jdc"
-    see_help = f"see {command} --help"
+    see_help = f"see {context.command_path if context else 'jdc'} --help"
+    command = context.info_name if context else "jdc"
     if unknown := re.match(r"No such command '(.*?)'", error.message):
-        return f"{command} has no verb {unknown[1]}: choose one of {', '.join(context.command.commands)}"
+        return f"there is no verb {unknown[1]}: choose one of {', '.join(context.command.commands)}"
     if (param := getattr(error, "param", None)) is not None:
         name = param.metavar if param.param_type_name == "argument" and param.metavar else "/".join(param.opts)
         if hasattr(error, "param_type"):  # only of missing parameters
