@@ -29,9 +29,9 @@ def reference_rows(config: dict, console: Console) -> list[Path]:
     reported and left out, since the runs' own results do not depend on it."""
     data: DataModule = instantiate(config["data"], _convert_="all")
     data.prepare()
-    standards = [f"{name}@{','.join(map(str, q))}" for name, q in config["report"]["standards"].items() if q]
+    standards = [f"{name}@{','.join(map(str, q))}" for name, q in (config["report"]["standards"] or {}).items() if q]
     paths = []
-    for word in [*standards, *config["report"]["beside"]]:
+    for word in [*standards, *(config["report"]["beside"] or [])]:
         try:
             judged = candidates.parse([word])
         except UserError as error:

@@ -66,7 +66,7 @@ def _report(jobs: Sequence[Job], console: Console) -> None:
     distinct = {Parts.name(job, "data"): job for job in jobs}.values()
     beside = dict.fromkeys(path for job in distinct for path in reference_rows(job.config, console))
     files = report.make([*sources, *beside], out, console)
-    if "flagship" in config["report"]["beside"]:
+    if "flagship" in (config["report"]["beside"] or []):
         files |= _at_equal_bytes(config, out, console)
     if command := tracker.sync_command(study):
         shown = command if len(command) < 200 else f"{command[:200]} ..."
