@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import lightning as L
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from lightning.fabric.utilities.warnings import PossibleUserWarning
 from PIL import Image
 from torch import nn
 
@@ -62,7 +64,8 @@ def run(folder: Path) -> None:
 
 
 def quieten() -> None:
-    """Suppress Lightning's reports of devices and its tips."""
+    """Suppress Lightning's reports of devices and its advice."""
+    warnings.filterwarnings("ignore", category=PossibleUserWarning)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
 

@@ -78,7 +78,9 @@ def _process_group(folder: Path, devices: int) -> str:
     log = folder / run_folder.ERROR
     log.unlink(missing_ok=True)
     command = [*torchrun, "-m", "jdcsuite.study.launch.worker", str(folder)]
-    with subprocess.Popen(command, preexec_fn=_die_with_parent if sys.platform == "linux" else None) as process:
+    quiet = {"PYTHONWARNINGS": "ignore::FutureWarning,ignore::DeprecationWarning"}  # of imports, before any code can
+    on_linux = _die_with_parent if sys.platform == "linux" else None
+    with subprocess.Popen(command, env={**os.environ, **quiet}, preexec_fn=on_linux) as process:
         try:
             status = process.wait()
         except BaseException:  # Ctrl-C, SIGTERM
