@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from real_pairs import module, noised, photo, save
 from test_datamodule import photographs
-from test_pairs import module, noised, photo, save
 
 from jdcsuite.data.noise import PoissonGaussian
 

@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from real_pairs import module, noised, photo, save
 from test_cli import jdc as jdc  # the fixture
-from test_pairs import module, noised, photo, save
 
 from jdcsuite.artifacts import weights
 from jdcsuite.data import provenance

@@ -50,7 +50,7 @@ def test_a_file_decodes_to_the_image_of_forward_and_has_the_estimated_size() -> 
 
 
 def test_its_batches_are_clean_images_with_synthetic_noise() -> None:
-    from test_pairs import batches, module
+    from real_pairs import batches, module
 
     synthetic = module(None, synthetic=PoissonGaussian(a=0.04, b=0.04), cell=256)
     plain = module(None, cell=256)
