@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from jdcsuite.imaging.lossless import CODERS, Lossless, from_planes, to_planes
+from jdcsuite.imaging.lossless import CODERS, Lossless, encode_png, from_planes, to_planes
 from jdcsuite.types import UserError
 
 sizes = st.tuples(st.integers(1, 40), st.integers(1, 40))
@@ -49,6 +49,24 @@ def test_any_image_is_coded_without_loss(coder, image):
 def test_a_noisy_photograph_is_coded_without_loss(coder, photo):
     for image in (photo, noisy(photo, 20), photo[::-1, ::2]):  # the last one is not contiguous
         np.testing.assert_array_equal(Lossless(coder=coder).decode(Lossless(coder=coder).encode(image)), image)
+
+
+@pytest.mark.parametrize("coder", CODERS)
+@pytest.mark.parametrize("size", [(1, 1), (1, 1000), (1000, 1), (63, 65), (37, 2), (256, 256)])
+def test_incompressible_images_are_coded_without_loss(coder, size):
+    """Their code is larger than their samples."""
+    random, lossless = np.random.default_rng(0), Lossless(coder=coder, effort=CODERS[coder].efforts.start or None)
+    uniform = random.integers(0, 256, (*size, 3), np.uint8)
+    gaussian = np.clip(128 + 50 * random.standard_normal(uniform.shape), 0, 255).astype(np.uint8)
+    for image in (uniform, gaussian, random.choice([0, 255], uniform.shape).astype(np.uint8)):
+        np.testing.assert_array_equal(lossless.decode(lossless.encode(image)), image)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("shape", [(1000, 1), (100, 2), (1, 1), (1000, 1, 3), (3, 7, 3), (64, 64)])
+def test_incompressible_png_of_any_width_is_written(dtype, shape):
+    pixels = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+    np.testing.assert_array_equal(imagecodecs.png_decode(encode_png(pixels)).reshape(shape), pixels)
 
 
 @settings(deadline=None)

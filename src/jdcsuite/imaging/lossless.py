@@ -88,14 +88,14 @@ class Lossless:
         codecs, effort = load_imagecodecs(), self.effort
         match self.coder:
             case "jpegls":
-                return codecs.jpegls_encode(to_planes(image))
+                return encode_jpegls(to_planes(image))
             case "jpegxl":
                 return codecs.jpegxl_encode(image, lossless=True, effort=effort, numthreads=1)
             case "webp":
                 return codecs.webp_encode(image, level=75, lossless=True, method=effort, numthreads=1)
             case "png":  # measured on two noisy Kodak images: 0.1 and 0.3 bpp less than with zlib's default strategy
                 flags = {"filter": codecs.PNG.FILTER.ALL, "strategy": codecs.PNG.STRATEGY.FILTERED}
-                return codecs.png_encode(image, level=effort, **flags)
+                return encode_png(image, level=effort, **flags)
             case "jpeg2000":
                 return codecs.jpeg2k_encode(image, codecformat="j2k", reversible=True, numthreads=1)
             case "avif":  # level 100 is libavif's lossless mode: identity matrix, no quantisation
@@ -113,6 +113,19 @@ class Lossless:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise UserError(f"These bytes are not an 8-bit RGB image of {self.coder}.")
         return image
+
+
+def encode_jpegls(plane: UInt8[np.ndarray, "h w"]) -> bytes:
+    """imagecodecs assumes that the code is no larger than the samples, which noise exceeds. A sample takes at most 32
+    bits (ISO 14495-1, LIMIT), and every bit of stuffing follows 15 others."""
+    return load_imagecodecs().jpegls_encode(plane, out=5 * plane.size + 1024)
+
+
+def encode_png(pixels: np.ndarray, **options: object) -> bytes:
+    """imagecodecs leaves no room for the filter byte of each row. zlib adds at most 1/8 + 1/64 to what it is given
+    (its deflateBound), and libpng 12 bytes to each chunk of 8 KiB."""
+    rows = pixels.nbytes + len(pixels)
+    return load_imagecodecs().png_encode(pixels, out=rows + rows // 4 + 1024, **options)
 
 
 def to_planes(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h3 w"]:

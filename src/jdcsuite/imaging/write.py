@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
-from jdcsuite.imaging.lossless import load_imagecodecs
+from jdcsuite.imaging.lossless import encode_png
 from jdcsuite.imaging.picture import DESCRIPTIVE, EXIF_HEAD, EXIF_IFD, GPS_IFD, Picture
 from jdcsuite.imaging.pixels import to_grey
 from jdcsuite.types import UserError
@@ -56,7 +56,7 @@ def _with_pillow(pixels: np.ndarray, metadata: dict[str, bytes], kind: str) -> b
 
 def _deep_png(pixels: np.ndarray, metadata: dict[str, bytes]) -> bytes:
     """A PNG by libpng, with iCCP and eXIf chunks after its IHDR, which imagecodecs does not write."""
-    plain = load_imagecodecs().png_encode(pixels)
+    plain = encode_png(pixels)
     chunks = b""
     if "icc" in metadata:
         chunks += _chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(metadata["icc"]))
