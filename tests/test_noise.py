@@ -158,15 +158,10 @@ def test_sigma_zero_changes_nothing():
         np.testing.assert_array_equal(to_bytes(noise(to_tensor(clean)[None], Draw.whole(1, seed=3))[0]), clean)
 
 
-@pytest.mark.parametrize("sigma", [-1.0, float("nan"), float("-inf")])
+@pytest.mark.parametrize("sigma", [-1.0, float("nan"), float("inf"), float("-inf"), True])
 def test_an_impossible_sigma_is_refused(sigma):
     with pytest.raises(UserError, match="sigma="):
         GaussianNoise(sigma=sigma)
-
-
-def test_an_infinite_sigma_is_refused():
-    with pytest.raises(UserError, match="sigma="):
-        GaussianNoise(sigma=float("inf"))
 
 
 def test_an_unknown_protocol_is_refused():
@@ -250,7 +245,7 @@ def test_poisson_gaussian_is_a_function_of_the_seed_and_of_the_pixels() -> None:
         assert noisy.min() >= 0 and noisy.max() <= 1 and torch.allclose(noisy * 255, (noisy * 255).round(), atol=1e-4)
 
 
-@pytest.mark.parametrize("wrong", [{"a": 0.0}, {"b": [0.1, 0.01]}, {"protocol": "raw"}])
+@pytest.mark.parametrize("wrong", [{"a": 0.0}, {"b": [0.1, 0.01]}, {"a": [0.1]}, {"protocol": "raw"}])
 def test_poisson_gaussian_refuses_unusable_levels(wrong: dict) -> None:
     with pytest.raises(UserError):
         PoissonGaussian(**wrong)

@@ -19,6 +19,7 @@ from rich.progress import track
 from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.paircache import PairCache
 from jdcsuite.imaging import atomic
+from jdcsuite.imaging.pixels import to_unit
 from jdcsuite.imaging.similarity import SMALLEST, ms_ssim
 from jdcsuite.types import UserError
 
@@ -74,7 +75,7 @@ def _measure(pairs: PairCache, cells: Int[np.ndarray, "k 3"], side: int) -> Floa
     for start in track(starts, "scoring crops", console=console, transient=True, disable=not console.is_terminal):
         crops = [pairs.crop(i, top, left, side) for i, top, left in cells[start : start + BATCH].tolist()]
         noisy, clean = (
-            torch.from_numpy(np.stack(images)).to(device).permute(0, 3, 1, 2).float() / 255
+            to_unit(torch.from_numpy(np.stack(images)).to(device).permute(0, 3, 1, 2))
             for images in zip(*crops, strict=True)
         )
         values.append(ms_ssim(noisy, clean).cpu())

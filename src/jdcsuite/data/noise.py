@@ -57,7 +57,7 @@ class GaussianNoise:
     """
 
     def __init__(self, *, sigma: float, protocol: str = "clip8") -> None:
-        if not 0 <= sigma < math.inf:
+        if not (checks.is_number(sigma) and sigma >= 0):
             raise UserError(f"sigma={sigma} is not a noise level: give grey levels of 0 or more, as in sigma=10")
         self.sigma = float(sigma)
         self.protocol = checks.choice("data.noise.protocol", protocol, PROTOCOLS)
@@ -125,7 +125,7 @@ def _random_of(clean: UInt8[np.ndarray, "h w 3"], settings: str) -> np.random.Ra
 
 
 def _range(name: str, value: float | list[float]) -> tuple[float, float]:
-    low, high = value if isinstance(value, list) else (value, value)
-    if not 0 < low <= high < math.inf:
+    low, high = value if isinstance(value, list) and len(value) == 2 else (value, value)
+    if not (checks.is_number(low) and checks.is_number(high) and 0 < low <= high):
         raise UserError(f"{name}={value} is no noise level: give a number above 0, or [low, high]")
     return float(low), float(high)

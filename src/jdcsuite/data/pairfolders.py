@@ -20,6 +20,7 @@ from jdcsuite.data.pairsets import EmbeddedPairs, FolderPairs, report
 from jdcsuite.data.samples import PairCrops, PairPictures, Sample
 from jdcsuite.data.sources import Source, as_list, patterns
 from jdcsuite.imaging.lossless import Lossless
+from jdcsuite.imaging.pixels import to_unit
 from jdcsuite.types import Pair, UserError
 
 
@@ -193,7 +194,7 @@ class PairFolders(DataModule):
         return PairPictures(self._tests[test_set], lossless=self.lossless, limit=self.limit)
 
     def pair(self, batch: Sample) -> Pair:
-        clean, noisy, sigma = batch["clean"].float() / 255, batch["noisy"].float() / 255, batch["sigma"].float()
+        clean, noisy, sigma = to_unit(batch["clean"]), to_unit(batch["noisy"]), batch["sigma"].float()
         if self.synthetic is not None:
             noisy = self.synthetic(clean, batch["draw"])
             sigma = torch.full_like(sigma, self.synthetic.sigma)

@@ -18,6 +18,7 @@ from jdcsuite.data.splits import hold_out
 from jdcsuite.data.symmetries import turned
 from jdcsuite.imaging.folders import image_files
 from jdcsuite.imaging.lossless import Lossless
+from jdcsuite.imaging.pixels import to_unit
 from jdcsuite.imaging.read import embedded
 from jdcsuite.types import Pair, UserError
 
@@ -154,10 +155,9 @@ class Photographs(DataModule):
     def pair(self, batch: Sample) -> Pair:
         """Draws the noise where the samples have none yet, then applies the symmetries."""
         if self._resident is not None:
-            clean = self._resident.cut(batch["at"], batch["width"], batch["scale"], crop=self.crop)
+            clean = to_unit(self._resident.cut(batch["at"], batch["width"], batch["scale"], crop=self.crop))
         else:
-            clean = batch["clean"]
-        clean = clean.float() / 255
+            clean = to_unit(batch["clean"])
         if self.augment is not None:
             clean = self.augment(clean, batch["draw"])
         noise = self.training_noise or self.noise

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8, UInt16
+from jaxtyping import Float, Shaped, UInt8, UInt16
 from torch import Tensor
+
+
+def to_unit(images: Shaped[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """[0, 255] of any type -> float32 in [0, 1]."""
+    return images.float() / 255
 
 
 def to_tensor(image: np.ndarray) -> Float[Tensor, "3 h w"]:
     """(h, w, 3) in [0, 255] -> (3, h, w) float32 in [0, 1], contiguous."""
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float() / 255
+    return to_unit(torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))))
 
 
 def to_bytes(image: Float[Tensor, "3 h w"]) -> UInt8[np.ndarray, "h w 3"]:
