@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_symmetries import SYMMETRIES
 from torch.utils.data import default_collate
 
 from jdcsuite.data.augment import Augmentation, half
@@ -19,23 +20,10 @@ from jdcsuite.data.noise import GaussianNoise
 from jdcsuite.data.photographs import Photographs
 from jdcsuite.data.resident import fits
 from jdcsuite.data.samples import Crops, Pictures, Steps
-from jdcsuite.data.symmetries import turned
 from jdcsuite.imaging.folders import image_files
 from jdcsuite.imaging.lossless import Lossless
 from jdcsuite.imaging.pixels import to_bytes
 from jdcsuite.types import Pair, UserError
-
-# (transpose, upside down, mirror) -> its effect on (rows, columns, channels)
-SYMMETRIES = {
-    (0, 0, 0): lambda a: a,
-    (0, 0, 1): np.fliplr,
-    (0, 1, 0): np.flipud,
-    (0, 1, 1): lambda a: np.rot90(a, 2),
-    (1, 0, 0): lambda a: a.transpose(1, 0, 2),
-    (1, 0, 1): lambda a: np.rot90(a, -1),
-    (1, 1, 0): np.rot90,
-    (1, 1, 1): lambda a: np.rot90(a, 2).transpose(1, 0, 2),
-}
 
 
 @pytest.fixture(scope="module")
@@ -120,22 +108,6 @@ def test_samples_differ_by_seed_and_step_and_are_crops_of_the_pictures(root: Pat
         assert any((w[:, :, 0] == v).all((2, 3, 4)).any() for w in windows for v in variants)
     assert first[0].noisy.is_contiguous() and first[0].clean.is_contiguous()
     assert (first[0].noisy - first[0].clean).std().item() * 255 == pytest.approx(10, rel=0.08)
-
-
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_each_combination_of_bits_is_its_symmetry(layout: torch.memory_format) -> None:
-    images = torch.rand(8, 3, 5, 5).to(memory_format=layout)
-    for image, result, operation in zip(
-        images, turned(images, torch.tensor(list(SYMMETRIES))), SYMMETRIES.values(), strict=True
-    ):
-        expected = operation(image.permute(1, 2, 0).numpy())
-        np.testing.assert_array_equal(result.permute(1, 2, 0).numpy(), expected)
-
-
-def test_symmetries_of_known_corners() -> None:
-    square = torch.tensor([[1.0, 2], [3, 4]]).expand(4, 1, 2, 2)
-    result = turned(square, torch.tensor([[0, 0, 0], [0, 0, 1], [0, 1, 0], [1, 0, 0]]))[:, 0].tolist()
-    assert result == [[[1, 2], [3, 4]], [[2, 1], [4, 3]], [[3, 4], [1, 2]], [[1, 3], [2, 4]]]
 
 
 def test_noisy_and_clean_crops_share_one_of_eight_symmetries(root: Path) -> None:
