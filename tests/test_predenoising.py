@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import dying
 import imagecodecs
 import numpy as np
 import pandas as pd
@@ -122,9 +122,8 @@ def test_a_failed_image_is_reported_and_the_others_are_done(jdc, folder: Path, t
     assert sorted(provenance.read(out).pictures) == kept and sorted(pd.read_csv(out / "scores.csv")["image"]) == kept
 
 
-@pytest.mark.parametrize("kind", ["nlm", "unet"])
-def test_several_processes_write_the_same_files(jdc, folder: Path, tmp_path: Path, kind: str) -> None:
-    word = unet(tmp_path / "u.safetensors", train_scenes=[]) if kind == "unet" else kind
+def test_several_processes_write_the_same_files(jdc, folder: Path, tmp_path: Path) -> None:
+    word = unet(tmp_path / "u.safetensors", train_scenes=[])
     (folder / "noisy" / CANON.format("d")).write_bytes(b"no picture")
     for jobs in (1, 2):
         words = ["predenoise", folder, "-o", tmp_path / str(jobs), "--weights", word, "--jobs", jobs]
@@ -136,14 +135,23 @@ def test_several_processes_write_the_same_files(jdc, folder: Path, tmp_path: Pat
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
 
 
-def test_an_image_that_kills_its_process_fails_alone(tmp_path: Path) -> None:
+def test_an_image_that_kills_its_process_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pool itself is tested with `jdc compress`."""
     for i in range(4):
-        save(tmp_path / "in" / f"{i}.png", np.full_like(photo(0), 255) if i == 1 else photo(i))
+        save(tmp_path / "in" / f"{i}.png", photo(i))
     out = tmp_path / "taught"
+
+    def pool(items: list, work: Callable, *, jobs: int, died: Callable) -> Iterator:
+        for item in items:
+            if item.name == "1.png":
+                (out / "clean" / item.name).write_bytes(b"cut off")
+            yield died(item) if item.name == "1.png" else work(item)
+
+    monkeypatch.setattr(predenoising.pool, "run", pool)
     sources = predenoising.plan([str(tmp_path / "in")], out)
     predenoising.prepare(out, force=False)
     about = provenance.Teacher(name="t", id="1", train_scenes=[])
-    ended = list(predenoising.run(sources, dying.denoise, about, out, processes=2))
+    ended = list(predenoising.run(sources, lambda x: x, about, out, processes=2))
     assert {done.source.name: "its process died" in done.error for done in ended} == {
         "0.png": False, "1.png": True, "2.png": False, "3.png": False
     }  # fmt: skip
