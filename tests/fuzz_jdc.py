@@ -29,6 +29,8 @@ import torch
 from jdcsuite.coding.codec import Codec
 from jdcsuite.coding.container import Contents, pack, unpack
 from jdcsuite.files import compression
+from jdcsuite.imaging.lossless import Lossless
+from jdcsuite.models.clean_entropy import CleanEntropy
 from jdcsuite.models.flagship import Flagship
 from jdcsuite.models.fllic import FLLIC
 from jdcsuite.models.manypriors import ManyPriors
@@ -67,6 +69,12 @@ def testolina() -> Codec:
 
 def flagship() -> Codec:
     return Flagship(widths=[8, 8], blocks=[1, 1], num_latents=24, prior_width=8, embedding=8, latent_gain=64.0)
+
+
+def guided() -> Codec:
+    """FLLIC with the network that estimates the entropy of the clean image."""
+    guide = CleanEntropy(widths=[4, 4], hidden=4, lossless=Lossless(coder="png", effort=1))
+    return FLLIC(widths=[8, 8, 16], num_latents=32, prior_width=8, latent_gain=64.0, guide=guide).eval()
 
 
 CODECS = {"FLLIC": fllic, "ManyPriors": many_priors, "Testolina": testolina, "Flagship": flagship}

@@ -12,6 +12,7 @@ from numbers import Integral, Real
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from jdcsuite.types import UserError
 
@@ -52,6 +53,13 @@ def choice(name: str, value: Any, options: Collection[str]) -> Any:
         names = f"{', '.join(first)} or {last}" if first else last
         raise UserError(f"{name}={value} is unknown: choose {names}")
     return value
+
+
+def finite(name: str, values: Tensor) -> Tensor:
+    """Numbers computed from an image by the networks of a codec."""
+    if not torch.isfinite(values).all():
+        raise UserError(f"{name} are not finite: mend its samples, or take weights that converged")
+    return values
 
 
 def device(name: str | torch.device) -> None:

@@ -16,12 +16,15 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from jdcsuite import checks
 from jdcsuite.coding.codec import Codec, coding_mode, tile_checksum
 from jdcsuite.coding.conditions import request_conditions
 from jdcsuite.coding.container import Contents, Tile
 from jdcsuite.coding.tiling import Array, Box, Tiling, in_parallel, size, window
 from jdcsuite.device import laid_out_for_coding
-from jdcsuite.types import CorruptFile, Output, Side, UserError
+from jdcsuite.types import CorruptFile, Output, Side
+
+MAX_SAMPLE = 2.0**16  # magnitude of a decoded sample before it is clamped to [0, 1]
 
 
 class TransformCodec(Codec):
@@ -104,9 +107,7 @@ class TransformCodec(Codec):
         pixels = laid_out_for_coding(window(x, rows, columns, device=self.device))
         y = self.analyse(pixels, self._conditions(side))
         y = y[..., tiling.latents(rows, box.top, height), tiling.latents(columns, box.left, width)].contiguous()
-        if not torch.isfinite(y).all():
-            raise UserError("this image's latents are not finite: mend its samples, or take weights that converged")
-        return y
+        return checks.finite("this image's latents", y)
 
     @property
     def _tiling(self) -> Tiling:
@@ -153,4 +154,7 @@ class TransformCodec(Codec):
         """Pixels of tile ``i`` of a row. ``latents``: arguments of `Tiling.with_neighbours`."""
         y_hat, top, left = self._tiling.with_neighbours(i, **latents)
         x_hat = self.synthesise(laid_out_for_coding(y_hat), self._conditions(side))
-        return x_hat[..., top : top + box.height, left : left + box.width].clamp(0, 1)
+        x_hat = x_hat[..., top : top + box.height, left : left + box.width]
+        if not (x_hat.abs() < MAX_SAMPLE).all():  # nan is not
+            raise CorruptFile(f"decoded samples exceed {MAX_SAMPLE:g}: a forged file, or weights that did not converge")
+        return x_hat.clamp(0, 1)

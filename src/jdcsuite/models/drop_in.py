@@ -90,7 +90,7 @@ class DropIn(TransformCodec):
         return self.net.g_s(y_hat)
 
     def encode_tile(self, y: Float[Tensor, "1 m hy wy"], *, side: Side) -> tuple[list[bytes], Int[Tensor, "n"]]:
-        z = self.net.h_a(y if self.has_means else y.abs())
+        z = checks.finite("this image's hyper-latents", self.net.h_a(y if self.has_means else y.abs()))
         z_symbols = torch.round(z - self._medians()).clamp(-MAX_SYMBOL, MAX_SYMBOL).int()
         indexes, means = self._entropy_parameters(z_symbols)
         y_symbols = torch.round(y - means).clamp(-MAX_SYMBOL, MAX_SYMBOL).int()

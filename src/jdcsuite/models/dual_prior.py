@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from jdcsuite import checks
 from jdcsuite.coding.transform import TransformCodec
 from jdcsuite.entropy.coder import MAX_SYMBOL, Decoder, Encoder, Tables, channel_indexes
 from jdcsuite.entropy.priors import Gaussian, MonotoneCDF
@@ -158,7 +159,8 @@ class DualPriorCodec(TransformCodec):
         return float(-sum(torch.log2(p.float()).sum() for p in likelihoods.values())) / 8
 
     def encode_tile(self, y: Float[Tensor, "1 m hy wy"], *, side: Side) -> tuple[list[bytes], Int[Tensor, "n"]]:
-        z = torch.round(self.h_a(compand(y))).clamp(-MAX_SYMBOL, MAX_SYMBOL).double()
+        z = checks.finite("this image's hyper-latents", self.h_a(compand(y)))
+        z = torch.round(z).clamp(-MAX_SYMBOL, MAX_SYMBOL).double()
         z_symbols = z.flatten().int().cpu()
         z_coder, y_coder, symbols = Encoder(), Encoder(), [z_symbols]
         z_coder.put(z_symbols, channel_indexes(z.shape[1], z.shape[-2:]), self.tables["z"])

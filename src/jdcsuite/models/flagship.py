@@ -203,7 +203,7 @@ class Flagship(DualPriorCodec):
         if strength is not None and not 0 <= strength <= 1:
             raise UserError(f"strength {strength} is not possible: give 0 (keep the noise) to 1 (remove it)")
         if sigma is None:
-            levels = [(min(float(self.noise_level(tile)), MAX_ESTIMATE), tile[0, 0].numel()) for tile in tiles]
+            levels = [(min(self._estimate(tile), MAX_ESTIMATE), tile[0, 0].numel()) for tile in tiles]
             octaves = sum(math.log2(1 + level) * area for level, area in levels)
             sigma = 2 ** (octaves / sum(area for _, area in levels)) - 1
         request = Request.of(
@@ -212,6 +212,9 @@ class Flagship(DualPriorCodec):
             strength=1.0 if strength is None else strength,
         )
         return Side(request=request)
+
+    def _estimate(self, tile: Float[Tensor, "1 3 h w"]) -> float:
+        return float(checks.finite("this image's noise levels", self.noise_level(tile)))
 
     def constants(self) -> dict[str, object]:
         return {"latent_gain": float(self.latent_gain)}

@@ -130,6 +130,7 @@ class FLLIC(DualPriorCodec):
         side = super().make_side(tiles, sigma=sigma, quality=quality, strength=strength)
         if self.guide is None:
             return side
-        estimates = [(float(self.guide.estimate(tile, sigma=sigma)), tile[0, 0].numel()) for tile in tiles]
+        estimates = [(self.guide.estimate(tile, sigma=sigma), tile[0, 0].numel()) for tile in tiles]
         bpp = sum(bpp * area for bpp, area in estimates) / sum(area for _, area in estimates)
+        bpp = float(checks.finite("this image's entropy estimates", bpp))
         return replace(side, h=int(min(max(round(bpp * H_UNIT), 0), 2**16 - 1)))
