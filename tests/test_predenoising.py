@@ -123,10 +123,10 @@ def test_a_failed_image_is_reported_and_the_others_are_done(jdc, folder: Path, t
 
 
 def test_several_processes_write_the_same_files(jdc, folder: Path, tmp_path: Path) -> None:
-    word = unet(tmp_path / "u.safetensors", train_scenes=[])
+    weights_file = unet(tmp_path / "u.safetensors", train_scenes=[])
     (folder / "noisy" / CANON.format("d")).write_bytes(b"no picture")
     for jobs in (1, 2):
-        words = ["predenoise", folder, "-o", tmp_path / str(jobs), "--weights", word, "--jobs", jobs]
+        words = ["predenoise", folder, "-o", tmp_path / str(jobs), "--weights", weights_file, "--jobs", jobs]
         status, printed, err = jdc(*words)
         assert status == 1 and "5 images" in printed and CANON.format("d") in err and len(err.splitlines()) == 1, err
     first, second = tmp_path / "1", tmp_path / "2"

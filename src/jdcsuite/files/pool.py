@@ -27,11 +27,11 @@ def run(
     while remaining:
         lost: list[Item] = []
         yield from _pooled(remaining, lost, work, min(jobs, len(remaining)))
-        for item in lost:  # one at a time, to find the one that kills its process
-            lost_again: list[Item] = []
-            yield from _pooled(deque([item]), lost_again, work, 1)
-            if lost_again:
-                yield died(item)
+        suspects = deque(lost)
+        while suspects:  # again, one at a time: the item in progress is the one that kills its process
+            killers: list[Item] = []
+            yield from _pooled(suspects, killers, work, 1)
+            yield from map(died, killers)
 
 
 def _pooled(remaining: deque[Item], lost: list[Item], work: Callable[[Item], Outcome], jobs: int) -> Iterator[Outcome]:
@@ -42,7 +42,8 @@ def _pooled(remaining: deque[Item], lost: list[Item], work: Callable[[Item], Out
     pending: dict[Future[Outcome], Item] = {}
     try:
         while pending or (remaining and not lost):
-            while remaining and not lost and len(pending) < 2 * jobs:  # a broken pool loses all that are submitted
+            # few at a time, because a broken pool loses all that are submitted
+            while remaining and not lost and len(pending) < (2 * jobs if jobs > 1 else 1):
                 try:
                     pending[pool.submit(work, remaining[0])] = remaining[0]
                     remaining.popleft()
