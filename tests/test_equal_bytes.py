@@ -52,7 +52,7 @@ def test_largest_uses_the_highest_quality_within_the_size(pair: Pair, most: int)
 
 
 def test_captions_at_equal_bytes_state_size_and_quality(pair: Pair, shipped: Path, tmp_path: Path, monkeypatch) -> None:
-    shown = equal_bytes.compared(pair, weights.load(shipped), name="ours")
+    shown = equal_bytes.reconstructions(pair, weights.load(shipped), name="ours")
     titles = [title.split("\n") for title, _ in shown]
     assert [t[0].split(" q ")[0] for t in titles] == ["noisy", "AVIF", "nlm + AVIF", "ours", "clean"]
     sizes = [int(t[1].split(" bytes")[0]) for t in titles[1:4]]

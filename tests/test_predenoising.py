@@ -148,11 +148,11 @@ def test_an_image_that_kills_its_process_leaves_no_files(tmp_path: Path, monkeyp
             yield died(item) if item.name == "1.png" else work(item)
 
     monkeypatch.setattr(predenoising.pool, "run", pool)
-    sources = predenoising.plan([str(tmp_path / "in")], out)
+    images = predenoising.plan([str(tmp_path / "in")], out)
     predenoising.prepare(out, force=False)
     about = provenance.Teacher(name="t", id="1", train_scenes=[])
-    ended = list(predenoising.run(sources, lambda x: x, about, out, processes=2))
-    assert {done.source.name: "its process died" in done.error for done in ended} == {
+    ended = list(predenoising.run(images, lambda x: x, about, out, processes=2))
+    assert {outcome.image.name: "its process died" in outcome.error for outcome in ended} == {
         "0.png": False, "1.png": True, "2.png": False, "3.png": False
     }  # fmt: skip
     kept = ["0.png", "2.png", "3.png"]
@@ -185,11 +185,11 @@ def test_an_interruption_leaves_complete_pairs_and_their_record(folder: Path, tm
         return x
 
     out = tmp_path / "taught"
-    sources = predenoising.plan([str(folder / "noisy")], out)
+    images = predenoising.plan([str(folder / "noisy")], out)
     predenoising.prepare(out, force=False)
     about = provenance.Teacher(name="t", id="1", train_scenes=[])
     with pytest.raises(KeyboardInterrupt):
-        list(predenoising.run(sources, denoise, about, out))
+        list(predenoising.run(images, denoise, about, out))
     assert list(provenance.read(out).pictures) == [CANON.format("a")]
     assert len(find_shots(out, Source(folder="taught"))) == 1
 
@@ -198,27 +198,27 @@ def test_pairs_that_other_processes_finish_after_an_interruption_are_recorded(fo
     for i in range(6):
         save(folder / "noisy" / f"{i}.png", photo(i))
     out = tmp_path / "taught"
-    sources = predenoising.plan([str(folder / "noisy")], out)
+    images = predenoising.plan([str(folder / "noisy")], out)
     predenoising.prepare(out, force=False)
-    ended = predenoising.run(sources, *predenoising.load_teacher("nlm"), out, processes=2)
+    ended = predenoising.run(images, *predenoising.load_teacher("nlm"), out, processes=2)
     first = next(ended)
     ended.close()  # as Ctrl-C does
     kept = sorted(provenance.read(out).pictures)
-    assert first.source.name in kept and 1 < len(kept) < len(sources), (
+    assert first.image.name in kept and 1 < len(kept) < len(images), (
         "images in progress are finished, no more are started"
     )
     assert all(sorted(p.name for p in (out / kind).iterdir()) == kept for kind in ("noisy", "clean"))
     rows = pd.read_csv(out / "scores.csv", index_col="image")
-    assert sorted(rows.index) == kept and rows.loc[first.source.name, "ms_ssim"] == pytest.approx(first.score)
+    assert sorted(rows.index) == kept and rows.loc[first.image.name, "ms_ssim"] == pytest.approx(first.score)
     assert rows["ms_ssim"].between(0.5, 1).all() and set(rows["height"]) == {SIDE}
 
 
 def test_a_teacher_that_returns_nan_writes_no_image(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "taught"
-    sources = predenoising.plan([str(folder / "noisy")], out)
+    images = predenoising.plan([str(folder / "noisy")], out)
     predenoising.prepare(out, force=False)
     about = provenance.Teacher(name="t", id="1", train_scenes=[])
-    outcomes = list(predenoising.run(sources, lambda x: x * torch.nan, about, out))
+    outcomes = list(predenoising.run(images, lambda x: x * torch.nan, about, out))
     assert all("NaN" in outcome.error for outcome in outcomes) and names(out) == ["predenoised.json"]
 
 
@@ -279,10 +279,10 @@ def taught(root: Path, *, train_scenes: list[str] | None, tested: str = "photos"
     for i in range(4):
         save(root / "source" / f"{i}.png", noised(photo(i), 10))
         save(root / "photos" / f"{i}.png", photo(10 + i))
-    sources = predenoising.plan([str(root / "source")], root / "taught")
+    images = predenoising.plan([str(root / "source")], root / "taught")
     predenoising.prepare(root / "taught", force=True)
     about = provenance.Teacher(name="unet-1", id="a" * 64, train_set="x", train_scenes=train_scenes)
-    assert len(list(predenoising.run(sources, lambda x: x / 2 + 0.2, about, root / "taught"))) == 4
+    assert len(list(predenoising.run(images, lambda x: x / 2 + 0.2, about, root / "taught"))) == 4
 
 
 def test_pairs_are_input_and_target_and_rows_name_the_teacher(tmp_path: Path) -> None:

@@ -246,7 +246,7 @@ def predenoise(
     """
     from jdcsuite.files import predenoising
 
-    sources = predenoising.plan(inputs, out)
+    images = predenoising.plan(inputs, out)
     denoise, teacher = predenoising.load_teacher(weights, sigma=sigma, tile=tile, device=device)
     predenoising.prepare(out, force=force)
     if teacher.train_scenes is None:
@@ -254,9 +254,9 @@ def predenoise(
             f"jdc: warning: {weights} does not state its training scenes: make sure that none of them is tested",
             file=sys.stderr,
         )
-    results = predenoising.run(sources, denoise, teacher, out, processes=jobs)
-    outcomes = list(_progress(results, "denoising", len(sources)))
-    errors = [_named(outcome.error, outcome.source.path) for outcome in outcomes if outcome.error]
+    results = predenoising.run(images, denoise, teacher, out, processes=jobs)
+    outcomes = list(_progress(results, "denoising", len(images)))
+    errors = [_named(outcome.error, outcome.image.path) for outcome in outcomes if outcome.error]
     _end(errors, predenoising.summary(outcomes, out))
 
 

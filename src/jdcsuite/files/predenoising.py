@@ -71,7 +71,7 @@ def _load(lazy: LazyDenoiser) -> Denoise:
 
 
 @dataclass(frozen=True)
-class Source:
+class InputImage:
     """An input image. ``name``: of its two files in the output's folders."""
 
     path: Path
@@ -83,7 +83,7 @@ class PairOutcome:
     """Result of one image. ``score``: MS-SSIM(target, input), None if a side is below 176 pixels. ``error``: why it
     failed."""
 
-    source: Source
+    image: InputImage
     height: int = 0
     width: int = 0
     score: float | None = None
@@ -116,20 +116,20 @@ def load_teacher(
     return denoiser, teacher
 
 
-def plan(inputs: list[str], out: Path) -> list[Source]:
+def plan(words: list[str], out: Path) -> list[InputImage]:
     """Files, folders and patterns -> the images and their names in ``out``: the relative path with underscores, because
     ``noisy/`` and ``clean/`` have no subfolders. A subfolder ``noisy`` is left out, so that patterns of file names
     match as they do in the folder of pairs. UserError: ``out`` lies inside an input, or two images have one name."""
-    for word in inputs:
+    for word in words:
         if out.absolute().is_relative_to(Path(word).absolute()):
             raise UserError(f"{out} lies inside the input {word}: choose a place outside")
-    sources, taken = [], {}
-    for item in paths.plan(inputs, f"{out}{os.sep}", suffix=".png", coded=False):
+    images, taken = [], {}
+    for item in paths.plan(words, f"{out}{os.sep}", suffix=".png", coded=False):
         name = "_".join(part for part in item.target.relative_to(out).parts if part != "noisy")
         if (other := taken.setdefault(name, item.source)) is not item.source:
             raise UserError(f"{other} and {item.source} would both be called {name}: process them separately")
-        sources.append(Source(item.source, name))
-    return sources
+        images.append(InputImage(item.source, name))
+    return images
 
 
 def prepare(out: Path, *, force: bool) -> None:
@@ -153,34 +153,34 @@ def prepare(out: Path, *, force: bool) -> None:
 
 
 def run(
-    sources: list[Source], denoise: Denoise, teacher: Teacher, out: Path, *, processes: int = 1
+    images: list[InputImage], denoise: Denoise, teacher: Teacher, out: Path, *, processes: int = 1
 ) -> Iterator[PairOutcome]:
     """Denoise every image and yield its outcome as it finishes; one failure never stops the rest.
 
     The record is written before the first image, so that no target is ever without its teacher, and again at the end,
     of the pairs that exist then.
     """
-    record = Predenoised(teacher=teacher, pictures={source.name: _origin(source.path) for source in sources})
+    record = Predenoised(teacher=teacher, pictures={image.name: _origin(image.path) for image in images})
     _write_record(record, out)
     outcomes: dict[str, PairOutcome] = {}
     work = partial(_process, denoise=denoise, teacher=teacher, out=out)
-    results = pool.run(sources, work, jobs=processes, died=lambda source: PairOutcome(source, error=pool.DIED))
+    results = pool.run(images, work, jobs=processes, died=lambda image: PairOutcome(image, error=pool.DIED))
     try:
         for outcome in results:
-            outcomes[outcome.source.name] = outcome
+            outcomes[outcome.image.name] = outcome
             if outcome.error:
-                _remove(out, outcome.source.name)
+                _remove(out, outcome.image.name)
             yield outcome
     finally:  # also on Ctrl-C
         results.close()  # images in progress in other processes are finished
         kept, rows = {}, []
-        for source in sources:
-            if not all(path.exists() for path in _pair_paths(out, source.name)):
-                _remove(out, source.name)
+        for image in images:
+            if not all(path.exists() for path in _pair_paths(out, image.name)):
+                _remove(out, image.name)
                 continue
-            outcome = outcomes.get(source.name) or _outcome_of_files(source, out)
-            kept[source.name] = record.pictures[source.name]
-            row = {"image": source.name, **kept[source.name], "height": outcome.height, "width": outcome.width}
+            outcome = outcomes.get(image.name) or _outcome_of_files(image, out)
+            kept[image.name] = record.pictures[image.name]
+            row = {"image": image.name, **kept[image.name], "height": outcome.height, "width": outcome.width}
             rows.append({**row, "ms_ssim": outcome.score, "teacher": teacher.name})
         if rows:
             write_rows(rows, out / SCORES)
@@ -198,10 +198,10 @@ def _remove(out: Path, name: str) -> None:
         path.unlink(missing_ok=True)
 
 
-def _outcome_of_files(source: Source, out: Path) -> PairOutcome:
+def _outcome_of_files(image: InputImage, out: Path) -> PairOutcome:
     """The outcome of a pair that another process finished after an interruption, from its files."""
-    clean, noisy = (Picture.read(path).pixels for path in _pair_paths(out, source.name))
-    return PairOutcome(source, *noisy.shape[:2], score=score(clean, noisy))
+    clean, noisy = (Picture.read(path).pixels for path in _pair_paths(out, image.name))
+    return PairOutcome(image, *noisy.shape[:2], score=score(clean, noisy))
 
 
 def _write_record(record: Predenoised, out: Path) -> None:
@@ -213,28 +213,28 @@ def _origin(path: Path) -> dict[str, str]:
     return {"source": str(path), "scene": scene, "iso": iso}
 
 
-def _process(source: Source, *, denoise: Denoise, teacher: Teacher, out: Path) -> PairOutcome:
+def _process(image: InputImage, *, denoise: Denoise, teacher: Teacher, out: Path) -> PairOutcome:
     """One image; an exception that concerns it alone becomes its error."""
     try:
-        return _make_pair(source, denoise, teacher, _pair_paths(out, source.name))
+        return _make_pair(image, denoise, teacher, _pair_paths(out, image.name))
     except UserError as error:
-        return PairOutcome(source, error=str(error))
+        return PairOutcome(image, error=str(error))
     except (OSError, MemoryError, RuntimeError) as error:
         reason = "there is not enough memory" if isinstance(error, MemoryError) else str(error).splitlines()[0]
-        return PairOutcome(source, error=f"it could not be denoised ({reason}): a smaller --tile needs less memory")
+        return PairOutcome(image, error=f"it could not be denoised ({reason}): a smaller --tile needs less memory")
 
 
-def _make_pair(source: Source, denoise: Denoise, teacher: Teacher, pair_paths: list[Path]) -> PairOutcome:
-    pixels = Picture.read(source.path).pixels
+def _make_pair(image: InputImage, denoise: Denoise, teacher: Teacher, pair_paths: list[Path]) -> PairOutcome:
+    pixels = Picture.read(image.path).pixels
     # through int32, because PyTorch has few operations on uint16
     x = torch.from_numpy(pixels.astype(np.int32)).permute(2, 0, 1)[None].float() / np.iinfo(pixels.dtype).max
     denoised = denoise(x)
     if not torch.isfinite(denoised).all():
-        raise UserError(f"{teacher.name} turns {source.path} into NaN: give other weights")
+        raise UserError(f"{teacher.name} turns {image.path} into NaN: give other weights")
     noisy, clean = to_bytes(x[0]), to_bytes(denoised[0])
-    for path, image in zip(pair_paths, (clean, noisy), strict=True):
-        atomic.write(path, encode(Picture(image), path))
-    return PairOutcome(source, *noisy.shape[:2], score=score(clean, noisy))
+    for path, samples in zip(pair_paths, (clean, noisy), strict=True):
+        atomic.write(path, encode(Picture(samples), path))
+    return PairOutcome(image, *noisy.shape[:2], score=score(clean, noisy))
 
 
 @torch.no_grad()

@@ -33,7 +33,7 @@ def largest(codec: str, x: Float[Tensor, "1 3 h w"], *, most: int) -> tuple[int,
 
 
 @torch.no_grad()
-def compared(pair: Pair, codec: Codec, *, name: str) -> list[tuple[str, Tensor]]:
+def reconstructions(pair: Pair, codec: Codec, *, name: str) -> list[tuple[str, Tensor]]:
     """Two-line captions and images (1, 3, h, w): noisy, AVIF, non-local means + AVIF, ``codec`` with default settings,
     clean. AVIF's files are the largest that its integer qualities give within the size of the codec's file."""
     own = codec.compress(pair.noisy)
@@ -53,6 +53,6 @@ def _db(x_hat: Tensor, clean: Tensor) -> str:
 
 
 def draw(pair: Pair, path: Path) -> None:
-    """Write `compared` for the weights in the package as one image."""
+    """Write `reconstructions` for the weights in the package as one image."""
     codec = weights.load(weights.shipped())
-    strip([(caption, to_bytes(image[0])) for caption, image in compared(pair, codec, name="flagship")], path)
+    strip([(caption, to_bytes(image[0])) for caption, image in reconstructions(pair, codec, name="flagship")], path)

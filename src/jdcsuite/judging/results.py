@@ -53,10 +53,10 @@ def _files(paths: Sequence[Path]) -> list[Path]:
     unless there is nothing else."""
     files: list[Path] = []
     for path in map(Path, paths):
-        candidates = [path] if path.is_file() else sorted(path.rglob(FILE))
-        if not candidates:
+        matches = [path] if path.is_file() else sorted(path.rglob(FILE))
+        if not matches:
             raise UserError(f"There is no {FILE} in {path}: give csv files or folders of tested runs.")
-        files += [file for file in candidates if is_run(file.parent) or not is_report(file.parent)] or candidates
+        files += [file for file in matches if is_run(file.parent) or not is_report(file.parent)] or matches
     if not files:
         raise UserError("There is nothing to report: give csv files or folders of tested runs.")
     return list(dict.fromkeys(files))
