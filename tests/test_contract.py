@@ -162,6 +162,16 @@ def test_a_codec_names_its_prior_networks() -> None:
     assert "compress(x, sigma=) fails (AttributeError:" in message(task(model=model))
 
 
+def test_several_devices_need_a_gradient_for_every_trained_parameter() -> None:
+    model = Mine()
+    model.unused = nn.Parameter(torch.zeros(1))
+    check(task(model=model))
+    with pytest.raises(UserError, match=r"gives no gradient to model\.unused, which trainer\.devices=2 needs"):
+        check(task(model=model), devices=2)
+    model.unused.requires_grad_(False)
+    check(task(model=model), devices=2)
+
+
 class Net(nn.Module):
     """Neither a codec nor a denoiser nor an estimator."""
 

@@ -34,7 +34,10 @@ def construct(jobs: Sequence[Job], parts: Parts) -> None:
             task = training.construct(job.config["task"], model=model, criterion=criterion)
             sigma = job.config["sigma"]
             contract.check(
-                task, sigma=None if sigma is None else float(sigma), lossless=bool(job.config["data"]["lossless"])
+                task,
+                sigma=None if sigma is None else float(sigma),
+                lossless=bool(job.config["data"]["lossless"]),
+                devices=job.config["trainer"]["devices"],
             )
 
 

@@ -23,24 +23,25 @@ from jdcsuite.types import Output, Pair, UserError
 BATCH, SIDE = 2, 64  # pixels, unless the criterion needs larger crops
 
 
-def check(task: Task, *, sigma: float | None = 10.0, lossless: bool = True) -> None:
+def check(task: Task, *, sigma: float | None = 10.0, lossless: bool = True, devices: int = 1) -> None:
     """Computes one loss with gradients on a random batch and, for a codec, codes one random image, all on the CPU.
 
     ``sigma``: noise level in grey levels, None where the data do not know it. ``lossless``: whether the data measure
-    code lengths. Works on a copy: the task and all random number generators stay as they were. UserError: a call
-    fails, or returns something else than training, the test and the weights file need.
+    code lengths. ``devices``: that train; with several, every trained parameter needs a gradient. Works on a copy: the
+    task and all random number generators stay as they were. UserError: a call fails, or returns something else than
+    training, the test and the weights file need.
     """
     broken: UserError | None = None
     with isolate_rng():  # has no `finally` of its own
         try:
-            _check(deepcopy(task).cpu().train(), sigma=sigma, lossless=lossless)
+            _check(deepcopy(task).cpu().train(), sigma=sigma, lossless=lossless, devices=devices)
         except UserError as error:
             broken = error
     if broken:
         raise broken
 
 
-def _check(task: Task, *, sigma: float | None, lossless: bool) -> None:
+def _check(task: Task, *, sigma: float | None, lossless: bool, devices: int) -> None:
     torch.manual_seed(0)
     model, criterion = f"model {_name(task.model)}", f"criterion {_name(task.criterion)}"
     pair = _example(max(SIDE, getattr(task.criterion, "smallest", 1)), sigma=sigma, lossless=lossless)
@@ -58,6 +59,12 @@ def _check(task: Task, *, sigma: float | None, lossless: bool) -> None:
         gradients = [p.grad for p in task.model.parameters() if p.grad is not None]
         _require(bool(gradients), "reaches no parameter of the model: its loss has to depend on the model's output")
         _require(all(g.isfinite().all() for g in gradients), "gives gradients that are not finite")
+        unused = ", ".join(name for name, p in task.named_parameters() if p.requires_grad and p.grad is None)
+        _require(
+            devices == 1 or not unused,
+            f"gives no gradient to {unused}, which trainer.devices={devices} needs: use it, or freeze it with "
+            "requires_grad_(False)",
+        )
     if isinstance(task, CodecTask):
         _check_coding(task, pair)
 
