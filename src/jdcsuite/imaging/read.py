@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from jdcsuite.imaging import tiff
 from jdcsuite.types import UserError
 
 MAX_PIXELS = 300_000_000
@@ -60,6 +61,9 @@ def open_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, max_bits: int 
         with path.open("rb") as file:
             if path.stat().st_size == 0:
                 raise UserError(f"{path} is empty (0 bytes): copy or download it again, or remove it.")
+            if file.read(4) in tiff.MAGIC and (problem := tiff.problem(path)):
+                raise UserError(f"{path} {problem}")
+            file.seek(0)
             with Image.open(file, formats=_FORMATS) as image:
                 if image.width * image.height > max_pixels:
                     raise Image.DecompressionBombError
