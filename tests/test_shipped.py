@@ -441,14 +441,18 @@ def test_an_error_in_evaluating_the_flagship_is_one_sentence(jdc, picture, tmp_p
     assert status == 2 and message in sentence(err)
 
 
-@pytest.mark.parametrize("level", [32.0, 1e38])  # in units of 16 grey levels: 512 of them, and beyond float32
-def test_noise_estimates_are_within_the_range_of_images(tmp_path, level):
+@pytest.mark.parametrize("level", [32.0, 1e38])  # in units of 16 grey levels: 512 of them, and overflow in float32
+def test_noise_estimates_are_limited_to_the_range_of_images_or_refused(tmp_path, level):
     model = flagship(tmp_path / "flagship.safetensors")
     with torch.no_grad():
         last = model.noise_level.net[-1]
         last.weight.zero_()
         last.bias.copy_(torch.tensor([level, 0.0]))
     model.update()
+    if level > 1e9:
+        with pytest.raises(UserError, match="noise levels are not finite"):
+            model.header(photo(150, 170))
+        return
     for tile in (0, 64):
         assert model.header(photo(150, 170), tile=tile).side.request.noise / 16 == pytest.approx(255)
     assert unpack(model.compress(photo(20, 30))).side.request.noise == 16 * 255
