@@ -10,11 +10,13 @@ Fenced ``python`` and ``yaml`` blocks that name a file become that file, other `
 from __future__ import annotations
 
 import csv
+import importlib
 import re
 import runpy
 import shlex
 import shutil
 import sys
+import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean
@@ -187,9 +189,11 @@ class Runner:
                 self.verb(verb, rest)
             case ["python", script, *rest] if (ROOT / script).is_file():
                 self.script(ROOT / script, rest, patch)
-            case ["git", "clone", _, _] | ["cd", _] | ["python3", "-m", "venv", ".venv"]:
+            case ["git", "clone", _, _] | ["cd", _]:
                 pass
-            case [".venv/bin/python", "-m", "pip", "install", "--constraint", file, "--editable", "."]:
+            case ["python3", "-m", "venv", ".venv"] | ["source", ".venv/bin/activate"]:
+                pass
+            case ["python", "-m", "pip", "install", "--constraint", file, "--editable", "."]:
                 assert (ROOT / file).is_file()
             case _:
                 pytest.fail(f"this test does not know how to run: {shlex.join(words)}")
@@ -354,10 +358,25 @@ def test_every_key_in_the_text_exists() -> None:
         assert all(exists(key) for key in written), {key for key in written if not exists(key)}
 
 
-def test_every_room_is_described() -> None:
-    rooms = {path.parent.name for path in (ROOT / "src" / "jdcsuite").glob("*/__init__.py")}
-    first_cells = "".join(re.findall(r"^\|.*?\|", PAGES["architecture.md"].text, re.M))
-    assert rooms <= set(re.findall(r"`(\w+)`", first_cells))
+def test_the_rooms_are_those_of_the_import_contract() -> None:
+    """The table of architecture.md has the layers in their order, so that a room imports only from rows below it."""
+    contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
+    layers = [[name.strip().removeprefix("jdcsuite.") for name in layer.split("|")] for layer in contract["layers"]]
+    first_cells = re.findall(r"^\| (`.*?) \|", PAGES["architecture.md"].text, re.M)
+    assert [re.findall(r"`(\w+)`", cell) for cell in first_cells] == layers
+
+
+def test_files_and_classes_in_the_text_exist() -> None:
+    for page in PAGES.values():
+        code = re.findall(r"`([^`\n]+)`", page.prose)
+        own = {file for _, file, _ in page.blocks}
+        for path in (
+            name for name in code if re.fullmatch(r"[a-z_/]+/\w+\.(py|yaml|ipynb|csv)", name) and name not in own
+        ):
+            assert any((root / path).exists() for root in (ROOT, ROOT / "src" / "jdcsuite")), path
+        for name in (name for name in code if re.fullmatch(r"[a-z_]+\.[a-z_]+\.[A-Z]\w+", name)):
+            module, _, attribute = name.rpartition(".")
+            assert hasattr(importlib.import_module(f"jdcsuite.{module}"), attribute), name
 
 
 def test_numbers_of_the_readme_are_means_of_committed_rows() -> None:
