@@ -14,9 +14,10 @@ import torch
 from jdcsuite import checks
 from jdcsuite.data import cells, provenance
 from jdcsuite.data.datamodule import DataModule
+from jdcsuite.data.listing import report
 from jdcsuite.data.noise import Noise, PoissonGaussian, Recorded
 from jdcsuite.data.paircache import PairCache
-from jdcsuite.data.pairsets import EmbeddedPairs, FolderPairs, report
+from jdcsuite.data.pairsets import EmbeddedPairs, FolderPairs
 from jdcsuite.data.samples import PairCrops, PairPictures, Sample
 from jdcsuite.data.sources import Source, as_list, patterns
 from jdcsuite.imaging.lossless import Lossless

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache as once
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 from jdcsuite.data import provenance, splits
 from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.catalog import folder
 from jdcsuite.data.layouts import scene_and_iso
+from jdcsuite.data.listing import images, report
 from jdcsuite.data.noise import PoissonGaussian
 from jdcsuite.data.paircache import PairCache
 from jdcsuite.data.shots import Shot, find_shots
 from jdcsuite.data.sources import Source, weights
-from jdcsuite.imaging.folders import walk
 from jdcsuite.imaging.pixels import to_bytes
 from jdcsuite.imaging.read import embedded, exif_iso
 from jdcsuite.types import UserError
@@ -163,7 +161,7 @@ class FolderPairs:
         path = folder(self.root, source.folder)
         shots = find_shots(path, source, allow_unpaired=self.allow_unpaired)
         if not shots and allow_clean:
-            paths = [p for p in sorted(walk(path)) if source.takes(p)]
+            paths = [p for p in images(path) if source.takes(p)]
             shots = [Shot(noisy=p, clean=p, scene=scene_and_iso(p)[0]) for p in paths]
         if not shots:
             patterns = f" that match only={list(source.only)} without={list(source.without)}"
@@ -189,7 +187,7 @@ class FolderPairs:
                 f"{self.clean} of data.clean holds pairs, half of them noisy: give a folder of clean pictures, as "
                 f"{self.clean}/clean, or null for the clean halves of the training pairs"
             )
-        paths = [p for p in sorted(walk(path)) if scene_and_iso(p)[0] not in without]
+        paths = [p for p in images(path) if scene_and_iso(p)[0] not in without]
         if not paths:
             raise UserError(f"all pictures of {path} show scenes that validate: give another folder as data.clean")
         if self.clean in self.test_sets:
@@ -219,9 +217,3 @@ class FolderPairs:
                 report(f"{name}: the weights of {teacher.name} do not say which scenes they learned from, "
                        "so it is not known whether they have seen those of data.test")  # fmt: skip
         return "+".join(dict.fromkeys(teacher.label for teacher in teachers.values()))
-
-
-@once
-def report(message: str) -> None:
-    """Print a message once per process, however many jobs share the data."""
-    Console().print(message, highlight=False)

@@ -11,12 +11,12 @@ from jdcsuite.data.augment import Augmentation
 from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.catalog import folder
 from jdcsuite.data.datamodule import DataModule
+from jdcsuite.data.listing import images
 from jdcsuite.data.noise import Noise
 from jdcsuite.data.resident import Resident, fits
 from jdcsuite.data.samples import Crops, Named, Pictures, Sample
 from jdcsuite.data.splits import hold_out
 from jdcsuite.data.symmetries import turned
-from jdcsuite.imaging.folders import image_files
 from jdcsuite.imaging.lossless import Lossless
 from jdcsuite.imaging.pixels import to_unit
 from jdcsuite.imaging.read import embedded
@@ -102,10 +102,12 @@ class Photographs(DataModule):
             pool, tests = embedded("train"), {self.test_sets[0]: embedded("test")}
         elif self.test_names:
             root = Path(self.root)
-            pool = image_files(folder(root, self.train_name))
-            tests = {name: image_files(folder(root, name)) for name in self.test_names}
+            pool = images(folder(root, self.train_name))
+            tests = {name: images(folder(root, name)) for name in self.test_names}
         else:
-            pool = image_files(folder(Path(self.root), self.train_name) if self.train_name else Path(self.root))
+            pool = images(
+                folder(Path(self.root), self.train_name) if self.train_name else Path(self.root), required=True
+            )
             pool, held = hold_out(pool, salt="test")
             tests = {self.test_sets[0]: held}
         train, val = hold_out(pool, salt="val")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from jdcsuite.data import catalog, provenance
 from jdcsuite.data.layouts import LAYOUTS, NOISY_CLEAN, Layout, scene_and_iso
+from jdcsuite.data.listing import images
 from jdcsuite.data.sources import Source, listed
-from jdcsuite.imaging.folders import walk
 from jdcsuite.types import UserError
 
 
@@ -28,9 +28,9 @@ def find_shots(folder: Path, source: Source, *, allow_unpaired: bool = False) ->
 
     UserError lists images without a partner; with ``allow_unpaired`` they are skipped.
     """
-    images = sorted(walk(folder))
-    layout = _layout(folder, source.folder, images)
-    taken = [path for path in images if source.takes(path)]
+    paths = images(folder)
+    layout = _layout(folder, source.folder, paths)
+    taken = [path for path in paths if source.takes(path)]
     partners = {path: clean for path in taken if (clean := layout.partner(path))}
     if not partners:
         return []
@@ -55,10 +55,10 @@ def find_shots(folder: Path, source: Source, *, allow_unpaired: bool = False) ->
     return shots
 
 
-def _layout(folder: Path, name: str, images: list[Path]) -> Layout:
+def _layout(folder: Path, name: str, paths: list[Path]) -> Layout:
     if (folder / "noisy").is_dir():
         return NOISY_CLEAN
     dataset = catalog.lookup(name)
     if dataset is not None and dataset.layout is not None:
         return dataset.layout
-    return next((layout for layout in LAYOUTS if any(layout.partner(path) for path in images)), NOISY_CLEAN)
+    return next((layout for layout in LAYOUTS if any(layout.partner(path) for path in paths)), NOISY_CLEAN)
