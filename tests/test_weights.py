@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import pickle
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,6 +18,7 @@ from jdcsuite.artifacts import weights
 from jdcsuite.imaging.lossless import Lossless
 from jdcsuite.models.clean_entropy import CleanEntropy
 from jdcsuite.models.fllic import FLLIC
+from jdcsuite.models.manypriors import ManyPriors
 from jdcsuite.types import UserError
 
 LOSSLESS = {"_target_": "jdcsuite.imaging.lossless.Lossless", "coder": "png", "effort": 2}
@@ -370,3 +374,133 @@ def test_weights_of_before_a_class_moved_are_read(path):
     older = GUIDE | {"lossless": LOSSLESS | {"_target_": "jdcsuite.entropy.lossless.Lossless"}}
     weights.save(guide(), older, path, about={})
     assert weights.load(path).lossless.name == "png-e2"
+
+
+# -- absurd descriptions and sizes ------------------------------------------------------------------------------
+
+MANY = {"_target_": "jdcsuite.models.manypriors.ManyPriors", "num_channels": 8, "num_latents": 12, "num_priors": 6}
+FLAGSHIP = {
+    "_target_": "jdcsuite.models.flagship.Flagship",
+    "widths": [8, 8], "blocks": [1, 1], "num_latents": 24, "prior_width": 8, "embedding": 8,
+}  # fmt: skip
+UNET = {"_target_": "jdcsuite.models.unet.UNet", "width": 4}
+DIGITS, NESTING = "9" * 5000, (("[", "]"), ('{"a":', "}"))
+
+
+@pytest.mark.parametrize("config", [
+    *(f'{{"a": {opening * n}{closing * n}}}' for n in (30, 900, 100_000) for opening, closing in NESTING),
+    json.dumps(PLAIN_CONFIG).replace("12.0", DIGITS), "[" * 100, "x" * 2**21, '"text"',
+])  # fmt: skip
+def test_a_description_that_no_run_writes_is_one_sentence(path, config):
+    for metadata in ({"model": config, "about": "{}"}, {"model": "{}", "about": config}):
+        save_file(fllic().state_dict(), path, metadata={"format": weights.FORMAT, **metadata})
+        for read in (weights.load, weights.read_about):
+            with pytest.raises(UserError, match="damaged") as error:
+                read(path)
+            assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "12", "x" * 10_000, -1, 0, None, [8.0], int("9" * 4000)])
+@pytest.mark.parametrize("config", [PLAIN_CONFIG, MANY, FLAGSHIP])
+def test_a_gain_that_is_no_positive_number_is_one_sentence(path, config, value):
+    forge(path, config | {"latent_gain": value})
+    with pytest.raises(UserError, match="builds no model") as error:
+        weights.load(path)
+    assert len(str(error.value)) < 600 and "\n" not in str(error.value)
+
+
+def test_a_long_header_is_not_read(path):
+    path.write_bytes((2**30).to_bytes(8, "little") + b" " * 100)
+    with pytest.raises(UserError, match="header is too long"):
+        weights.load(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float8_e5m2, torch.int32, torch.bool, torch.complex64])
+def test_numbers_that_the_model_cannot_hold_are_refused(path, dtype):
+    state = {**fllic().state_dict(), **fllic().table_state()}
+    state["g_a.0.skip.weight"] = torch.full(state["g_a.0.skip.weight"].shape, 1e300, dtype=torch.float64).to(dtype)
+    save_file(state, path, metadata={"format": weights.FORMAT, "model": json.dumps(PLAIN_CONFIG), "about": "{}"})
+    with pytest.raises(UserError, match=r"not finite|another model"):
+        weights.load(path)
+
+
+def test_a_missing_table_is_one_sentence(path):
+    tensors, metadata = (
+        {**fllic().state_dict(), **fllic().table_state()},
+        {"format": weights.FORMAT, "model": json.dumps(PLAIN_CONFIG), "about": "{}"},
+    )
+    fewer = {f"tables.z.{part}": tensors[f"tables.z.{part}"][:3] for part in ("length", "offset")}
+    fewer["tables.z.cdf"] = tensors["tables.z.cdf"][: int(fewer["tables.z.length"].sum()) - 3]
+    for change in (
+        {name: None for name in tensors if name.startswith("tables.z.")}, {"tables.z.offset": None}, fewer,
+        {name.replace(".z.", ".x."): t.clone() for name, t in tensors.items() if ".z." in name},
+        {"tables.": torch.zeros(1)},
+    ):  # fmt: skip
+        save_file({k: t for k, t in (tensors | change).items() if t is not None}, path, metadata=metadata)
+        with pytest.raises(UserError, match=r"damaged: it has .*; take the file again"):
+            weights.load(path)
+
+
+HUGE = """
+import resource, sys, time
+from jdcsuite.artifacts import weights
+from jdcsuite.types import UserError
+weights.load(sys.argv[1])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for path in sys.argv[2:]:
+    start = time.process_time()
+    try:
+        weights.load(path)
+    except UserError as error:
+        assert "another model" in str(error) or "builds no model" in str(error), error
+    else:
+        raise AssertionError(path)
+    assert time.process_time() - start < 2, path
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_sizes_that_a_file_does_not_have_take_no_memory(tmp_path):
+    """20,000 latents or 2**26 priors took 5 to 9 GiB before they were refused."""
+    changes = [
+        (PLAIN_CONFIG, {"num_latents": 20_000}), (PLAIN_CONFIG, {"num_latents": 10**9}), (UNET, {"width": 4096}),
+        (MANY, {"num_priors": 2**26}), (MANY, {"num_latents": 20_000}), (FLAGSHIP, {"blocks": [10**9, 1]}),
+        (FLAGSHIP, {"embedding": 2**30}), (FLLIC_CONFIG, {"guide": GUIDE | {"widths": [1] * 100_000}}),
+        (FLLIC_CONFIG, {"guide": GUIDE | {"hidden": 2**30}}), (PLAIN_CONFIG, {"widths": [2**14] * 3}),
+        ({"_target_": "jdcsuite.models.testolina.Testolina", "num_channels": 2**14, "num_latents": 2**14}, {}),
+    ]  # fmt: skip
+    weights.save(fllic(), PLAIN_CONFIG, tmp_path / "valid.safetensors", about={})
+    paths = [tmp_path / f"{i}.safetensors" for i in range(len(changes))]
+    for path, (config, change) in zip(paths, changes, strict=True):
+        forge(path, config | change)
+    command = [sys.executable, "-c", HUGE, tmp_path / "valid.safetensors", *paths]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 100 * 1024, f"{int(done.stdout) >> 10} MiB"
+
+
+# -- the state of PyTorch ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", [fllic, lambda: ManyPriors(num_channels=8, num_latents=12, num_priors=6).eval()])
+@pytest.mark.parametrize("way", ["float64", "inference", "meta"])
+def test_weights_load_and_code_alike_in_any_state_of_pytorch(path, model, way):
+    net = model()
+    net.update()
+    config = PLAIN_CONFIG if isinstance(net, FLLIC) else MANY
+    weights.save(net, config, path, about={})
+    image = np.random.default_rng(0).integers(0, 256, (40, 70, 3), np.uint8)
+    data = net.compress(image)
+    try:
+        if way == "float64":
+            torch.set_default_dtype(torch.float64)
+        with torch.inference_mode(way == "inference"):
+            with torch.device("meta" if way == "meta" else "cpu"):
+                back = weights.load(path)
+            assert back.model_id == net.model_id
+            assert back.compress(image) == data
+            np.testing.assert_array_equal(back.decompress_array(data), net.decompress_array(data))
+        assert torch.get_default_dtype() == (torch.float64 if way == "float64" else torch.float32)
+        assert back.compress(image) == data and all(not tensor.is_inference() for tensor in back.state_dict().values())
+    finally:
+        torch.set_default_dtype(torch.float32)

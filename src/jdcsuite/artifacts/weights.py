@@ -2,7 +2,8 @@
 
 Nothing is unpickled. The configuration is built into objects only where every ``_target_`` in it is a class of
 jdcsuite's models, of its lossless coder, or of a module that the user trusts (`trusted_modules`), so a file from
-elsewhere cannot call anything else.
+elsewhere cannot call anything else. Its models are first built without memory, so that sizes that its tensors do not
+have are refused before anything is allocated.
 """
 
 from __future__ import annotations
@@ -11,15 +12,17 @@ import hashlib
 import importlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
 
 import torch
-from hydra.utils import instantiate
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
 
 from jdcsuite import checks
 from jdcsuite.coding.codec import Codec
@@ -29,9 +32,12 @@ from jdcsuite.types import UserError
 NAME = "weights.safetensors"  # in a run folder
 FORMAT = "jdcsuite-1"
 SHIPPED = Path(__file__).parents[1] / "flagship.safetensors"
+TABLES = "tables."  # prefix of the names of integer tables
 ROOMS = ("jdcsuite.models.", "jdcsuite.imaging.")
 # classes that older files name -> where they are now
 MOVED = {"jdcsuite.entropy.lossless.Lossless": "jdcsuite.imaging.lossless.Lossless"}
+# bytes of a file's header and characters of its descriptions; nesting of their values
+MAX_HEADER, MAX_DESCRIPTION, MAX_DEPTH = 1 << 24, 1 << 20, 16
 TRUST = "JDCSUITE_TRUST"  # environment variable: modules with model classes, separated by commas
 ENTRY_POINTS = "jdcsuite.models"  # installed packages declare such modules in this group
 
@@ -66,7 +72,7 @@ def content_hash(run_or_file: str | Path) -> str | None:
     start = 8 + int.from_bytes(data[:8], "little")
     try:
         header = json.dumps(json.loads(data[8:start]), sort_keys=True).encode()
-    except ValueError:
+    except (ValueError, RecursionError):
         header = data[:start]
     return hashlib.sha256(header + data[start:]).hexdigest()
 
@@ -123,47 +129,61 @@ def _umask() -> int:
 
 def read(path: Path) -> tuple[dict, dict, dict[str, Tensor]]:
     """(model configuration, about, tensors) of a weights file."""
-    metadata, tensors = _read(path, with_tensors=True)
-    described = _described(metadata, path)
-    if metadata.get("sha256", "") not in ("", _digest(tensors)):
+    with _opened(path) as file:
+        described = _described(file, path)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dictionary
+        digest = file.metadata().get("sha256", "")
+    if digest not in ("", _digest(tensors)):
         raise UserError(f"{path} is damaged: its tensors do not have their checksum; take the file again")
     return *described, tensors
 
 
 def read_about(path: Path) -> dict:
     """The metadata of a weights file, without reading its tensors."""
-    return _described(_read(path, with_tensors=False)[0], path)[1]
+    with _opened(path) as file:
+        return _described(file, path)[1]
 
 
-def _read(path: Path, *, with_tensors: bool) -> tuple[dict[str, str], dict[str, Tensor]]:
+@contextmanager
+def _opened(path: Path) -> Iterator[safe_open]:
     try:
+        with path.open("rb") as start:
+            if int.from_bytes(start.read(8), "little") > MAX_HEADER:
+                raise SafetensorError("its header is too long")
         with safe_open(path, framework="pt") as file:
-            names = list(file.keys()) if with_tensors else []
-            return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is not a readable weights file ({error}): give one that a run wrote") from None
+            yield file
+    # an element type that PyTorch lacks raises other errors
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+        reason = str(error)[:200].replace("\n", " ")
+        raise UserError(f"{path} is not a readable weights file ({reason}): give one that a run wrote") from None
 
 
-def _described(metadata: dict[str, str], path: Path) -> tuple[dict, dict]:
+def _described(file: safe_open, path: Path) -> tuple[dict, dict]:
+    metadata = file.metadata() or {}
     if metadata.get("format") != FORMAT:
         raise UserError(f"{path} was not written by jdcsuite: give the weights.safetensors of a run")
     try:
-        described = json.loads(metadata["model"]), json.loads(metadata["about"])
-    except (KeyError, json.JSONDecodeError):
+        texts = metadata["model"], metadata["about"]
+        if max(map(len, texts)) > MAX_DESCRIPTION:
+            raise ValueError
+        described = tuple(_with_moved(json.loads(text)) for text in texts)
+    except (KeyError, ValueError, RecursionError):
         raise UserError(f"{path} is damaged: its description cannot be read; take the file again") from None
     if not all(isinstance(part, dict) for part in described):
         raise UserError(f"{path} is damaged: its description is no configuration; take the file again")
-    return tuple(_with_moved(part) for part in described)
+    return described
 
 
-def _with_moved(node: object) -> object:
-    """Metadata with the present paths of classes that have moved since."""
+def _with_moved(node: object, depth: int = 0) -> object:
+    """Metadata with the present paths of classes that have moved since. ValueError: nested deeper than a run writes."""
+    if depth > MAX_DEPTH:
+        raise ValueError
     if isinstance(node, dict):
-        named = {key: _with_moved(value) for key, value in node.items()}
+        named = {key: _with_moved(value, depth + 1) for key, value in node.items()}
         return named | (
             {"_target_": MOVED.get(str(named["_target_"]), named["_target_"])} if "_target_" in named else {}
         )
-    return [_with_moved(value) for value in node] if isinstance(node, list) else node
+    return [_with_moved(value, depth + 1) for value in node] if isinstance(node, list) else node
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:
@@ -175,19 +195,65 @@ def _digest(tensors: dict[str, Tensor]) -> str:
 
 
 def load(run_or_file: str | Path, *, device: str | torch.device = "cpu") -> nn.Module:
-    """The model of a run in evaluation mode; its integer tables are those in the file, never rebuilt."""
+    """The model of a run in evaluation mode, float32; its integer tables are those in the file, never rebuilt."""
     path = path_of(run_or_file)
     checks.device(device)
-    config, _, tensors = read(path)
-    _check_targets(config, path)
+    with _opened(path) as file:
+        config, _ = _described(file, path)
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    targets = _check_targets(config, path)
+    with _plain_torch():
+        if all(target.startswith(ROOMS) for target in targets):  # others may need values to build themselves
+            with torch.no_grad(), torch.device("meta"), _WithoutMemory():
+                own = {name: tuple(tensor.shape) for name, tensor in _build(config, path).state_dict().items()}
+            _check_shapes(own, {name: shape for name, shape in shapes.items() if not name.startswith(TABLES)}, path)
+        model = _build(config, path)
+        _fill(model, read(path)[2], path)
+        return model.eval().to(device)
+
+
+@contextmanager
+def _plain_torch() -> Iterator[None]:
+    """What PyTorch builds is float32, on the CPU and can be changed, whatever the caller has set."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
     try:
-        model = instantiate(config, _convert_="all")
+        with torch.inference_mode(mode=False), torch.device("cpu"):
+            yield
+    finally:
+        torch.set_default_dtype(default)
+
+
+class _WithoutMemory(TorchFunctionMode):
+    """Computes shapes only, also of tensors that constructors create in ways that ignore the device "meta"."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        args, kwargs = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), (args, kwargs or {}))
+        return func(*args, **kwargs)
+
+
+def _build(config: dict, path: Path) -> nn.Module:
+    """The model of a configuration that `_check_targets` has passed."""
+    try:
+        model = _instance(config)
     except Exception as error:
-        raise UserError(f"{path} holds a configuration that builds no model ({type(error).__name__})") from None
+        reason = str(error)[:300] if isinstance(error, UserError) else type(error).__name__
+        raise UserError(f"{path} holds a configuration that builds no model ({reason})") from None
     if not isinstance(model, nn.Module):
         raise UserError(f"{path} holds a configuration of a {type(model).__name__}, which is no model")
-    _fill(model, tensors, path)
-    return model.eval().to(device)
+    return model
+
+
+def _instance(node: object) -> object:
+    if isinstance(node, list):
+        return [_instance(value) for value in node]
+    if not isinstance(node, dict):
+        return node
+    arguments = {key: _instance(value) for key, value in node.items()}
+    if "_target_" not in arguments:
+        return arguments
+    module, _, name = arguments.pop("_target_").rpartition(".")
+    return _attribute(module, name)(**arguments)
 
 
 def load_into(model: nn.Module, run_or_file: str | Path, *, without: Iterable[str] = ()) -> None:
@@ -197,23 +263,17 @@ def load_into(model: nn.Module, run_or_file: str | Path, *, without: Iterable[st
     kept = tuple(f"{name}." for name in without)
     tensors = {name: tensor for name, tensor in read(path)[2].items() if not (kept and name.startswith(kept))}
     tensors |= {name: tensor for name, tensor in model.state_dict().items() if kept and name.startswith(kept)}
-    _fill(model, tensors, path)
+    with _plain_torch():
+        _fill(model, tensors, path)
 
 
 def _fill(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    tables = {name: t for name, t in tensors.items() if name.startswith("tables.")}
-    state = {name: t for name, t in tensors.items() if name not in tables}
-    own = model.state_dict()
-    differing = [
-        name
-        for name in own.keys() | state.keys()
-        if name not in own or name not in state or own[name].shape != state[name].shape
-    ]
-    if differing:
-        raise UserError(
-            f"{path} holds the weights of another model ({len(differing)} of {len(own)} tensors differ, "
-            f"{sorted(differing)[0]} the first): give a run of the same method and width"
-        )
+    tables = {name: t for name, t in tensors.items() if name.startswith(TABLES)}
+    own, state = model.state_dict(), {name: t for name, t in tensors.items() if name not in tables}
+    # whether a tensor is of integers belongs to its shape
+    shapes = ({name: (*t.shape, t.is_floating_point()) for name, t in which.items()} for which in (own, state))
+    _check_shapes(*shapes, path)
+    state = {name: tensor.to(own[name].dtype) for name, tensor in state.items()}  # may turn 1e300 into infinity
     if broken := [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]:
         raise UserError(f"{path} holds numbers that are not finite ({broken[0]}): its training diverged, take others")
     model.load_state_dict(state)
@@ -224,6 +284,14 @@ def _fill(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
             raise UserError(f"{path} is damaged: {error}; take the file again") from None
 
 
+def _check_shapes(own: dict[str, tuple], state: dict[str, tuple], path: Path) -> None:
+    if differing := sorted(name for name in own.keys() | state.keys() if own.get(name) != state.get(name)):
+        raise UserError(
+            f"{path} holds the weights of another model ({len(differing)} of {len(own)} tensors differ, "
+            f"{differing[0]} the first): give a run of the same method and width"
+        )
+
+
 def trusted_modules() -> tuple[str, ...]:
     """Modules outside jdcsuite whose model classes a weights file may name: those in the environment variable
     JDCSUITE_TRUST, separated by commas, and those that installed packages declare as entry points of the group
@@ -232,7 +300,8 @@ def trusted_modules() -> tuple[str, ...]:
     return (*named, *(point.value.partition(":")[0] for point in entry_points(group=ENTRY_POINTS)))
 
 
-def _check_targets(node: object, path: Path) -> None:
+def _check_targets(node: object, path: Path) -> list[str]:
+    """All targets of a configuration. UserError: one that a file may not name, or what would be resolved later."""
     if isinstance(node, dict):
         target = node.get("_target_")
         if target is not None and not _is_allowed(str(target)):
@@ -243,13 +312,13 @@ def _check_targets(node: object, path: Path) -> None:
             )
         if any(key.startswith("_") and key != "_target_" for key in node):
             raise UserError(f"{path} holds a configuration that jdcsuite never writes: do not use this file")
-        for value in node.values():
-            _check_targets(value, path)
-    elif isinstance(node, list):
-        for value in node:
-            _check_targets(value, path)
-    elif isinstance(node, str) and "${" in node:  # resolved after this check, it could name anything
+        inner = [found for value in node.values() for found in _check_targets(value, path)]
+        return inner if target is None else [target, *inner]
+    if isinstance(node, list):
+        return [found for value in node for found in _check_targets(value, path)]
+    if isinstance(node, str) and "${" in node:
         raise UserError(f"{path} holds an interpolation, which jdcsuite never writes: do not use this file")
+    return []
 
 
 def _is_allowed(target: str) -> bool:

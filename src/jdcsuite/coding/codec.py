@@ -115,6 +115,10 @@ class Codec(nn.Module, ABC):
         """Integer probability tables of the current weights."""
         return {}
 
+    def table_counts(self) -> dict[str, int]:
+        """Number of the tables of each name that a weights file must have."""
+        return {}
+
     def constants(self) -> dict[str, object]:
         """What decoding depends on besides weights and tables; part of the model id."""
         return {}
@@ -140,12 +144,16 @@ class Codec(nn.Module, ABC):
         return {k: v for name, t in self.tables.items() for k, v in t.state(f"tables.{name}").items()}
 
     def load_table_state(self, state: dict[str, Tensor]) -> None:
-        """ValueError: a table is missing or malformed."""
+        """ValueError: a table is missing, unknown or malformed."""
         self._model_id = None
-        names = {key.split(".")[1] for key in state}
-        if missing := sorted(set(self.table_names) - names):
-            raise ValueError(f"it has no probability tables of {', '.join(missing)}")
+        names, needed = {key.split(".")[1] for key in state}, set(self.table_names)
+        if differing := sorted(names ^ needed):
+            kind = "no" if needed - names else "unknown"
+            raise ValueError(f"it has {kind} probability tables of {', '.join(differing)[:100]}")
         self.tables = {name: Tables.from_state(state, f"tables.{name}") for name in sorted(names)}
+        for name, count in self.table_counts().items():
+            if len(self.tables[name].length) != count:
+                raise ValueError(f"it has {len(self.tables[name].length)} probability tables of {name}, not {count}")
 
     @property
     def model_id(self) -> bytes:

@@ -24,7 +24,7 @@ from jdcsuite.coding.tiling import Array, Box, Tiling, in_parallel, size, window
 from jdcsuite.device import laid_out_for_coding
 from jdcsuite.types import CorruptFile, Output, Side
 
-MAX_SAMPLE = 2.0**16  # magnitude of a decoded sample before it is clamped to [0, 1]
+MAX_SAMPLE = 2.0**64  # magnitude of a decoded sample before it is clamped to [0, 1]; more is an overflow
 
 
 class TransformCodec(Codec):

@@ -18,9 +18,9 @@ from jdcsuite.types import CorruptFile
 
 UNITS = 1 << rans.PRECISION
 MAX_SYMBOL = float(LARGEST // 2)  # codecs clamp their symbols to +- this value
-# Entries of a table matrix that is read from a file, so that a few bytes cannot claim gigabytes; 64 x 256 priors take
-# 2**22.
-MAX_ENTRIES = 1 << 25
+# Entries of a table matrix that is read from a file, so that a few bytes cannot claim gigabytes: at most MAX_ENTRIES,
+# and over FREE_ENTRIES (which 64 x 256 priors take) at most SPARSE times as many as are stored.
+MAX_ENTRIES, FREE_ENTRIES, SPARSE = 1 << 25, 1 << 22, 64
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,10 @@ class Tables:
     @classmethod
     def from_state(cls, state: dict[str, Tensor], prefix: str) -> Tables:
         """Inverse of `state`. ValueError: malformed tables, in which a decoder could search outside a row."""
-        flat, length, offset = (state[f"{prefix}.{name}"] for name in ("cdf", "length", "offset"))
+        names = [f"{prefix}.{part}" for part in ("cdf", "length", "offset")]
+        if missing := [name for name in names if name not in state]:
+            raise ValueError(f"it has no {missing[0]}")
+        flat, length, offset = (state[name] for name in names)
         if flat.dtype != torch.uint16 or length.dtype != torch.int32 or offset.dtype != torch.int32:
             raise ValueError("probability tables must be uint16, their lengths and offsets int32")
         if flat.dim() != 1 or length.dim() != 1 or length.shape != offset.shape or not len(length):
@@ -64,7 +67,7 @@ class Tables:
         if (length < 2).any() or (length > UNITS + 1).any() or int((length.long() - 1).sum()) != len(flat):
             raise ValueError("the lengths of the probability tables do not match their entries")
         longest = int(length.max())
-        if len(length) * longest > MAX_ENTRIES:
+        if len(length) * longest > min(MAX_ENTRIES, max(FREE_ENTRIES, SPARSE * len(flat))):
             raise ValueError("the probability tables are too large")
         column = torch.arange(longest)[None]
         cdf = torch.zeros(len(length), longest, dtype=torch.int32)

@@ -14,10 +14,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from jdcsuite import checks
 from jdcsuite.data.estimate import estimate_sigma
 from jdcsuite.imaging.lossless import Lossless
 from jdcsuite.imaging.pixels import to_bytes
 from jdcsuite.types import Output, UserError
+
+MAX_STAGES = 8  # each halves the size of its features
 
 
 def _two_convs(inputs: int, outputs: int) -> nn.Sequential:
@@ -42,6 +45,8 @@ class CleanEntropy(nn.Module):
         self, *, widths: list[int], hidden: int = 64, lossless: Lossless | None = None, unit: float = 8.0
     ) -> None:
         super().__init__()
+        checks.number("model.unit", unit, above=0)
+        checks.whole("the number of model.widths", len(widths), least=1, most=MAX_STAGES)
         self.lossless, self.unit = lossless, unit
         inputs = [3, *widths[:-1]]
         self.down = nn.ModuleList(_two_convs(i, o) for i, o in zip(inputs, widths, strict=True))

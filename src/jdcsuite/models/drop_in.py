@@ -76,6 +76,9 @@ class DropIn(TransformCodec):
             for name, m in self._priors().items()
         }
 
+    def table_counts(self) -> dict[str, int]:
+        return {"z": self.net.entropy_bottleneck.channels, "y": len(self.net.gaussian_conditional.scale_table)}
+
     def constants(self) -> dict[str, object]:
         return {"architecture": self.architecture}
 

@@ -154,6 +154,9 @@ class DualPriorCodec(TransformCodec):
     def make_tables(self) -> dict[str, Tables]:
         return {"y": self.prior_y.tables(), "z": self.prior_z.tables()}
 
+    def table_counts(self) -> dict[str, int]:
+        return {"y": self.prior_y.levels, "z": self.prior_z.h.shape[1]}
+
     def estimate_tile(self, y: Float[Tensor, "1 m hy wy"], *, side: Side) -> float:
         _, likelihoods = self._relaxed(y, self.planes(side).to(y.device))
         return float(-sum(torch.log2(p.float()).sum() for p in likelihoods.values())) / 8

@@ -33,6 +33,7 @@ from jdcsuite.models.noise_level import NoiseLevel
 from jdcsuite.types import Output, Request, Side, UserError
 
 BLOCK = 16  # pixels: side of a block of the linear transform, and of a latent
+MAX_BLOCKS = 64
 REFERENCE = 13.0  # log2 of the lmbda at which the gain is `latent_gain`
 MAX_ESTIMATE = 255.0  # grey levels: a bound for estimates on images unlike those of the training
 
@@ -92,6 +93,9 @@ class Flagship(DualPriorCodec):
         super().__init__()
         (c4, c8), (n4, n8), m = widths, blocks, num_latents
         checks.whole("model.num_latents", m, least=1, most=3 * BLOCK**2)
+        checks.number("model.latent_gain", latent_gain, above=0)
+        for count in blocks:
+            checks.whole("model.blocks", count, least=0, most=MAX_BLOCKS)
         self.latent_gain = latent_gain
         # receptive field beyond the block of a latent: 3x3 convolutions at 1/4 and at 1/8
         self.margin = math.ceil((4 + 8 * n4 + 16 * n8 + 8) / BLOCK) * BLOCK

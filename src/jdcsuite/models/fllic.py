@@ -49,6 +49,7 @@ class FLLIC(DualPriorCodec):
         start: str = "haar",
     ) -> None:
         super().__init__()
+        checks.number("model.latent_gain", latent_gain, above=0)
         c2, c4, c8 = widths
         m, self.latent_gain = num_latents, latent_gain
         self.g_a = nn.Sequential(

@@ -110,7 +110,7 @@ def haar_start(g_a: nn.Sequential, g_s: nn.Sequential) -> Float[Tensor, "m"]:
     # the right and lower taps of a 3x3 kernel cover the block, the others the block before it
     _place(last.weight[:, :, 1:, 1:], stages[-1])
 
-    nn.init.dirac_(g_s[0].module.weight)
+    nn.init.zeros_(g_s[0].module.weight)[:, :, 0, 0].fill_diagonal_(1)
     up = [layer for layer in g_s if isinstance(layer, ResidualUp)]
     for layer, weight in zip(up, reversed(stages[1:]), strict=True):
         _place_transposed(layer.skip[0], weight)

@@ -69,6 +69,7 @@ class ManyPriors(TransformCodec):
         super().__init__()
         checks.choice("model.index_cost", index_cost, ("fixed", "adaptive"))
         checks.choice("model.start", start, ("haar", "random"))
+        checks.number("model.latent_gain", latent_gain, above=0)
         n, m = num_channels, num_latents
         gdn = partial(GDN, n, gamma_init=NEARLY_LINEAR) if start == "haar" else partial(GDN, n)
         self.num_latents, self.latent_gain = m, latent_gain
@@ -112,6 +113,10 @@ class ManyPriors(TransformCodec):
 
     def make_tables(self) -> dict[str, Tables]:
         return {"y": self.prior_y.tables(), "index": self.prior_y.index_tables()}
+
+    def table_counts(self) -> dict[str, int]:
+        num_priors = self.prior_y.num_priors
+        return {"y": num_priors * self.num_latents, "index": num_priors + 1}
 
     def analyse(
         self, x: Float[Tensor, "b 3 h w"], conditions: Float[Tensor, "b 3"] | None = None
