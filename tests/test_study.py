@@ -340,6 +340,16 @@ def test_a_batch_that_is_not_finite_is_skipped_and_counted(
     assert json.loads((command.runs()[0] / "summary.json").read_text())["skipped_batches"] == 1
 
 
+def test_training_that_never_has_a_finite_loss_fails(
+    command: Command, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = training.Task.training_step
+    monkeypatch.setattr(training.Task, "training_step", lambda task, *a: step(task, *a) * float("nan"))
+    status, _, err = command("+experiment=fllic", "trainer.max_steps=3", *TINY, *data(pictures))
+    assert status == 1 and "not finite in any step from 1 to 3: lower lr" in err
+    assert not (command.runs()[0] / "weights.safetensors").exists()
+
+
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[int], int]]:
     """Of every training step: its sample numbers, and the seed of the noise in the place of rounding."""

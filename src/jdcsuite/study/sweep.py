@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import signal
 import sys
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from hydra.utils import instantiate
 from rich.console import Console
 
+from jdcsuite.artifacts import folder as run_folder
 from jdcsuite.data.datamodule import DataModule
 from jdcsuite.judging import equal_bytes, report, results
 from jdcsuite.judging.references import reference_rows
@@ -73,11 +75,17 @@ def _report(jobs: Sequence[Job], console: Console) -> None:
         console.print(f"W&B is offline; upload with: {shown}", soft_wrap=True)
     run = tracker.tracker(
         folder=out, project=config["logger"]["project"], group=config["name"], job_type="report",
-        name=f"{config['name']} report", id="report-" + "-".join(sorted(job.key for job in jobs))[:80],
+        name=f"{config['name']} report", id=_report_id(jobs),
         tags=["report"], mode=config["logger"]["mode"], config={"jobs": [str(job.folder) for job in jobs]},
     )  # fmt: skip
     pictures = {name: path for name, path in files.items() if path.suffix == ".png"}
     tracker.report_run(tracker=run, curves=results.curves(results.read([files["results"]])), pictures=pictures)
+
+
+def _report_id(jobs: Sequence[Job]) -> str:
+    """Of the report's W&B run: the same when the same runs are reported again."""
+    ids = sorted(str((run_folder.read_state(job.folder) or {}).get("id")) for job in jobs)
+    return f"report-{hashlib.sha256(' '.join(ids).encode()).hexdigest()[:12]}"
 
 
 def _at_equal_bytes(config: dict, out: Path, console: Console) -> dict[str, Path]:

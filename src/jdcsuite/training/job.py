@@ -53,6 +53,7 @@ def run(folder: Path) -> None:
         fit(trainer, task, data, resume=last if last.is_file() else None)
         if trainer.interrupted:
             raise KeyboardInterrupt
+        task.check_finite(trainer.global_step)
         if trainer.is_global_zero:
             _export(config, task.model, data, folder, learned, steps=trainer.global_step)
         trainer.strategy.barrier()

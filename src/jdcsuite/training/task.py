@@ -21,7 +21,7 @@ from torchmetrics import MeanMetric
 from jdcsuite import checks
 from jdcsuite.judging.metrics import Quality, eight_bit, judge, of_input, quality, timed
 from jdcsuite.models.clean_entropy import analytic_entropy
-from jdcsuite.types import Output, Pair, Row
+from jdcsuite.types import Output, Pair, Row, UserError
 
 
 def halving(*, steps: int, warmup: int, every: float, lowest: float) -> Callable[[int], float]:
@@ -66,6 +66,7 @@ class Task(L.LightningModule):
         # for the progress bar: Lightning reads the value of a metric logged with prog_bar=True at every step
         self.shown: dict[str, Tensor] = {}
         self.register_buffer("skipped", torch.tensor(0))
+        self.register_buffer("last_finite", torch.tensor(0))  # number of the last step that was not skipped, from 1
         self.build()
 
     def build(self) -> None:
@@ -105,6 +106,7 @@ class Task(L.LightningModule):
         norm = nn.utils.clip_grad_norm_(parameters, self.max_norm or math.inf)
         bad = ~torch.isfinite(norm)
         self.skipped += bad
+        self.last_finite.copy_(torch.where(bad, self.last_finite, self.global_step + 1))
         if all(group.get("fused") for group in optimizer.param_groups):
             # The flag of GradScaler: with it a fused optimiser changes neither weights, moments nor its step count.
             optimizer.found_inf = bad.float()
@@ -121,6 +123,16 @@ class Task(L.LightningModule):
             for name, value in state.items():
                 if torch.is_tensor(value) and value.shape == parameter.shape and value.stride() != parameter.stride():
                     state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+    def check_finite(self, steps: int) -> None:
+        """UserError where training ended with steps that were all skipped: a tenth of ``steps`` and ten at least, or
+        every one."""
+        last = int(self.last_finite)
+        if steps - last >= max(10, steps // 10) or (steps and last == 0):
+            raise UserError(
+                f"the loss or its gradients are not finite in any step from {last + 1} to {steps}: lower lr, or look "
+                "for NaN in the criterion and the model"
+            )
 
     def parameter_groups(self) -> list[dict[str, object]]:
         """One group for each value of ``lr_scale``: this attribute of a module multiplies the learning rate of its own
@@ -245,7 +257,10 @@ class EstimatorTask(Task):
 
     def observe(self, pair: Pair) -> None:
         x, y = pair.bpp_noisy.double(), pair.bpp_clean.double()
-        self.sums += torch.stack([torch.ones_like(x), x, y, x * x, x * y]).sum(1)
+        sums = torch.stack([torch.ones_like(x), x, y, x * x, x * y]).sum(1)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(sums)
+        self.sums += sums
 
     def test_step(self, batch: tuple[str, Pair], index: int, dataloader_idx: int = 0) -> None:
         name, pair = batch
