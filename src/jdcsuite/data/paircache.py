@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from jdcsuite.data.cache import ImageCache
+from jdcsuite.data.listing import report
 from jdcsuite.data.shots import Shot
 from jdcsuite.data.sources import listed
 from jdcsuite.imaging.picture import Picture
@@ -86,4 +87,11 @@ class PairCache:
 
 
 def _read_eight_bit(path: Path) -> UInt8[np.ndarray, "h w 3"]:
-    return to_eight_bit(Picture.read(path).pixels)
+    picture = Picture.read(path)
+    if picture.bit_depth == 16 and picture.depth.bits < 16:
+        # Not scaled: both halves of a pair, and all its ISOs, need the same scale.
+        report(
+            f"{path.parent}: 16-bit images that use {picture.depth.bits} bits only are read as dark images: "
+            "if their camera has no more bits, scale all of them to 16 bits first"
+        )
+    return to_eight_bit(picture.pixels)

@@ -7,6 +7,7 @@ their low bytes), whether the image is grey, its ICC profile and its EXIF. It re
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,13 @@ import tifffile
 from jaxtyping import UInt8, UInt16
 from PIL import Image
 
+from jdcsuite.imaging.depth import Depth
 from jdcsuite.imaging.lossless import load_imagecodecs
 from jdcsuite.imaging.read import MAX_PIXELS, open_image, sample_bits, to_rgb, transparency
 from jdcsuite.types import UserError
 
 EXIF_HEAD = b"Exif\0\0"
-ORIENTATION, EXIF_IFD, GPS_IFD = 274, 34665, 34853  # tags
+ORIENTATION, EXIF_IFD, GPS_IFD, _MAX_SAMPLE_VALUE = 274, 34665, 34853, 281  # tags
 # A TIFF directory mixes tags that describe the image with tags that locate its bytes. These describe it: description,
 # make, model, resolution, software, date, artist, copyright.
 DESCRIPTIVE = (270, 271, 272, 282, 283, 296, 305, 306, 315, 33432)
@@ -38,15 +40,22 @@ _UPRIGHT = {  # what undoes each EXIF orientation; 1 and codes outside the stand
 @dataclass(frozen=True)
 class Picture:
     """``pixels``: upright RGB. ``grey``: the file had one channel (here replicated).
-    ``metadata``: "icc" -> profile, "exif" -> a TIFF stream without orientation, as far as the file has them."""
+    ``metadata``: "icc" -> profile, "exif" -> a TIFF stream without orientation, as far as the file has them.
+    ``declared``: largest sample according to the file (TIFF's MaxSampleValue), None if it does not say."""
 
     pixels: UInt8[np.ndarray, "h w 3"] | UInt16[np.ndarray, "h w 3"]
     grey: bool = False
     metadata: dict[str, bytes] = field(default_factory=dict)
+    declared: int | None = None
 
     @property
     def bit_depth(self) -> int:
         return 8 * self.pixels.itemsize
+
+    @cached_property
+    def depth(self) -> Depth:
+        """Which bits of 16-bit samples are used; `Depth.full_scale` gives the image that should be coded."""
+        return Depth(bits=8) if self.bit_depth == 8 else Depth.of(self.pixels, self.declared)
 
     @classmethod
     def read(cls, path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
@@ -58,7 +67,7 @@ class Picture:
             else:
                 pixels, grey = to_rgb(image, path), image.mode in ("1", "L", "LA")
             # last, because it removes the orientation from Pillow's own record
-            return cls(pixels, grey, _metadata(image))
+            return cls(pixels, grey, _metadata(image), _declared(image))
 
 
 def _deep(image: Image.Image, path: Path) -> tuple[UInt16[np.ndarray, "h w 3"], bool]:
@@ -93,6 +102,11 @@ def _deep_tiff(path: Path) -> np.ndarray:
         else:
             samples = page.asarray().reshape(*size, channels)
         return np.uint16(65535) - samples if page.photometric == 0 else samples
+
+
+def _declared(image: Image.Image) -> int | None:
+    values = image.tag_v2.get(_MAX_SAMPLE_VALUE) if image.format == "TIFF" else None
+    return max(values) if isinstance(values, tuple) else values
 
 
 def _metadata(image: Image.Image) -> dict[str, bytes]:
