@@ -24,8 +24,6 @@ from jdcsuite.coding.tiling import Array, Box, Tiling, in_parallel, size, window
 from jdcsuite.device import laid_out_for_coding
 from jdcsuite.types import CorruptFile, Output, Side
 
-MAX_SAMPLE = 2.0**64  # magnitude of a decoded sample before it is clamped to [0, 1]; more is an overflow
-
 
 class TransformCodec(Codec):
     """Base of the transform codecs. ``stride``: height and width of a tile are padded to its multiples.
@@ -155,6 +153,6 @@ class TransformCodec(Codec):
         y_hat, top, left = self._tiling.with_neighbours(i, **latents)
         x_hat = self.synthesise(laid_out_for_coding(y_hat), self._conditions(side))
         x_hat = x_hat[..., top : top + box.height, left : left + box.width]
-        if not (x_hat.abs() < MAX_SAMPLE).all():  # nan is not
-            raise CorruptFile(f"decoded samples exceed {MAX_SAMPLE:g}: a forged file, or weights that did not converge")
+        if not torch.isfinite(x_hat).all():
+            raise CorruptFile("decoded samples are not finite: a forged file, or weights that did not converge")
         return x_hat.clamp(0, 1)
