@@ -217,7 +217,9 @@ class Runner:
             VERBS.commands[verb].make_context(verb, list(words))
             return
         if verb == "bench":
-            words = [*words, *(("--steps", "1", "--blocks", "1") if words else ("--width", "0.1", "--repeats", "1"))]
+            words = [word for word in words if not word.startswith("data.batch=")]
+            small = ["width=0.1", "data.batch=2", "data.crop=64", "--steps", "1", "--blocks", "1"]
+            words = [*words, *small] if words else ["--width", "0.1", "--repeats", "1"]
         if "--jobs" in words:
             words[words.index("--jobs") + 1] = "1"
         status, out, err = self.jdc(verb, *words)
@@ -239,6 +241,8 @@ def made_small(words: list[str]) -> list[str]:
     text = " ".join(words)
     side = 176 if "ms_ssim" in text or "jdc_ud" in text else 64
     data = [f"data.crop={side}", f"data.val_crop={side}", *(["++data.cell=176"] if "jdc_" in text else [])]
+    if "jdc_ud_whole" in text:
+        data.append("min_ms_ssim=null")  # an untrained teacher's images pass no threshold
     if "data.root=" not in text:
         data.append(f"data.root={'mypairs' if 'jdc_' in text else 'pictures'}")
     replaced = {word.partition("=")[0] for word in (*SMALL, *data)} - {"data.root"}
