@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -288,3 +289,38 @@ def test_weights_state_their_noise_level(root: Path, tmp_path: Path, law: NoiseL
     data = photographs(root, training_noise=law, augment=None)
     training._export(config, UNet(width=4), data, tmp_path, {}, steps=3)
     assert weights.read_about(tmp_path / "weights.safetensors")["sigma"] == sigma
+
+
+@pytest.mark.parametrize(
+    ("layout", "kind"),
+    [
+        (("div2k/a.png", "kodak24/b.png"), "test images"),
+        (("mine/a.png", "my_test/b.png"), "test images"),
+        (("mine/a.png", "cam/noisy/b.png", "cam/clean/b.png"), "noisy images"),
+        (("noisy/b.png", "clean/b.png"), "noisy images"),
+        (("0001/x_NOISY_SRGB_010.PNG", "0001/x_GT_SRGB_010.PNG"), "noisy images"),
+        (("a_real.png", "a_mean.png"), "noisy images"),
+    ],
+)
+def test_a_root_with_test_sets_or_noisy_images_is_refused(tmp_path: Path, layout: tuple, kind: str) -> None:
+    for number, name in enumerate(("c.png", "d.png", *layout)):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((64, 64, 3), number, np.uint8)).save(tmp_path / name)
+    with pytest.raises(UserError, match=rf"holds {kind} .* as data\.train=NAME data\.test=\[NAME\]"):
+        photographs(tmp_path, train=None, test=None)
+
+
+def test_a_named_folder_of_pairs_is_refused_and_one_called_test_is_not(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root / "a", tmp_path / "photos_test" / "latest")
+    shutil.copytree(root / "b", tmp_path / "cam" / "noisy")
+    assert photographs(tmp_path, train="photos_test", test=None).test_sets == [f"{tmp_path.name}-held-out"]
+    with pytest.raises(UserError, match="holds noisy images"):
+        photographs(tmp_path, train="photos_test", test=["cam"])
+
+
+def test_home_and_the_current_folder_are_roots(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(root.parent))
+    home = photographs(Path("~") / root.name)
+    assert (home.train_set, len(home.pictures("b"))) == ("a", 3)
+    monkeypatch.chdir(root / "a")
+    assert photographs(Path(), train=None, test=None).test_sets == ["a-held-out"]

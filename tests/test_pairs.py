@@ -269,7 +269,7 @@ def test_embedded_pairs_need_no_folder_and_have_names() -> None:
             {"clean": "other/clean", "test": [{"folder": "other", "name": "renamed"}]},
             "data.clean holds 2 scenes of data.test",
         ),
-        ({"train": None}, "must name folders"),
+        ({"train": None}, "name folders of pairs in it"),
         ({"train": [{"folder": "real", "weight": -1}]}, "weight=-1 of real is not usable"),
         ({"train": [{"folder": "real", "weight": float("nan")}]}, "weight=nan of real is not usable"),
         ({"train": [{"folder": "real", "weight": float("inf")}]}, "weight=inf of real is not usable"),

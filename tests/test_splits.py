@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -152,3 +153,36 @@ def test_validation_scenes_can_be_named(root: Path, nind: Path) -> None:
 def test_unusable_validation_patterns_are_refused(root: Path, patterns: list, message: str) -> None:
     with pytest.raises(UserError, match=message):
         module(root, val=patterns)
+
+
+def test_without_test_folders_every_training_folder_holds_out_scenes(root: Path) -> None:
+    data = module(root, train=["real", "other"], test=None)
+    assert data.test_sets == ["real-held-out", "other-held-out"]
+    assert all(len(data.pictures(name)) == 2 for name in data.test_sets), "one scene of each, at two ISOs"
+    assert not set(data.test_scenes) & set(data.train_scenes)
+    assert len(data.test_scenes) + len(data.train_scenes) == 10
+    again = module(root, train=["other", "real"], test=[])
+    assert set(again.test_scenes) == set(data.test_scenes), "the order of folders does not change the split"
+
+
+def test_parts_of_one_folder_share_a_held_out_set(root: Path) -> None:
+    parts = [{"folder": "real", "only": "*_00800_*"}, {"folder": "real", "without": "*_00800_*"}]
+    data = module(root, train=parts, test=None)
+    assert data.test_sets == ["real-held-out"] and len(data.pictures("real-held-out")) == 2
+    assert len(data.test_scenes) == 1 and not set(data.test_scenes) & set(data.train_scenes)
+    with pytest.raises(UserError, match=r"name folders of pairs in it, as data\.train=\[NAME\]"):
+        module(root, train=None, test=None)
+
+
+def test_published_test_scenes_are_held_out_without_test_folders(nind: Path) -> None:
+    data = module(nind, train=["nind", "mine"], test=None, crop=32, val_crop=32, cell=32)
+    assert scenes_of(data, "nind-held-out") == set(NIND_TEST)
+    assert len(data._tests["mine-held-out"].scenes) == 1
+
+
+def test_a_teacher_s_outputs_are_not_held_out_as_test(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root / "real", tmp_path / "taught")
+    teacher = provenance.Teacher(name="nlm", id="none", train_scenes=[])
+    (tmp_path / "taught" / provenance.FILE).write_bytes(provenance.Predenoised(teacher=teacher).dump())
+    with pytest.raises(UserError, match="which no result is judged by"):
+        module(tmp_path, train=["taught"], test=None)

@@ -25,7 +25,7 @@ from jdcsuite.artifacts import folder as run_folder
 from jdcsuite.cli.app import app
 from jdcsuite.data import provenance
 from jdcsuite.data.photographs import Photographs
-from jdcsuite.judging import report
+from jdcsuite.judging import figures, report, results
 from jdcsuite.study import identity, plan
 from jdcsuite.training import job as training
 from jdcsuite.types import UserError
@@ -152,6 +152,17 @@ def test_every_experiment_trains_a_step_and_is_tested(command: Command, pictures
     for picture, column in ((noisy, "psnr_noisy"), (decoded, "psnr")):
         assert 10 * np.log10(255**2 / ((picture - clean) ** 2).mean()) == pytest.approx(float(row[column]), abs=1e-3)
     assert bool(row.get("h_hat")) == (experiment == "fllic_w")
+
+
+def test_nested_folders_have_pictures_in_the_run_and_the_report(command: Command, pictures: Path) -> None:
+    words = (f"data.root={pictures.parent}", f"data.train={pictures.name}/train", f"data.test=[{pictures.name}/test]")
+    status, out, err = command("+experiment=fllic", "trainer.max_steps=1", *TINY, *words)
+    assert status == 0, out + err
+    (folder,) = command.runs("fllic")
+    name = f"{pictures.name}_test_0_decoded.png"
+    assert [path.name for path in (folder / "pictures").glob("*_decoded.png")] == [name]
+    assert rows(folder)[0]["dataset"] == f"{pictures.name}/test"
+    assert len(figures.example(results.read([folder], with_folder=True))) == 3, "noisy, decoded, clean"
 
 
 def test_fllic_w_needs_the_entropy_net_which_needs_fllic(command: Command, pictures: Path) -> None:

@@ -30,6 +30,11 @@ def name(config: Mapping, key: str) -> str:
     return f"{config['method']}{sigma}{lmbda}-{key}"
 
 
+def picture_stem(dataset: str, image: str) -> str:
+    """What the files of a test image in pictures/ begin with; a dataset may be a nested folder, as "sets/kodak"."""
+    return f"{dataset}_{Path(image).stem}".replace("/", "_")
+
+
 def write_config(path: Path, config: Mapping) -> None:
     """Make a run folder that holds its job, or update that of the same key. UserError where the folder holds something
     else."""

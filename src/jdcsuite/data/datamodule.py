@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
+from pathlib import Path
 
 import lightning as L
 from jaxtyping import Float
@@ -59,7 +60,8 @@ class DataModule(L.LightningDataModule, ABC):
         checks.whole("data.workers", workers, least=0)
         if limit is not None:
             checks.whole("data.limit", limit, least=1)
-        self.root, self.noise, self.noise_seed, self.lossless = root, noise, noise_seed, lossless
+        self.root = None if root is None else Path(root).expanduser()
+        self.noise, self.noise_seed, self.lossless = noise, noise_seed, lossless
         self.crop, self.val_crop, self.batch, self.workers = crop, val_crop, batch, workers
         self.seed, self.steps, self.limit, self.cache_dir = seed, steps, limit, cache
         self.first = 0  # number of the first sample

@@ -28,7 +28,8 @@ class File:
 class Dataset:
     """A known dataset, and how its folder is made.
 
-    ``inside``: folder within the archives that becomes the dataset's folder ("": all of it). ``layout``: of pairs.
+    ``inside``: folder within the archives that becomes the dataset's folder ("": all of it). ``is_test``: it judges
+    results and is never trained on. ``layout``: of pairs.
     ``by_hand``: what the user has to do if there is no plain download ({folder} is filled in).
     ``test_scenes``, ``val_scenes``: the published split, as patterns of `Shot.scene`; test scenes are never trained on.
     ``evidence``: where addresses and checksums were read. No address has been tried by the authors of this package:
@@ -40,6 +41,7 @@ class Dataset:
     licence: str
     files: tuple[File, ...] = ()
     inside: str = ""
+    is_test: bool = False
     layout: Layout | None = None
     by_hand: str | None = None
     test_scenes: tuple[str, ...] = ()
@@ -107,6 +109,7 @@ ENTRIES = (
     Dataset(
         name="div2k_valid",
         what="100 photographs of about 2040 pixels, validation",
+        is_test=True,
         licence="academic research only",
         files=(
             File(
@@ -121,6 +124,7 @@ ENTRIES = (
     Dataset(
         name="kodak24",
         what="the 24 Kodak pictures, 768x512, test",
+        is_test=True,
         licence="released by Kodak for unrestricted use (the host's statement)",
         files=tuple(
             File(
@@ -135,6 +139,7 @@ ENTRIES = (
     Dataset(
         name="cbsd68",
         what="68 colour pictures of the Berkeley set, 481x321, JPEG-born, test",
+        is_test=True,
         licence="Berkeley: non-commercial research and education",
         # the address of a commit, because "master" may change; the archive also holds noisy versions
         files=(
@@ -149,6 +154,7 @@ ENTRIES = (
     Dataset(
         name="urban100",
         what="100 pictures of buildings, test",
+        is_test=True,
         licence="CC BY 4.0 (third-party note, check)",
         files=(
             File(
@@ -192,6 +198,7 @@ ENTRIES = (
     Dataset(
         name="sidd_val",
         what="SIDD validation blocks: 1280 pairs of 256x256, test",
+        is_test=True,
         licence=_SIDD_LICENCE,
         files=(
             File(url=f"{_YORK}/SIDD_Blocks/ValidationNoisyBlocksSrgb.mat", size=229_724_517),
@@ -222,6 +229,7 @@ ENTRIES = (
     Dataset(
         name="clic_pro",
         what="CLIC 2020 professional, the 41 validation pictures",
+        is_test=True,
         licence=_CLIC_LICENCE,
         files=(
             File(
@@ -236,6 +244,7 @@ ENTRIES = (
     Dataset(
         name="clic_pro_test",
         what="CLIC 2020 professional, the 250 test pictures",
+        is_test=True,
         licence=_CLIC_LICENCE,
         files=(
             File(

@@ -6,8 +6,6 @@ each in the place of an ISO; everything else is the same.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 
@@ -27,8 +25,9 @@ from jdcsuite.types import Pair, UserError
 
 class PairFolders(DataModule):
     """``train``, ``test``: folders in ``root``, by name or as the fields of `sources.Source`; a test folder without
-    pairs is a set of clean images. A root that holds ``noisy/`` and ``clean/`` itself is one dataset, whose last scenes
-    are held out as test. ``val``: which training images validate, as in `splits.hold_out_val`.
+    pairs is a set of clean images. Without ``test``, some scenes of every training folder are held out as test. A root
+    that holds ``noisy/`` and ``clean/`` itself is one dataset and treated so.
+    ``val``: which training images validate, as in `splits.hold_out_val`.
 
     ``clean``: folder of the clean images that are mixed in (None: the clean halves of the training pairs);
     ``clean_max_iso``: only those with such an ISO or less in their EXIF, as in the paper; ``clean_share``: of every
@@ -81,7 +80,7 @@ class PairFolders(DataModule):
         if min_ms_ssim is not None:
             checks.number("min_ms_ssim", min_ms_ssim, least=0, under=1)
         if clean is not None and not isinstance(clean, str):
-            raise UserError(f"data.clean={clean} names no folder: give one in data.root, as data.clean=photos_train")
+            raise UserError(f"data.clean={clean} names no folder: give one in data.root, as data.clean=photographs")
         if predenoised and root is None:
             raise UserError(
                 "this method learns from predenoised pictures: make a folder with `jdc predenoise`, then give "
@@ -94,7 +93,7 @@ class PairFolders(DataModule):
             self.sources = EmbeddedPairs(levels=levels, noise_seed=noise_seed, val=val, cache_dir=cache)
         else:
             self.sources = FolderPairs(
-                root=Path(root).expanduser(), train=sources[0], test=sources[1], val=val, clean=clean,
+                root=self.root, train=sources[0], test=sources[1], val=val, clean=clean,
                 clean_max_iso=clean_max_iso, allow_unpaired=allow_unpaired, predenoised=predenoised, cache_dir=cache,
             )  # fmt: skip
         if clean_max_iso is not None:

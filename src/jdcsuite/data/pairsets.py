@@ -77,8 +77,9 @@ class EmbeddedPairs:
 
 @dataclass(frozen=True, kw_only=True)
 class FolderPairs:
-    """Folders of a data root. A root that holds ``noisy/`` and ``clean/`` itself is one dataset, whose last scenes are
-    held out as test; then ``train``, ``test`` and ``clean`` are not used.
+    """Folders of a data root. A root that holds ``noisy/`` and ``clean/`` itself is one dataset, some of whose scenes
+    are held out as test; then ``train``, ``test`` and ``clean`` are not used. Without ``test``, some scenes of every
+    training folder are held out.
 
     ``clean``: folder of the clean images that are mixed in (None: the clean halves of the training pairs);
     ``clean_max_iso``: only those with such an ISO or less in their EXIF. ``predenoised``: training folders must have
@@ -113,13 +114,16 @@ class FolderPairs:
     @property
     def train_set(self) -> str:
         if self.single:
-            return self.root.name
+            return self.root.absolute().name
         # with weights, because curves are told apart by this name, not by data.train
         return "+".join(s.name if s.weight is None else f"{s.weight:g}*{s.name}" for s in self.train)
 
     @property
     def test_sets(self) -> Sequence[str]:
-        return (f"{self.root.name}-held-out",) if self.single else tuple(source.name for source in self.test)
+        if self.single:
+            return (f"{self.root.absolute().name}-held-out",)
+        names = (source.name for source in self.test) if self.test else (f"{s.name}-held-out" for s in self.train)
+        return tuple(dict.fromkeys(names))
 
     def load(self) -> PairSets:
         train, sources, tests = self._single() if self.single else self._several()
@@ -140,21 +144,34 @@ class FolderPairs:
         return PairSets(**pairs, tests=tests, clean=clean, clean_scenes=frozenset(clean_scenes), teacher=teacher)
 
     def _single(self) -> tuple[list[Shot], Sequence[Source], dict[str, list[Shot]]]:
-        source = Source.parse(self.root.name)
+        source = Source.parse(self.root.absolute().name)
         shots = find_shots(self.root, source, allow_unpaired=self.allow_unpaired)
         train, test = splits.hold_out_test(shots, source)
         return train, [source], {self.test_sets[0]: test}
 
     def _several(self) -> tuple[list[Shot], Sequence[Source], dict[str, list[Shot]]]:
-        if not self.train or not self.test:
-            raise UserError("data.train and data.test must name folders in data.root, as data.train=[polyu_crops]")
-        train = [
-            replace(shot, source=number)
-            for number, source in enumerate(self.train)
-            for shot in splits.for_training(self._shots(source), source)
+        if not self.train:
+            raise UserError(
+                f"{self.root} is not one set of pairs itself (noisy/ and clean/): name folders of pairs in it, as "
+                "data.train=[NAME]"
+            )
+        shots = [
+            [replace(shot, source=number) for shot in self._shots(source)] for number, source in enumerate(self.train)
         ]
+        if not self.test:
+            return self._held_out(shots)
+        train = [s for part, source in zip(shots, self.train, strict=True) for s in splits.for_training(part, source)]
         tests = {source.name: splits.for_test(self._shots(source, allow_clean=True), source) for source in self.test}
         return train, self.train, tests
+
+    def _held_out(self, shots: list[list[Shot]]) -> tuple[list[Shot], Sequence[Source], dict[str, list[Shot]]]:
+        """Test scenes out of every training folder; ``shots``: of each. A scene in several folders is on one side."""
+        parts = [splits.hold_out_test(part, source)[1] for part, source in zip(shots, self.train, strict=True)]
+        held = {shot.scene for part in parts for shot in part}
+        tests: dict[str, list[Shot]] = {}
+        for part, source in zip(shots, self.train, strict=True):
+            tests.setdefault(f"{source.name}-held-out", []).extend(shot for shot in part if shot.scene in held)
+        return [shot for part in shots for shot in part if shot.scene not in held], self.train, tests
 
     def _shots(self, source: Source, *, allow_clean: bool = False) -> list[Shot]:
         """Pairs of a folder; with ``allow_clean``, images of a folder without pairs are clean, their own partners."""
@@ -208,7 +225,7 @@ class FolderPairs:
         teachers = provenance.teachers(
             self.root,
             train=[] if self.single else [source.folder for source in self.train],
-            test=[""] if self.single else [source.folder for source in self.test],
+            test=[""] if self.single else [source.folder for source in self.test or self.train],
             tested=tested,
             required=self.predenoised,
         )

@@ -7,15 +7,14 @@ from pathlib import Path
 import torch
 from torch.utils.data import Dataset
 
+from jdcsuite.data import splits
 from jdcsuite.data.augment import Augmentation
 from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.catalog import folder
 from jdcsuite.data.datamodule import DataModule
-from jdcsuite.data.listing import images
 from jdcsuite.data.noise import Noise
 from jdcsuite.data.resident import Resident, fits
 from jdcsuite.data.samples import Crops, Named, Pictures, Sample
-from jdcsuite.data.splits import hold_out
 from jdcsuite.data.symmetries import turned
 from jdcsuite.imaging.lossless import Lossless
 from jdcsuite.imaging.pixels import to_unit
@@ -81,11 +80,11 @@ class Photographs(DataModule):
 
     @property
     def train_set(self) -> str:
-        return EMBEDDED if self.root is None else self.train_name or Path(self.root).name
+        return EMBEDDED if self.root is None else self.train_name or self.root.absolute().name
 
     @property
     def test_sets(self) -> list[str]:
-        return self.test_names or [self.train_set if self.root is None else f"{Path(self.root).name}-held-out"]
+        return self.test_names or [self.train_set if self.root is None else f"{self.root.absolute().name}-held-out"]
 
     def prepare(self) -> None:
         train, val, tests = self._sources()
@@ -101,16 +100,13 @@ class Photographs(DataModule):
         if self.root is None:
             pool, tests = embedded("train"), {self.test_sets[0]: embedded("test")}
         elif self.test_names:
-            root = Path(self.root)
-            pool = images(folder(root, self.train_name))
-            tests = {name: images(folder(root, name)) for name in self.test_names}
+            pool = splits.photographs(folder(self.root, self.train_name))
+            tests = {name: splits.photographs(folder(self.root, name)) for name in self.test_names}
         else:
-            pool = images(
-                folder(Path(self.root), self.train_name) if self.train_name else Path(self.root), required=True
-            )
-            pool, held = hold_out(pool, salt="test")
+            place = folder(self.root, self.train_name) if self.train_name else self.root
+            pool, held = splits.hold_out(splits.photographs(place, whole_root=not self.train_name), salt="test")
             tests = {self.test_sets[0]: held}
-        train, val = hold_out(pool, salt="val")
+        train, val = splits.hold_out(pool, salt="val")
         return train, val, tests
 
     def _refuse_tested(self) -> None:

@@ -7,6 +7,7 @@ names, so that the split of a picture does not change when others are added.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -14,11 +15,40 @@ from typing import TypeVar
 import numpy as np
 
 from jdcsuite.data import catalog
+from jdcsuite.data.layouts import REAL_MEAN, SIDD
+from jdcsuite.data.listing import images
 from jdcsuite.data.shots import Shot
 from jdcsuite.data.sources import Source, listed, matches
 from jdcsuite.types import UserError
 
 T = TypeVar("T", Path, str, tuple[str, np.ndarray])
+_TEST = re.compile(r"(^|[^a-z])(test|tests|testing|valid|validation)([^a-z]|$)", re.I)
+
+
+def photographs(folder: Path, *, whole_root: bool = False) -> list[Path]:
+    """The clean images of a folder. UserError if it holds noisy images of pairs; where it is a ``whole_root``, from
+    which no folder was chosen, also if it holds a test set."""
+    paths = images(folder, required=True)
+    names = {path: path.relative_to(folder).parent.parts for path in paths}
+    noisy = [path for path in paths if "noisy" in names[path] or _is_half_of_a_pair(path)]
+    tests = [path for path in paths if whole_root and any(_TEST.search(name) or _is_test(name) for name in names[path])]
+    for kind, found in (("noisy images", noisy), ("test images", tests)):
+        if found:
+            raise UserError(
+                f"{folder} holds {kind} (as {found[0].relative_to(folder)}) and all its images would pass for clean "
+                "ones to train on: name folders of clean images, as data.train=NAME data.test=[NAME]"
+            )
+    return paths
+
+
+def _is_half_of_a_pair(path: Path) -> bool:
+    """Whether an image has a clean partner, going by the names of SIDD, PolyU and CC."""
+    return any((clean := layout.partner(path)) is not None and clean.is_file() for layout in (SIDD, REAL_MEAN))
+
+
+def _is_test(name: str) -> bool:
+    dataset = catalog.lookup(name)
+    return dataset is not None and dataset.is_test
 
 
 def hold_out(items: Sequence[T], *, salt: str) -> tuple[list[T], list[T]]:

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
+from jdcsuite.artifacts.folder import picture_stem
 from jdcsuite.judging.results import DEMO, noise_label, rung_label
 
 # The palette of Okabe and Ito without its yellow, which is hard to see on white
@@ -93,7 +94,7 @@ def example(rows: pd.DataFrame) -> list[tuple[str, np.ndarray]]:
     ``rows``: `results.read` with folders, where runs keep images as ``pictures/<dataset>_<image>_{noisy,decoded,clean}
     .png``; the image that most curves have is taken. Empty where there are none.
     """
-    stems = rows["dataset"] + "_" + rows["image"].map(lambda image: Path(image).stem)
+    stems = pd.Series(map(picture_stem, rows["dataset"], rows["image"]), index=rows.index, dtype=object)
     rows = rows.assign(file=rows["folder"] + "/pictures/" + stems, which=stems + rows["sigma"].map(noise_label))
     rows = rows[rows["file"].map(lambda file: Path(f"{file}_decoded.png").exists())].dropna(subset=["bpp", "psnr"])
     if rows.empty:

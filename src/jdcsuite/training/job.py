@@ -259,7 +259,8 @@ def _write_results(config: Mapping, task: Task, data: DataModule, trainer: L.Tra
     for (dataset, image), kinds in task.pictures.items():
         (folder / "pictures").mkdir(exist_ok=True)
         for kind, picture in kinds.items():
-            Image.fromarray(to_bytes(picture[0])).save(folder / "pictures" / f"{dataset}_{Path(image).stem}_{kind}.png")
+            name = f"{run_folder.picture_stem(dataset, image)}_{kind}.png"
+            Image.fromarray(to_bytes(picture[0])).save(folder / "pictures" / name)
     trainer.strategy.barrier()
     if trainer.is_global_zero:
         parameters = sum(parameter.numel() for parameter in task.model.parameters())
