@@ -250,25 +250,32 @@ class Codec(nn.Module, ABC):
 
     # -- bytes -> image ----------------------------------------------------------------------------------------
 
-    def decompress(self, data: bytes) -> Float[Tensor, "1 3 h w"]:
-        """Inverse of `compress`: the reconstruction, RGB in [0, 1]. `CorruptFile`: any other bytes."""
-        contents = self._open(data)
-        x_hat = torch.empty(1, 3, contents.height, contents.width, device=self.device)
+    def decompress(self, data: bytes, *, max_memory: int | None = None) -> Float[Tensor, "1 3 h w"]:
+        """Inverse of `compress`: the reconstruction, RGB in [0, 1]. `CorruptFile`: any other bytes. UserError: an image
+        that takes more than ``max_memory`` bytes to decode (`decoding_memory`)."""
+        contents = self._open(data, max_memory)
+        x_hat = None  # allocated when the first tile has passed its checks
         for box, part in self.decode_tiles(contents):
+            x_hat = part.new_empty(1, 3, contents.height, contents.width) if x_hat is None else x_hat
             x_hat[..., *box.pixels] = part
         return x_hat
 
-    def decompress_array(self, data: bytes) -> Array:
+    def decompress_array(self, data: bytes, *, max_memory: int | None = None) -> Array:
         """As `decompress`, rounded to the bit depth of the image that was compressed."""
-        contents = self._open(data)
+        contents = self._open(data, max_memory)
         dtype = np.uint16 if contents.bit_depth == 16 else np.uint8
-        image = np.empty((contents.height, contents.width, 3), dtype=dtype)
+        image = None
         for box, part in self.decode_tiles(contents):
+            image = np.empty((contents.height, contents.width, 3), dtype) if image is None else image
             levels = (part[0] * np.iinfo(dtype).max).round().permute(1, 2, 0)
             image[box.pixels] = levels.int().cpu().numpy()
         return image
 
-    def _open(self, data: bytes) -> Contents:
+    def decoding_memory(self, contents: Contents) -> int:
+        """Bytes that decoding takes beyond the weights, approximately: here those of the image as float32."""
+        return 12 * contents.height * contents.width
+
+    def _open(self, data: bytes, max_memory: int | None = None) -> Contents:
         self._check_ready()
         contents = unpack(data)
         if contents.model_id != self.model_id:
@@ -282,6 +289,11 @@ class Codec(nn.Module, ABC):
             raise CorruptFile(f"tiles of {contents.tile} pixels, less than this codec's margin of {self.margin}")
         if (count := len(contents.tiles[0].segments)) != len(self.segment_names):
             raise CorruptFile(f"{count} segments per tile where this codec writes {len(self.segment_names)}")
+        if max_memory is not None and (needed := self.decoding_memory(contents)) > max_memory:
+            raise UserError(
+                f"an image of {contents.height} x {contents.width} pixels in tiles of {contents.tile or 'its size'} "
+                f"takes about {needed / 2**30:.2g} GiB to decode: allow more than {max_memory / 2**30:.2g} GiB"
+            )
         return contents
 
     def _check_ready(self) -> None:

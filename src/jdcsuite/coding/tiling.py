@@ -101,6 +101,36 @@ class Tiling:
         return torch.cat(stacked, 2), top, left
 
 
+def in_windows(
+    work: Callable[[slice, slice], Float[Tensor, "b c _ _"]],
+    height: int,
+    width: int,
+    *,
+    side: int,
+    margin: int,
+    scale: int,
+    check: Callable[[Tensor], object] | None = None,
+) -> Float[Tensor, "b c _ _"]:
+    """What ``work`` makes of an input of ``height`` x ``width``, computed in squares of ``side`` to bound its memory.
+
+    ``work``: rows and columns of the input -> output, ``scale`` times as large. ``margin``: how far, in the input, an
+    output depends on it. ``check``: is given each part before the next one is computed.
+    """
+    whole = None
+    for box in boxes(height, width, side):
+        top, left = max(0, box.top - margin), max(0, box.left - margin)
+        inside = box._replace(top=box.top - top, left=box.left - left)
+        part = work(slice(top, box.top + box.height + margin), slice(left, box.left + box.width + margin))
+        part = part[..., *Box(*(scale * n for n in inside)).pixels]
+        if check is not None:
+            check(part)
+        if part.shape[-2:] == (scale * height, scale * width):
+            return part
+        whole = part.new_empty(*part.shape[:2], scale * height, scale * width) if whole is None else whole
+        whole[..., *Box(*(scale * n for n in box)).pixels] = part
+    return whole
+
+
 def window(
     x: Tensor | Array, rows: tuple[int, int], columns: tuple[int, int], *, device: torch.device
 ) -> Float[Tensor, "1 3 _ _"]:

@@ -7,6 +7,7 @@ memory bounded by the width of the image, not by its area.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator
 from itertools import groupby
@@ -20,17 +21,24 @@ from jdcsuite import checks
 from jdcsuite.coding.codec import Codec, coding_mode, tile_checksum
 from jdcsuite.coding.conditions import request_conditions
 from jdcsuite.coding.container import Contents, Tile
-from jdcsuite.coding.tiling import Array, Box, Tiling, in_parallel, size, window
+from jdcsuite.coding.tiling import PARALLEL_TILES, Array, Box, Tiling, in_parallel, in_windows, size, window
 from jdcsuite.device import laid_out_for_coding
 from jdcsuite.types import CorruptFile, Output, Side
 
+# Bytes that entropy decoding takes per latent of a tile, and a window of the networks per pixel: measured on the
+# flagship, 1024 and 2048 pixels a side.
+BYTES_PER_LATENT, BYTES_PER_PIXEL = 100, 160
+LARGE = 1024  # pixels: the networks compute larger tiles in windows of this side, which bounds their memory
+
 
 class TransformCodec(Codec):
-    """Base of the transform codecs. ``stride``: height and width of a tile are padded to its multiples.
-    ``latent_stride``: pixels per latent. ``margin``: how far the transforms reach beyond a tile in pixels, a multiple
-    of ``latent_stride``. ``segment_names``: the coded tensor of each segment, which is also the name of its table.
+    """Base of the transform codecs. ``num_latents``: channels of the latents. ``stride``: height and width of a tile are
+    padded to its multiples. ``latent_stride``: pixels per latent. ``margin``: how far the transforms reach beyond a tile
+    in pixels, a multiple of ``latent_stride``. ``segment_names``: the coded tensor of each segment, which is also the
+    name of its table.
     """
 
+    num_latents: int
     stride: int
     latent_stride: int = 16
     margin: int = 48
@@ -117,6 +125,17 @@ class TransformCodec(Codec):
 
     # -- tiles -> image ----------------------------------------------------------------------------------------
 
+    def decoding_memory(self, contents: Contents) -> int:
+        """The image, the latents of three rows of tiles, and for every thread the symbols of a tile and a window of the
+        networks."""
+        boxes = contents.boxes
+        area = math.prod(self._tiling.padded(boxes[0].height, boxes[0].width))
+        latents = self.num_latents * area // self.latent_stride**2
+        across = sum(box.top == 0 for box in boxes)
+        work = BYTES_PER_LATENT * latents + BYTES_PER_PIXEL * min(area, LARGE**2)
+        threads = min(PARALLEL_TILES, len(boxes))
+        return super().decoding_memory(contents) + 4 * 3 * across * latents + threads * work
+
     def decode_tiles(self, contents: Contents) -> Iterator[tuple[Box, Float[Tensor, "1 3 _ _"]]]:
         """Holds the latents of at most three rows of tiles: a row is synthesised once the one below it is decoded."""
         jobs = zip(contents.boxes, contents.tiles, strict=True)
@@ -151,8 +170,19 @@ class TransformCodec(Codec):
     def _synthesise_box(self, i: int, box: Box, *, side: Side, **latents: list[Tensor]) -> Float[Tensor, "1 3 _ _"]:
         """Pixels of tile ``i`` of a row. ``latents``: arguments of `Tiling.with_neighbours`."""
         y_hat, top, left = self._tiling.with_neighbours(i, **latents)
-        x_hat = self.synthesise(laid_out_for_coding(y_hat), self._conditions(side))
-        x_hat = x_hat[..., top : top + box.height, left : left + box.width]
-        if not torch.isfinite(x_hat).all():
-            raise CorruptFile("decoded samples are not finite: a forged file, or weights that did not converge")
-        return x_hat.clamp(0, 1)
+        conditions, edge = self._conditions(side), self._tiling.edge
+
+        def synthesised(rows: slice, columns: slice) -> Float[Tensor, "1 3 _ _"]:
+            return self.synthesise(laid_out_for_coding(y_hat[..., rows, columns]), conditions)
+
+        # a tile of `LARGE` pixels with its neighbours is one window
+        x_hat = in_windows(
+            synthesised, *y_hat.shape[-2:], side=LARGE // self.latent_stride + 2 * edge, margin=edge,
+            scale=self.latent_stride, check=_check_samples,
+        )  # fmt: skip
+        return x_hat[..., top : top + box.height, left : left + box.width].clamp(0, 1)
+
+
+def _check_samples(x_hat: Float[Tensor, "1 3 _ _"]) -> None:
+    if not torch.isfinite(x_hat).all():
+        raise CorruptFile("decoded samples are not finite: a forged file, or weights that did not converge")

@@ -97,6 +97,18 @@ class Tables:
         """``cdf``, ``length`` and ``offset`` for the compiled coder."""
         return tuple(np.ascontiguousarray(t.cpu().numpy()) for t in (self.cdf, self.length, self.offset))
 
+    def least_bits(self, indexes: Tensor, shifts: Tensor | None = None) -> float:
+        """Bits that symbols of these tables take at least: each may be the most probable one of its table."""
+        low_bits = 0 if shifts is None else int(shifts.sum(dtype=torch.int64))
+        counts = np.bincount(indexes.flatten().cpu().numpy(), minlength=len(self.length))
+        return float(counts @ self.least_by_table) + low_bits
+
+    @cached_property
+    def least_by_table(self) -> np.ndarray:
+        """Bits of the most probable symbol of each table."""
+        used = torch.arange(1, self.cdf.shape[1])[None] < self.length[:, None]
+        return np.log2(UNITS / (self.cdf.diff(dim=1) * used).amax(1).double().numpy())
+
     @cached_property
     def lookup(self) -> np.ndarray:
         return rans.lookup(*self.arrays[:2])
@@ -166,10 +178,17 @@ class Decoder:
         if len(segment) % 4 or len(segment) == 4:
             raise CorruptFile("a coded segment is cut off")
         self._state = np.array([int.from_bytes(segment[:8], "little") if segment else rans.START], dtype=np.uint64)
+        self._bits = 8 * len(segment)
         self._words = np.frombuffer(segment[8:], dtype="<u4").astype(np.uint32)
         self._position = 0
         if not rans.START <= int(self._state[0]) < 1 << 63:
             raise CorruptFile("a coded segment does not start with a valid state")
+
+    def require(self, bits: float) -> None:
+        """`CorruptFile` if the whole segment is shorter than ``bits``, the sum of `Tables.least_bits` of symbols in it.
+        The rounding of rANS saves less than 2**-14 of them."""
+        if bits * (1 - 2.0**-14) > self._bits:
+            raise CorruptFile("a coded segment is too short for its symbols")
 
     def get(self, indexes: Tensor, tables: Tables, *, shifts: Tensor | None = None) -> Tensor:
         """The next symbols, int32 on the CPU. ``indexes``, ``shifts``: as in `Encoder.put`."""

@@ -89,17 +89,22 @@ def check_options(codec: Codec, *, sigma: float | None, quality: float | None, s
 
 
 def decompress(
-    data: bytes | bytearray | memoryview, weights: str | Path | nn.Module | None = None, *, device: str = "cpu"
+    data: bytes | bytearray | memoryview,
+    weights: str | Path | nn.Module | None = None,
+    *,
+    max_memory: int | None = None,
+    device: str = "cpu",
 ) -> np.ndarray:
     """Decompress the bytes of a `.jdc` file to (height, width, 3) uint8, or uint16 where the file's bit depth is 16.
 
+    ``max_memory``: bytes that decoding may take beyond the weights, approximately (None: any); UserError: more.
     `CorruptFile`: bytes that these weights did not write, or symbols that fail their checksum here.
     """
     if not isinstance(data, bytes | bytearray | memoryview):
         raise UserError(f"a .jdc file is bytes, not {type(data).__name__}: give Path(file).read_bytes()")
     data = bytes(data)
     unpack(data)  # other files are refused before weights are loaded
-    return load(weights, device=device).decompress_array(data)
+    return load(weights, device=device).decompress_array(data, max_memory=max_memory)
 
 
 def load(weights: str | Path | nn.Module | None = None, *, device: str = "cpu") -> Codec:

@@ -15,7 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from jdcsuite import checks
-from jdcsuite.coding.transform import TransformCodec
+from jdcsuite.coding.tiling import in_windows
+from jdcsuite.coding.transform import LARGE, TransformCodec
 from jdcsuite.entropy.coder import MAX_SYMBOL, Decoder, Encoder, Tables, channel_indexes
 from jdcsuite.entropy.exact import make_exact
 from jdcsuite.types import Output, Side
@@ -23,6 +24,7 @@ from jdcsuite.types import Output, Side
 # The only classes of the library that a weights file can name. Architectures with an autoregressive context are left
 # out, because their decoders visit one position at a time.
 ARCHITECTURES = ("ScaleHyperprior", "MeanScaleHyperprior")
+Z_MARGIN = 3  # how far a result of the hyper-synthesis depends on z
 TABLES = ("_quantized_cdf", "_offset", "_cdf_length")
 
 
@@ -42,6 +44,7 @@ class DropIn(TransformCodec):
     def __init__(self, *, architecture: str, num_channels: int, num_latents: int) -> None:
         super().__init__()
         self.architecture = checks.choice("model.architecture", architecture, ARCHITECTURES)
+        self.num_latents = num_latents
         self.has_means = architecture == "MeanScaleHyperprior"
         self.net: CompressionModel = getattr(compressai.models, architecture)(num_channels, num_latents)
         make_exact(self.net.h_s)
@@ -109,17 +112,34 @@ class DropIn(TransformCodec):
         size, device = (height // 64, width // 64), self._medians().device
         z = z_coder.get(channel_indexes(self.net.entropy_bottleneck.channels, size), self.tables["z"])
         z_coder.finish()
-        indexes, means = self._entropy_parameters(z.view(1, -1, *size).to(device))
+        indexes, means = self._entropy_parameters(z.view(1, -1, *size).to(device), y_coder)
         y = y_coder.get(indexes, self.tables["y"])
         y_coder.finish()
         y_hat = y.view(1, -1, height // 16, width // 16).to(device) + means
         return y_hat.float(), torch.cat([z, y])
 
-    def _entropy_parameters(self, z_symbols: Int[Tensor, "1 n hz wz"]) -> tuple[Int[Tensor, "k"], Tensor | float]:
-        """Symbols of z -> table indexes and means of y, in float64 and with the same bits on every machine."""
-        parameters = self.net.h_s(z_symbols + self._medians().double())
-        scales, means = parameters.chunk(2, 1) if self.has_means else (parameters, 0.0)
-        return self.net.gaussian_conditional.build_indexes(scales).flatten(), means
+    def _entropy_parameters(
+        self, z_symbols: Int[Tensor, "1 n hz wz"], y_coder: Decoder | None = None
+    ) -> tuple[Int[Tensor, "k"], Tensor | float]:
+        """Symbols of z -> table indexes and means of y, in float64 and with the same bits on every machine, in windows.
+        ``y_coder``: its segment must be long enough for the symbols of y."""
+        z, bits = z_symbols + self._medians().double(), 0.0
+
+        def check(part: Tensor) -> None:
+            nonlocal bits
+            bits += self.tables["y"].least_bits(self._indexes(part).flatten())
+            y_coder.require(bits)
+
+        parameters = in_windows(
+            lambda rows, columns: self.net.h_s(z[..., rows, columns]), *z.shape[-2:],
+            side=LARGE // self.stride if self.exact else max(z.shape[-2:]), margin=Z_MARGIN, scale=4,
+            check=None if y_coder is None else check,
+        )  # fmt: skip
+        return self._indexes(parameters).flatten(), parameters.chunk(2, 1)[1] if self.has_means else 0.0
+
+    def _indexes(self, parameters: Float[Tensor, "1 k hy wy"]) -> Int[Tensor, "1 m hy wy"]:
+        scales = parameters.chunk(2, 1)[0] if self.has_means else parameters
+        return self.net.gaussian_conditional.build_indexes(scales)
 
     def _medians(self) -> Float[Tensor, "1 n 1 1"]:
         return self.net.entropy_bottleneck._get_medians().view(1, -1, 1, 1)

@@ -22,7 +22,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from jdcsuite import checks
-from jdcsuite.coding.transform import TransformCodec
+from jdcsuite.coding.tiling import in_windows
+from jdcsuite.coding.transform import LARGE, TransformCodec
 from jdcsuite.entropy.coder import MAX_SYMBOL, Decoder, Encoder, Tables, channel_indexes
 from jdcsuite.entropy.priors import Gaussian, MonotoneCDF
 from jdcsuite.entropy.quantize import LowerBound, add_noise, compand, round_ste
@@ -31,6 +32,9 @@ from jdcsuite.models.layers import DepthConv, Float32, conv1x1, conv3x3, exact1x
 from jdcsuite.types import Side
 
 LOWEST_STEP, LOWEST_SCALE, HIGHEST_SCALE = -1.0, -3.25, 14.0  # log2
+
+# How far a result of `_entropy_parameters` depends on z, and one of the spatial prior on its input: 3x3 convolutions
+Z_MARGIN, SPATIAL_MARGIN = 3, 2
 
 # Codes the latents at a mask: (means, log2 scales, mask) in step units -> y_hat in step units at the mask.
 Coding = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -112,7 +116,14 @@ class DualPriorCodec(TransformCodec):
         first = self._first_half(means)
         y_first = code(means, log2_scales, first) * first
         context = [compand(y_first), compand(means), log2_scales, log2_step]
-        log2_scales_second, means_second = self.spatial_prior(torch.cat(context, 1)).chunk(2, 1)
+
+        def second(rows: slice, columns: slice) -> Tensor:
+            return self.spatial_prior(torch.cat([t[..., rows, columns] for t in context], 1))
+
+        size = means.shape[-2:]
+        side = self._window(means, 4) if means.dtype == torch.float64 else max(size)
+        second_half = in_windows(second, *size, side=side, margin=SPATIAL_MARGIN, scale=1)
+        log2_scales_second, means_second = second_half.chunk(2, 1)
         log2_scales = torch.where(first, log2_scales, self._bounded(log2_scales_second, self.bound_scale))
         means = torch.where(first, means, means + means_second)
         y_hat = torch.where(first, y_first, code(means, log2_scales, ~first))
@@ -167,7 +178,7 @@ class DualPriorCodec(TransformCodec):
         z_symbols = z.flatten().int().cpu()
         z_coder, y_coder, symbols = Encoder(), Encoder(), [z_symbols]
         z_coder.put(z_symbols, channel_indexes(z.shape[1], z.shape[-2:]), self.tables["z"])
-        log2_step, log2_scales, means = self._entropy_parameters(z, self.planes(side).to(z))
+        log2_step, log2_scales, means = self._coding_parameters(z, side)
         v = y / torch.exp2(log2_step)
 
         def write(means: Tensor, log2_scales: Tensor, mask: Tensor) -> Tensor:
@@ -181,6 +192,34 @@ class DualPriorCodec(TransformCodec):
         self._dual_prior(log2_step, log2_scales, means, write)
         return [z_coder.segment(), y_coder.segment()], torch.cat(symbols)
 
+    def _coding_parameters(
+        self, z: Float[Tensor, "1 n hz wz"], side: Side, y_coder: Decoder | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`_entropy_parameters` for coding, in windows. ``y_coder``: its segment must be long enough for the first half
+        of the latents; a forged one of a large tile is not, and is refused after the first window."""
+        planes, bits = self.planes(side).to(z), 0.0
+
+        def parameters(rows: slice, columns: slice) -> Tensor:
+            return torch.cat(self._entropy_parameters(z[..., rows, columns], planes), 1)
+
+        def check(part: Tensor) -> None:
+            nonlocal bits
+            log2_scales = part.chunk(3, 1)[1]
+            indexes, shifts = self.prior_y.index(log2_scales[self._first_half(log2_scales)])
+            bits += self.tables["y"].least_bits(indexes, shifts)
+            y_coder.require(bits)
+
+        whole = in_windows(
+            parameters, *z.shape[-2:], side=self._window(z, 1), margin=Z_MARGIN, scale=4,
+            check=None if y_coder is None else check,
+        )  # fmt: skip
+        return whole.chunk(3, 1)
+
+    def _window(self, x: Tensor, scale: int) -> int:
+        """Side of the windows of the networks between bits and symbols, ``scale`` values to one of z. Where these
+        networks are not exact, windows could change their bits, so there is only one."""
+        return LARGE // self.stride * scale if self.exact else max(x.shape[-2:])
+
     def decode_tile(
         self, segments: list[bytes], *, height: int, width: int, side: Side
     ) -> tuple[Float[Tensor, "1 m hy wy"], Int[Tensor, "n"]]:
@@ -189,7 +228,7 @@ class DualPriorCodec(TransformCodec):
         symbols = [z_coder.get(channel_indexes(self.prior_z.h.shape[1], size), self.tables["z"])]
         z_coder.finish()  # before the networks allocate memory for latents that may not exist
         z = symbols[0].view(1, -1, *size).to(self.log2_channel_step.device).double()
-        log2_step, log2_scales, means = self._entropy_parameters(z, self.planes(side).to(z))
+        log2_step, log2_scales, means = self._coding_parameters(z, side, y_coder)
 
         def read(means: Tensor, log2_scales: Tensor, mask: Tensor) -> Tensor:
             at = mask.flatten().nonzero().squeeze(1)

@@ -146,6 +146,8 @@ class ManyPriors(TransformCodec):
         height, width = height // self.latent_stride, width // self.latent_stride
         index = self._read_index(segments[0], height, width)
         y_coder = Decoder(segments[1])
+        by_prior = self.tables["y"].least_by_table.reshape(-1, self.num_latents).sum(1)
+        y_coder.require(float(by_prior[index.numpy()].sum()))  # before memory for all symbols is taken
         symbols = y_coder.get(self._rows(index), self.tables["y"])
         y_coder.finish()
         y_hat = symbols.view(1, height, width, self.num_latents).permute(0, 3, 1, 2)
