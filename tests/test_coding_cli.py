@@ -351,3 +351,21 @@ def test_weights_expanded_by_the_shell_are_not_inputs(jdc, ladder, tmp_path):
 def test_the_help_states_what_the_psnr_is_measured_against(jdc):
     assert "noise" in jdc("compress", "--help")[1]
     assert sys.argv[0] == "jdc"
+
+
+def test_files_of_a_folder_that_are_left_out_are_reported(jdc, run, tmp_path, folder):
+    """Who deletes originals after archiving has to know; and links to folders are followed."""
+    (tmp_path / "elsewhere").mkdir()
+    Image.fromarray(photo(16, 16)).save(tmp_path / "elsewhere" / "d.png")
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    Image.fromarray(photo(16, 16)).save(folder / "e.gif")
+    (folder / "notes.txt").write_text("notes")
+    status, out, err = jdc("compress", folder, "-o", tmp_path / "coded", "--weights", run)
+    assert status == 0 and "4 images" in out
+    assert names(tmp_path / "coded") == ["a.jdc", "b.jdc", "deep/c.jdc", "linked/d.jdc"]
+    assert err == f"jdc: warning: {folder}: 2 files left out: 1 .gif, 1 .txt\n"
+    (tmp_path / "coded" / "a.jdc").rename(tmp_path / "coded" / "A.JDC")
+    (tmp_path / "coded" / "thumbs.db").write_text("")
+    status, out, err = jdc("decompress", tmp_path / "coded", "-o", tmp_path / "back", "--weights", run)
+    assert status == 0 and "4 images" in out
+    assert err == f"jdc: warning: {tmp_path / 'coded'}: 1 file left out: 1 .db\n"

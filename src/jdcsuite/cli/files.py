@@ -105,7 +105,7 @@ def compress(
     options = batch.BatchOptions(
         weights=files, device=device, force=force, verify=verify, keep_metadata=keep_metadata, compression=compression
     )
-    _process(items, options, decode=False, jobs=jobs)
+    _process(items, options, decode=False, jobs=jobs, left_out=paths.left_out(inputs, coded=False))
 
 
 def decompress(
@@ -129,7 +129,7 @@ def decompress(
         if item.target.suffix.lower() not in FORMATS:
             raise UserError(f"{item.target} ends in no known image format: use {', '.join(FORMATS)}")
     options = batch.BatchOptions(weights=_weights_files(weights), device=device, force=force)
-    _process(items, options, decode=True, jobs=jobs)
+    _process(items, options, decode=True, jobs=jobs, left_out=paths.left_out(inputs, coded=True))
 
 
 def _weights_files(words: list[str]) -> tuple[Path, ...]:
@@ -143,7 +143,7 @@ def _weights_files(words: list[str]) -> tuple[Path, ...]:
     return (shipped().resolve(),)
 
 
-def _process(items: list[Item], options: BatchOptions, *, decode: bool, jobs: int) -> None:
+def _process(items: list[Item], options: BatchOptions, *, decode: bool, jobs: int, left_out: list[str]) -> None:
     """Process all files under a progress bar, then report failures and totals. Exit status 1 if any file failed."""
     from jdcsuite.files import batch
 
@@ -158,7 +158,7 @@ def _process(items: list[Item], options: BatchOptions, *, decode: bool, jobs: in
         if outcome.warning and not outcome.error:
             print(f"jdc: warning: {outcome.item.source}: {outcome.warning}", file=sys.stderr)
     errors = [_named(outcome.error, outcome.item.source) for outcome in outcomes if outcome.error]
-    _end(errors, batch.summary(outcomes, decode=decode))
+    _end(errors, batch.summary(outcomes, decode=decode), left_out)
 
 
 def info(
@@ -210,7 +210,7 @@ def noise(inputs: Images, json_: Json = False, jobs: Jobs = 1) -> None:
         for e in measured:
             table.add_row(e.picture, f"{e.noise:.1f}", f"{e.white:.1f}", "yes" if e.correlated else "no")
         Console().print(table)
-    _end([estimate.error for estimate in estimates if estimate.error])
+    _end([estimate.error for estimate in estimates if estimate.error], left_out=paths.left_out(inputs, coded=False))
 
 
 def predenoise(
@@ -244,7 +244,7 @@ def predenoise(
     scores.csv in OUT lists MS-SSIM(target, input) of each image; predenoised.json names the denoiser and the scenes it
     was trained on, on which training then refuses to test.
     """
-    from jdcsuite.files import predenoising
+    from jdcsuite.files import paths, predenoising
 
     images = predenoising.plan(inputs, out)
     denoise, teacher = predenoising.load_teacher(weights, sigma=sigma, tile=tile, device=device)
@@ -257,7 +257,7 @@ def predenoise(
     results = predenoising.run(images, denoise, teacher, out, processes=jobs)
     outcomes = list(_progress(results, "denoising", len(images)))
     errors = [_named(outcome.error, outcome.image.path) for outcome in outcomes if outcome.error]
-    _end(errors, predenoising.summary(outcomes, out))
+    _end(errors, predenoising.summary(outcomes, out), paths.left_out(inputs, coded=False))
 
 
 def _progress(results: Iterable[T], title: str, total: int) -> Iterator[T]:
@@ -271,10 +271,12 @@ def _named(error: str, source: Path) -> str:
     return error if str(source) in error else f"{source}: {error}"
 
 
-def _end(errors: list[str], summary: str = "") -> None:
-    """Print errors and the summary; exit status 1 if there are errors."""
+def _end(errors: list[str], summary: str = "", left_out: Iterable[str] = ()) -> None:
+    """Report errors, files of folders that were left out, and the totals. Exit status 1 if there are errors."""
     for error in errors:
         print(f"jdc: {error}", file=sys.stderr)
+    for folder in left_out:
+        print(f"jdc: warning: {folder}", file=sys.stderr)
     if summary:
         print(summary)
     if errors:

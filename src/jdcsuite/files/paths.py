@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from jdcsuite.imaging.folders import SUFFIXES, scan
 from jdcsuite.types import UserError
 
 
@@ -62,14 +63,9 @@ def _expand(word: str, coded: bool) -> list[tuple[Path, Path]]:
     """(file, its name relative to the output folder) of all files that a file, folder or pattern names."""
     path = Path(word)
     if path.is_dir():
-        if coded:
-            files = sorted(p for p in path.rglob("*.jdc") if p.is_file() and not p.name.startswith("."))
-            if not files:
-                raise UserError(f"the folder {path} holds no .jdc file: name another one")
-        else:
-            from jdcsuite.imaging.folders import image_files
-
-            files = image_files(path)
+        files = scan(path, suffixes=_suffixes(coded), required=not coded).images
+        if not files:
+            raise UserError(f"the folder {path} holds no .jdc file: name another one")
         return [(file, file.relative_to(path)) for file in files]
     if path.exists():
         return [(path, Path(path.name))]
@@ -78,6 +74,17 @@ def _expand(word: str, coded: bool) -> list[tuple[Path, Path]]:
     if not (matches := _matches(word)):
         raise UserError(f"nothing matches {word}: check the pattern")
     return _expand_all(matches, coded)
+
+
+def left_out(words: list[str], *, coded: bool) -> list[str]:
+    """One sentence for each folder that holds files which are not processed: how many, and why."""
+    folders = [Path(match) for word in words for match in ([word] if Path(word).exists() else _matches(word))]
+    scans = {folder: scan(folder, suffixes=_suffixes(coded), required=False) for folder in folders if folder.is_dir()}
+    return [f"{folder}: {summary}" for folder, files in scans.items() if (summary := files.summary())]
+
+
+def _suffixes(coded: bool) -> tuple[str, ...]:
+    return (".jdc",) if coded else SUFFIXES
 
 
 def split_off_weights(words: list[str], weights: list[str]) -> tuple[list[str], list[str]]:
