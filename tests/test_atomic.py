@@ -61,3 +61,10 @@ def test_two_writers_of_one_file_share_no_temporary_file(tmp_path: Path) -> None
         first.write_bytes(b"first")
         second.write_bytes(b"second")
     assert names(tmp_path) == ["x"] and path.read_bytes() == b"first", "the last to finish stays"
+
+
+def test_names_as_long_as_the_file_system_allows_are_written(tmp_path: Path) -> None:
+    for name in ("字" * 81 + ".jdc", "x" * 251 + ".png", "\udcff" * 100 + ".jdc"):  # the last: bytes that are no UTF-8
+        atomic.write(tmp_path / name, b"x")
+        assert (tmp_path / name).read_bytes() == b"x"
+    assert len(list(tmp_path.iterdir())) == 3

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image, ImageCms, TiffImagePlugin
+from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 from test_images import DEEP, ORIENTED, RGB, deep_png, png
 
-from jdcsuite.imaging import atomic
+from jdcsuite.imaging import atomic, metadata
 from jdcsuite.imaging.picture import Picture
 from jdcsuite.imaging.pixels import to_grey
 from jdcsuite.imaging.write import _chunk, encode
@@ -130,6 +132,89 @@ def test_exif_without_orientation_is_kept_byte_for_byte(tmp_path):
     raw = exif().tobytes()
     Image.fromarray(RGB).save(tmp_path / "x.jpg", exif=raw)
     assert Picture.read(tmp_path / "x.jpg").metadata["exif"] == raw[6:]
+
+
+def camera_exif(order: str, orientation: int) -> bytes:
+    """EXIF as cameras write it: UTF-8 text, an orientation, a maker note with offsets of its own, and a thumbnail."""
+    artist, note, thumbnail = "Zoë 写真\0".encode(), b"NOTE" + bytes(range(200)), b"\xff\xd8" + bytes(50) + b"\xff\xd9"
+    blob = 8 + 2 + 3 * 12 + 4
+    inner = blob + len(artist)
+    second = inner + 2 + 12 + 4 + len(note)
+    head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, 8)
+    first = struct.pack(f"{order}H", 3) + struct.pack(f"{order}HHIHH", 274, 3, 1, orientation, 0)
+    first += struct.pack(f"{order}HHII", 315, 2, len(artist), blob) + struct.pack(f"{order}HHII", 34665, 4, 1, inner)
+    first += struct.pack(f"{order}I", second)
+    exif_ifd = struct.pack(f"{order}HHHIII", 1, 37500, 7, len(note), inner + 18, 0)
+    last = struct.pack(f"{order}H", 2) + struct.pack(f"{order}HHII", 513, 4, 1, second + 30)
+    last += struct.pack(f"{order}HHIII", 514, 4, 1, len(thumbnail), 0)
+    return head + first + artist + exif_ifd + note + last + thumbnail
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", ["jpg", "png", "webp"])
+def test_exif_of_a_turned_image_differs_in_its_orientation_only(tmp_path, order, kind):
+    raw = camera_exif(order, 6)
+    Image.fromarray(RGB).save(tmp_path / f"x.{kind}", exif=b"Exif\0\0" + raw)
+    picture = Picture.read(tmp_path / f"x.{kind}")
+    assert picture.pixels.shape == (30, 20, 3)
+    assert picture.metadata["exif"] == camera_exif(order, 1)
+    atomic.write(tmp_path / f"back.{kind}", encode(picture, tmp_path / f"back.{kind}"))
+    assert Picture.read(tmp_path / f"back.{kind}").metadata["exif"] == camera_exif(order, 1)
+
+
+def test_exif_in_a_text_chunk_of_imagemagick_is_kept(tmp_path):
+    raw, text = b"Exif\0\0" + camera_exif("<", 6), PngImagePlugin.PngInfo()
+    text.add_text("Raw profile type exif", f"\nexif\n    {len(raw)}\n{raw.hex()}\n")
+    Image.fromarray(RGB).save(tmp_path / "x.png", pnginfo=text)
+    picture = Picture.read(tmp_path / "x.png")
+    assert picture.pixels.shape == (30, 20, 3) and picture.metadata["exif"] == camera_exif("<", 1)
+
+
+@pytest.mark.parametrize("exif_bytes", [b"", b"II*\0", b"II*\0\xff\xff\xff\xff", b"none", camera_exif("<", 6)[:20]])
+def test_damaged_exif_is_kept(exif_bytes):
+    assert metadata.upright(exif_bytes) in (exif_bytes, camera_exif("<", 1)[:20])
+
+
+def test_text_of_a_tiff_is_kept_in_any_script(tmp_path):
+    picture = Picture(RGB, metadata={"exif": camera_exif("<", 1)})
+    for name in ("a.tif", "b.tif"):  # written, read and written again
+        atomic.write(tmp_path / name, encode(picture, tmp_path / name))
+        picture = Picture.read(tmp_path / name)
+    with Image.open(tmp_path / "b.tif") as image:
+        assert image.tag_v2[315].encode("latin-1").decode() == "Zoë 写真"
+
+
+def with_chunks(path, pixels, *chunks):
+    plain = imagecodecs.png_encode(pixels)
+    path.write_bytes(plain[:33] + b"".join(_chunk(kind, data) for kind, data in chunks) + plain[33:])
+    return Picture.read(path)
+
+
+def test_colour_declarations_that_cannot_be_kept_are_told(tmp_path):
+    linear, srgb = (b"gAMA", struct.pack(">I", 100_000)), (b"gAMA", struct.pack(">I", 45_455))
+    code, profile = (b"cICP", bytes((9, 16, 0, 1))), (b"iCCP", b"x\0\0" + zlib.compress(ICC))
+    path = tmp_path / "x.png"
+    for pixels in (RGB, DEEP):
+        assert with_chunks(path, pixels, linear).lost_colour == ("gAMA 1",)
+        assert with_chunks(path, pixels, code, linear).lost_colour == ("cICP 9-16-0-1",)
+        for harmless in (
+            (),
+            (srgb,),
+            (linear, (b"sRGB", b"\0")),
+            (profile, linear),
+            ((b"cICP", bytes((1, 13, 0, 1))),),
+        ):
+            assert with_chunks(path, pixels, *harmless).lost_colour == ()
+
+
+def test_a_transparent_colour_that_no_16_bit_pixel_has_is_harmless(tmp_path):
+    grey, unused = DEEP[..., 0].copy(), np.setdiff1d(np.arange(65536), DEEP)[0]
+    picture = with_chunks(tmp_path / "x.png", DEEP, (b"tRNS", struct.pack(">HHH", *[unused] * 3)))
+    np.testing.assert_array_equal(picture.pixels, DEEP)
+    picture = with_chunks(tmp_path / "x.png", grey, (b"tRNS", struct.pack(">H", unused)))
+    assert picture.grey and np.array_equal(picture.pixels[..., 0], grey)
+    with pytest.raises(UserError, match="transparent pixels"):
+        with_chunks(tmp_path / "x.png", DEEP, (b"tRNS", struct.pack(">HHH", *DEEP[3, 4])))
 
 
 def test_grey_is_the_mean_of_three_channels_rounded():

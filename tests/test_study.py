@@ -1000,3 +1000,8 @@ def test_testolina_range_sets_both_noise_levels() -> None:
         job = plan.draft(["+experiment=testolina_range"])
     noise = training.construct(job.config["data"]).synthetic
     assert (noise.a, noise.b) == ((0.001, 0.1), (0.001, 0.1))
+
+
+def test_a_tilde_in_an_override_is_the_home_folder() -> None:
+    words = ["data.root=~/a", "data.root=~", "name=a~b", "+experiment=~x"]
+    assert entry._arguments(words) == [f"data.root={Path.home()}/a", f"data.root={Path.home()}", *words[2:]]

@@ -102,7 +102,7 @@ def _arguments(words: list[str]) -> list[str]:
     while left:
         word = left.popleft()
         if not word.startswith("-"):
-            overrides.append(word)
+            overrides.append(re.sub("=~(?=/|$)", lambda _: f"={Path.home()}", word, count=1))  # no shell does it there
             continue
         options.append(word)
         if word in VALUED and left:

@@ -30,7 +30,8 @@ def replacing(path: Path, *, cure: str = CURE) -> Iterator[Path]:
     The temporary name is hidden and ends in ".part", so numpy and Pillow, which go by the suffix, need an open file or
     a format. UserError: an OSError of the body or of the renaming; ``cure``: what its sentence advises.
     """
-    part = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex[:8]}.part")
+    stem = path.name.encode("utf-8", "ignore")[:100].decode("utf-8", "ignore")  # file systems count bytes, up to 255
+    part = path.with_name(f".{stem}.{uuid.uuid4().hex[:8]}.part")
     with writing(path, cure=cure):
         try:
             yield part

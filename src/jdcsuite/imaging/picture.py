@@ -15,16 +15,13 @@ import tifffile
 from jaxtyping import UInt8, UInt16
 from PIL import Image
 
+from jdcsuite.imaging import metadata
 from jdcsuite.imaging.depth import Depth
 from jdcsuite.imaging.lossless import load_imagecodecs
 from jdcsuite.imaging.read import MAX_PIXELS, open_image, sample_bits, to_rgb, transparency
 from jdcsuite.types import UserError
 
-EXIF_HEAD = b"Exif\0\0"
-ORIENTATION, EXIF_IFD, GPS_IFD, _MAX_SAMPLE_VALUE = 274, 34665, 34853, 281  # tags
-# A TIFF directory mixes tags that describe the image with tags that locate its bytes. These describe it: description,
-# make, model, resolution, software, date, artist, copyright.
-DESCRIPTIVE = (270, 271, 272, 282, 283, 296, 305, 306, 315, 33432)
+_MAX_SAMPLE_VALUE = 281  # tag
 
 _UPRIGHT = {  # what undoes each EXIF orientation; 1 and codes outside the standard need nothing
     2: lambda a: a[:, ::-1],
@@ -40,13 +37,15 @@ _UPRIGHT = {  # what undoes each EXIF orientation; 1 and codes outside the stand
 @dataclass(frozen=True)
 class Picture:
     """``pixels``: upright RGB. ``grey``: the file had one channel (here replicated).
-    ``metadata``: "icc" -> profile, "exif" -> a TIFF stream without orientation, as far as the file has them.
-    ``declared``: largest sample according to the file (TIFF's MaxSampleValue), None if it does not say."""
+    ``metadata``: "icc" -> profile, "exif" -> a TIFF stream of upright orientation, as far as the file has them.
+    ``declared``: largest sample according to the file (TIFF's MaxSampleValue), None if it does not say.
+    ``lost_colour``: what the file says of its colours beside, as "gAMA 1", and a `.jdc` file cannot hold."""
 
     pixels: UInt8[np.ndarray, "h w 3"] | UInt16[np.ndarray, "h w 3"]
     grey: bool = False
     metadata: dict[str, bytes] = field(default_factory=dict)
     declared: int | None = None
+    lost_colour: tuple[str, ...] = ()
 
     @property
     def bit_depth(self) -> int:
@@ -66,15 +65,12 @@ class Picture:
                 pixels, grey = _deep(image, path)
             else:
                 pixels, grey = to_rgb(image, path), image.mode in ("1", "L", "LA")
-            # last, because it removes the orientation from Pillow's own record
-            return cls(pixels, grey, _metadata(image), _declared(image))
+            return cls(pixels, grey, metadata.read(image), _declared(image), metadata.lost_colour(image, path))
 
 
 def _deep(image: Image.Image, path: Path) -> tuple[UInt16[np.ndarray, "h w 3"], bool]:
     """Upright 16-bit samples, decoded by libpng or tifffile, and whether they are grey."""
     if image.format == "PNG":
-        if "transparency" in image.info:
-            raise UserError(transparency(path))
         samples = load_imagecodecs().png_decode(path.read_bytes())
         samples = samples[..., None] if samples.ndim == 2 else samples
     else:
@@ -87,7 +83,7 @@ def _deep(image: Image.Image, path: Path) -> tuple[UInt16[np.ndarray, "h w 3"], 
         samples = samples[..., :-1]
     grey = samples.shape[-1] == 1
     samples = np.broadcast_to(samples, (*samples.shape[:2], 3))
-    return np.ascontiguousarray(_UPRIGHT.get(image.getexif().get(ORIENTATION), np.asarray)(samples)), grey
+    return np.ascontiguousarray(_UPRIGHT.get(image.getexif().get(metadata.ORIENTATION), np.asarray)(samples)), grey
 
 
 def _deep_tiff(path: Path) -> np.ndarray:
@@ -107,32 +103,3 @@ def _deep_tiff(path: Path) -> np.ndarray:
 def _declared(image: Image.Image) -> int | None:
     values = image.tag_v2.get(_MAX_SAMPLE_VALUE) if image.format == "TIFF" else None
     return max(values) if isinstance(values, tuple) else values
-
-
-def _metadata(image: Image.Image) -> dict[str, bytes]:
-    """ICC and EXIF of an opened file. EXIF without an orientation is kept byte for byte; otherwise, and from a TIFF's
-    own directory, it is written anew, because the pixels are upright now."""
-    metadata = {"icc": image.info.get("icc_profile"), "exif": None}
-    exif = image.getexif()
-    if image.format == "TIFF":
-        metadata["exif"] = _exif_bytes(_descriptive(exif))
-    elif exif.get(ORIENTATION, 1) == 1:
-        metadata["exif"] = image.info.get("exif")
-    elif exif:
-        del exif[ORIENTATION]
-        metadata["exif"] = _exif_bytes(exif)
-    return {name: value.removeprefix(EXIF_HEAD) for name, value in metadata.items() if value}
-
-
-def _descriptive(exif: Image.Exif) -> Image.Exif:
-    kept = Image.Exif()
-    kept.update({tag: exif[tag] for tag in DESCRIPTIVE if tag in exif})
-    for tag in (EXIF_IFD, GPS_IFD):
-        if directory := exif.get_ifd(tag):
-            kept.get_ifd(tag).update(directory)
-    return kept
-
-
-def _exif_bytes(exif: Image.Exif) -> bytes | None:
-    empty = not dict(exif) and not any(exif.get_ifd(tag) for tag in (EXIF_IFD, GPS_IFD))
-    return None if empty else exif.tobytes()

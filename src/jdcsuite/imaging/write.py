@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image, TiffImagePlugin
 
 from jdcsuite.imaging.lossless import encode_png
-from jdcsuite.imaging.picture import DESCRIPTIVE, EXIF_HEAD, EXIF_IFD, GPS_IFD, Picture
+from jdcsuite.imaging.metadata import DESCRIPTIVE, EXIF_HEAD, EXIF_IFD, GPS_IFD, text_bytes
+from jdcsuite.imaging.picture import Picture
 from jdcsuite.imaging.pixels import to_grey
 from jdcsuite.types import UserError
 
@@ -87,10 +88,11 @@ def _tiff(pixels: np.ndarray, metadata: dict[str, bytes]) -> bytes:
     if "exif" in metadata:
         exif = Image.Exif()
         exif.load(EXIF_HEAD + metadata["exif"])
+        texts = text_bytes(exif)
         for tag in DESCRIPTIVE:
-            if tag in exif:
-                directory[tag] = exif[tag]
+            if tag in texts:
+                directory[tag] = texts[tag]
         for tag in (EXIF_IFD, GPS_IFD):
             if inner := exif.get_ifd(tag):
-                directory[tag] = dict(inner)
+                directory[tag] = text_bytes(inner)
     return b"II*\0" + struct.pack("<I", 8) + directory.tobytes(8) + strip
