@@ -24,7 +24,7 @@ from jdcsuite.artifacts import environment, weights
 from jdcsuite.artifacts import folder as run_folder
 from jdcsuite.cli.app import app
 from jdcsuite.data import provenance
-from jdcsuite.data.photographs import Photographs
+from jdcsuite.data.datamodule import DataModule
 from jdcsuite.judging import figures, report, results
 from jdcsuite.study import identity, plan
 from jdcsuite.training import job as training
@@ -365,9 +365,9 @@ def test_training_that_never_has_a_finite_loss_fails(
 def fresh(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[int], int]]:
     """Of every training step: its sample numbers, and the seed of the noise in the place of rounding."""
     steps: list[tuple[list[int], int]] = []
-    transfer, step = Photographs.on_before_batch_transfer, training.Task.training_step
+    transfer, step = DataModule.on_before_batch_transfer, training.Task.training_step
 
-    def told(data: Photographs, batch: object, index: int) -> object:
+    def told(data: DataModule, batch: object, index: int) -> object:
         if isinstance(batch, dict):
             numbers.append(batch["number"].tolist())
         return transfer(data, batch, index)
@@ -378,7 +378,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[int], int]]:
         return loss
 
     numbers: list[list[int]] = []
-    monkeypatch.setattr(Photographs, "on_before_batch_transfer", told)
+    monkeypatch.setattr(DataModule, "on_before_batch_transfer", told)
     monkeypatch.setattr(training.Task, "training_step", watched)
     return steps
 
