@@ -90,7 +90,12 @@ def open_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, max_bits: int 
 
 
 def to_rgb(image: Image.Image, path: Path) -> UInt8[np.ndarray, "h w 3"]:
-    """Upright RGB pixels of an opened file of 8 bits per sample. UserError: transparent pixels."""
+    """Upright RGB pixels of an opened file of 8 bits per sample. UserError: transparent pixels, damaged JPEG data."""
+    if image.format in ("JPEG", "MPO"):
+        from jdcsuite.imaging import jpeg  # numba takes half a second to import
+
+        if damage := jpeg.damage(path.read_bytes()):
+            raise UserError(f"{path} is damaged or truncated ({damage}): copy or download it again.")
     image = ImageOps.exif_transpose(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
