@@ -369,3 +369,12 @@ def test_files_of_a_folder_that_are_left_out_are_reported(jdc, run, tmp_path, fo
     status, out, err = jdc("decompress", tmp_path / "coded", "-o", tmp_path / "back", "--weights", run)
     assert status == 0 and "4 images" in out
     assert err == f"jdc: warning: {tmp_path / 'coded'}: 1 file left out: 1 .db\n"
+
+
+def test_memory_of_decoding_can_be_limited(jdc, run, tmp_path, folder):
+    assert jdc("compress", folder / "a.png", "-o", tmp_path / "a.jdc", "--weights", run)[0] == 0
+    words = ("decompress", tmp_path / "a.jdc", "-o", tmp_path / "a.png", "--weights", run, "--max-memory")
+    status, _, err = jdc(*words, "1k")
+    assert status == 1 and "to decode" in err and not (tmp_path / "a.png").exists()
+    assert jdc(*words, "4G")[0] == 0
+    assert "--max-memory x is not a size" in jdc(*words, "x")[2]

@@ -217,9 +217,9 @@ def test_any_rate_weights_compete_with_those_of_one_rate(jdc, shipped, picture, 
     ("word", "size"), [("200000", 200_000), ("200k", 200_000), ("1.5M", 1_500_000), ("2KiB", 2048), (".5 mb", 500_000)]
 )
 def test_sizes(word, size):
-    from jdcsuite.cli.options import size as parse
+    from jdcsuite.cli import options
 
-    assert parse(word) == size
+    assert options.size("max-size")(word) == size
 
 
 # -- errors ---------------------------------------------------------------------------------------------------------

@@ -77,7 +77,9 @@ def compress(
     ] = None,
     max_size: Annotated[
         int | None,
-        typer.Option(parser=size, metavar="BYTES", help="best quality within this file size: 200000, 200k, 1.5M"),
+        typer.Option(
+            parser=size("max-size"), metavar="BYTES", help="best quality within this file size: 200000, 200k, 1.5M"
+        ),
     ] = None,
     tile: Annotated[int, typer.Option(help="tile side in pixels, a multiple of 64; 0: one tile")] = 1024,
     keep_metadata: Annotated[bool, typer.Option("--keep-metadata", help="keep ICC profile and EXIF")] = False,
@@ -115,10 +117,17 @@ def decompress(
     format_: Annotated[
         str, typer.Option("--format", help="of images in an output folder: png, tif, webp (lossless) or jpg")
     ] = "png",
+    max_memory: Annotated[
+        int | None,
+        typer.Option(
+            parser=size("max-memory"), metavar="BYTES",
+            help="refuse files that take more to decode, as 2G, beside the weights; default: any",
+        ),
+    ] = None,
     jobs: Jobs = 1,
     device: Device = "cpu",
     force: Force = False,
-) -> None:
+) -> None:  # fmt: skip
     """Decompress .jdc files to images. Of several weights, those that wrote a file are used."""
     from jdcsuite.files import batch, paths
     from jdcsuite.imaging.write import FORMATS
@@ -128,7 +137,7 @@ def decompress(
     for item in items:
         if item.target.suffix.lower() not in FORMATS:
             raise UserError(f"{item.target} ends in no known image format: use {', '.join(FORMATS)}")
-    options = batch.BatchOptions(weights=_weights_files(weights), device=device, force=force)
+    options = batch.BatchOptions(weights=_weights_files(weights), device=device, force=force, max_memory=max_memory)
     _process(items, options, decode=True, jobs=jobs, left_out=paths.left_out(inputs, coded=True))
 
 

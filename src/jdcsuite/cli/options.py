@@ -48,15 +48,19 @@ def noise_level(word: str) -> float | None:
     return sigma
 
 
-def size(word: str) -> int:
-    """A number of bytes; k, M and G are powers of 1000, Ki, Mi and Gi of 1024."""
-    match = _SIZE.fullmatch(word.strip())
-    number = 0
-    if match and (match[2] or not match[3]):
-        number = int(float(match[1]) * (1024 if match[3] else 1000) ** " kmg".index(match[2].lower() or " "))
-    if number < 1:
-        raise UserError(f"--max-size {word} is not a size: give bytes, as in 200000, 200k or 1.5M")
-    return number
+def size(option: str) -> Callable[[str], int]:
+    """Parser of a number of bytes; k, M and G are powers of 1000, Ki, Mi and Gi of 1024."""
+
+    def parse(word: str) -> int:
+        match = _SIZE.fullmatch(word.strip())
+        number = 0
+        if match and (match[2] or not match[3]):
+            number = int(float(match[1]) * (1024 if match[3] else 1000) ** " kmg".index(match[2].lower() or " "))
+        if number < 1:
+            raise UserError(f"--{option} {word} is not a size: give bytes, as in 200000, 200k or 1.5M")
+        return number
+
+    return parse
 
 
 def sentence(error: UsageError) -> str:

@@ -26,13 +26,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BatchOptions:
-    """Options of all files. ``weights``: one weights file, or several to choose from."""
+    """Options of all files. ``weights``: one weights file, or several to choose from. ``max_memory``: bytes that
+    decoding a file may take, None for any."""
 
     weights: tuple[Path, ...]
     device: str = "cpu"
     force: bool = False
     verify: bool = True
     keep_metadata: bool = False
+    max_memory: int | None = None
     compression: CompressionOptions = field(default_factory=CompressionOptions)
 
 
@@ -172,7 +174,7 @@ def _decompress(item: Item, options: BatchOptions) -> Outcome:
 
     data = item.source.read_bytes()
     contents = unpack(data)
-    pixels = compression.decompress(data, _codec_with_id(contents.model_id, options))
+    pixels = compression.decompress(data, _codec_with_id(contents.model_id, options), max_memory=options.max_memory)
     image = encode(Picture(pixels, bool(contents.colour), contents.metadata), item.target)
     atomic.write(item.target, image)
     return Outcome(item, len(data), len(image), contents.height * contents.width)
