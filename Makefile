@@ -15,6 +15,7 @@ test-slow: .venv/ready
 
 fuzz: .venv/ready
 	$(BIN)/python tests/fuzz_jdc.py 20000
+	$(BIN)/python tests/fuzz_weights.py 20000
 
 lint: .venv/ready
 	$(BIN)/ruff check .

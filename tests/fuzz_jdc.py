@@ -4,10 +4,11 @@
 
 CASES: per codec; 20,000 in `make fuzz`, 200 in the tests.
 
-Five kinds of cases: changed bytes, truncated files, added bytes, random bytes, and *forged* files whose CRC is
-recomputed, so that they pass the container and reach the coder, the networks and the checksums of the symbols. A case
-is a function of (seed, number), and `--only` repeats one. Memory is the peak of the process beyond that after every
-valid file has been decoded once.
+Kinds of cases: changed bytes, truncated files, added bytes, random bytes, and *forged* files whose CRC is recomputed,
+so that they pass the container and reach the coder, the networks and the checksums of the symbols. *Forged latents*
+have valid segments and checksums of latents up to 1e9; *forged sizes*, a large tile whose first segment is valid. A
+case is a function of (seed, number), and `--only` repeats one. Memory is the peak of the process beyond that after
+every valid file has been decoded once.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from jdcsuite.coding.codec import Codec
-from jdcsuite.coding.container import Contents, pack, unpack
+from jdcsuite.coding.codec import Codec, tile_checksum
+from jdcsuite.coding.container import Contents, Tile, pack, unpack
+from jdcsuite.entropy.coder import Encoder
 from jdcsuite.files import compression
 from jdcsuite.imaging.lossless import Lossless
 from jdcsuite.models.clean_entropy import CleanEntropy
@@ -37,10 +39,11 @@ from jdcsuite.models.manypriors import ManyPriors
 from jdcsuite.models.testolina import Testolina
 from jdcsuite.types import CorruptFile, Side
 
-SECONDS, MEBIBYTES = 1.0, 100
-KINDS = ("changed", "cut", "extended", "random", "forged bytes", "forged fields", "forged segments")
-# half of the cases are forged, because all others fail at the first CRC
-WEIGHTS = (0.15, 0.1, 0.1, 0.15, 0.15, 0.15, 0.2)
+SECONDS, MEBIBYTES = 2.0, 512
+KINDS = ("changed", "cut", "extended", "random")
+KINDS += tuple(f"forged {what}" for what in ("bytes", "fields", "segments", "latents", "size"))
+# most cases are forged, because all others fail at the first CRC
+WEIGHTS = (0.1, 0.05, 0.05, 0.1, 0.15, 0.15, 0.2, 0.15, 0.05)
 
 
 @dataclass(frozen=True)
@@ -117,8 +120,12 @@ def originals(codec: Codec) -> list[Original]:
 # -- the cases --------------------------------------------------------------------------------------------------
 
 
-def case(kind: str, original: Original, random: np.random.Generator) -> bytes:
+def case(kind: str, original: Original, codec: Codec, random: np.random.Generator) -> bytes:
     data = original.data
+    if kind == "forged latents":
+        return pack(_latents(original.contents, codec, random))
+    if kind == "forged size":
+        return pack(_size(original.contents, codec, random))
     if kind == "changed":
         return _changed(data, random)
     if kind == "cut":
@@ -230,6 +237,48 @@ def _segment(it: Contents, random: np.random.Generator) -> Contents:
     return replace(it, tiles=tiles)
 
 
+@torch.no_grad()
+def _latents(it: Contents, codec: Codec, random: np.random.Generator) -> Contents:
+    """Random latents of any magnitude as an encoder writes them, with right checksums."""
+    valid = _valid(_side(it.side, random), it.side)
+    it = replace(it, side=valid, tile=0, height=int(random.integers(1, 131)), width=70)
+    (box,) = it.boxes
+    height, width = codec._tiling.padded(box.height, box.width)
+    y = random.normal(size=(1, codec.num_latents, height // 16, width // 16)) * 10 ** random.uniform(-1, 9)
+    segments, symbols = codec.encode_tile(torch.from_numpy(y).float(), side=it.side)
+    return replace(it, tiles=[Tile(checksum=tile_checksum(symbols, box=box, side=it.side), segments=segments)])
+
+
+def _size(it: Contents, codec: Codec, random: np.random.Generator) -> Contents:
+    """A large tile of latents 0, of which the last segment is replaced."""
+    side = int(random.choice([1024, 2048, 4096]))
+    words = int(random.choice([1, 10, 1000, 100_000]))
+    last = random.bytes(7) + b"\1" + random.bytes(4 * words)
+    tiles = [Tile(checksum=int(random.integers(2**32)), segments=[_constant(codec, side), last])]
+    return replace(it, height=side, width=side, tile=0, tiles=tiles)
+
+
+def _constant(codec: Codec, side: int) -> bytes:
+    """The first segment of a tile, all symbols of which are 0."""
+    encoder, name = Encoder(), codec.segment_names[0]
+    tables, count = codec.tables[name], (side // codec.stride) ** 2
+    if name == "index":  # coded given the index above
+        rows = torch.zeros(count, dtype=torch.int32)
+        rows[: side // codec.stride] = len(tables.length) - 1
+    else:
+        rows = torch.arange(len(tables.length), dtype=torch.int32).repeat_interleave(count)
+    encoder.put(torch.zeros_like(rows), rows, tables)
+    return encoder.segment()
+
+
+def _valid(side: Side, instead: Side) -> Side:
+    """``side``, or ``instead`` where a request is missing or outside the format."""
+    request = side.request
+    if request is None or instead.request is None:
+        return instead if request != instead.request else side
+    return side if request.quality <= 1000 and request.strength <= 100 else instead
+
+
 def _sealed(body: bytes) -> bytes:
     return body + struct.pack("<I", zlib.crc32(body))
 
@@ -265,12 +314,12 @@ def fuzz(codec: Codec, cases: range, *, seed: int, verbose: bool = False) -> dic
     files = originals(codec)
     for original in files:  # a second time, so that caches of libraries are filled
         assert np.array_equal(compression.decompress(original.data, codec), original.pixels)
-    before, slowest, counts = _peak(), (0.0, -1), Counter()
+    before, slowest, counts = peak_bytes(), (0.0, -1), Counter()
     for number in cases:
         random = np.random.default_rng([seed, number])
         kind = str(random.choice(KINDS, p=WEIGHTS))
         original = files[random.integers(len(files))]
-        data = case(kind, original, random)
+        data = case(kind, original, codec, random)
         start = time.process_time()
         try:
             end = outcome(data, original, codec)
@@ -278,16 +327,16 @@ def fuzz(codec: Codec, cases: range, *, seed: int, verbose: bool = False) -> dic
             counts[kind, end] += 1
         except BaseException as error:
             raise AssertionError(f"case {number} of seed {seed} ({kind}): {type(error).__name__}: {error}") from error
-        took, grown = time.process_time() - start, (_peak() - before) / 2**20
+        took, grown = time.process_time() - start, (peak_bytes() - before) / 2**20
         slowest = max(slowest, (took, number))
         assert took < SECONDS, f"case {number} of seed {seed} ({kind}) took {took:.2f} s"
         assert grown < MEBIBYTES, f"case {number} of seed {seed} ({kind}): {grown:.0f} MiB beyond the weights"
         if verbose and (number + 1) % 1000 == 0:
             print(f"{number + 1} cases, slowest {1000 * slowest[0]:.0f} ms, {grown:.0f} MiB", flush=True)
-    return {"counts": counts, "slowest": slowest, "grown": (_peak() - before) / 2**20}
+    return {"counts": counts, "slowest": slowest, "grown": (peak_bytes() - before) / 2**20}
 
 
-def _peak() -> int:
+def peak_bytes() -> int:
     """Peak memory of this process in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 

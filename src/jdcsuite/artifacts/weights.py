@@ -190,7 +190,9 @@ def _digest(tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
-        digest.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(
+            tensors[name].clone(memory_format=torch.contiguous_format).flatten().view(torch.uint8).numpy().tobytes()
+        )
     return digest.hexdigest()
 
 
@@ -237,7 +239,7 @@ def _build(config: dict, path: Path) -> nn.Module:
     try:
         model = _instance(config)
     except Exception as error:
-        reason = str(error)[:300] if isinstance(error, UserError) else type(error).__name__
+        reason = " ".join(str(error)[:300].split()) if isinstance(error, UserError) else type(error).__name__
         raise UserError(f"{path} holds a configuration that builds no model ({reason})") from None
     if not isinstance(model, nn.Module):
         raise UserError(f"{path} holds a configuration of a {type(model).__name__}, which is no model")
@@ -305,9 +307,10 @@ def _check_targets(node: object, path: Path) -> list[str]:
     if isinstance(node, dict):
         target = node.get("_target_")
         if target is not None and not _is_allowed(str(target)):
-            module = str(target).rpartition(".")[0]
+            name = str(target)[:100]
+            module = name.rpartition(".")[0]
             raise UserError(
-                f"{path} names {target}, which is no model of jdcsuite: where you know and trust its code, set "
+                f"{path} names {name}, which is no model of jdcsuite: where you know and trust its code, set "
                 f"{TRUST}={module}, else do not use this file"
             )
         if any(key.startswith("_") and key != "_target_" for key in node):

@@ -32,10 +32,10 @@ LARGE = 1024  # pixels: the networks compute larger tiles in windows of this sid
 
 
 class TransformCodec(Codec):
-    """Base of the transform codecs. ``num_latents``: channels of the latents. ``stride``: height and width of a tile are
-    padded to its multiples. ``latent_stride``: pixels per latent. ``margin``: how far the transforms reach beyond a tile
-    in pixels, a multiple of ``latent_stride``. ``segment_names``: the coded tensor of each segment, which is also the
-    name of its table.
+    """Base of the transform codecs. ``num_latents``: channels of the latents. ``stride``: height and width of a tile
+    are padded to its multiples. ``latent_stride``: pixels per latent. ``margin``: how far the transforms reach beyond a
+    tile in pixels, a multiple of ``latent_stride``. ``segment_names``: the coded tensor of each segment, which is also
+    the name of its table.
     """
 
     num_latents: int
