@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -89,3 +90,26 @@ def test_unreadable_compression_is_named(tmp_path: Path) -> None:
     for name in ("webp", "jpeg2000"):
         tifffile.imwrite(tmp_path / f"{name}.tif", RGB, photometric="rgb", compression=name)
         refused(tmp_path / f"{name}.tif", f"compressed with {name.upper()}")
+
+
+@pytest.mark.parametrize(
+    "options", [{"rowsperstrip": 4}, {"compression": "zlib", "rowsperstrip": 4}, {"tile": (16, 16)}]
+)
+def test_missing_strips_are_not_read_as_black(tmp_path: Path, options: dict) -> None:
+    tifffile.imwrite(tmp_path / "x.tif", RGB, photometric="rgb", metadata=None, **options)
+    np.testing.assert_array_equal(read(tmp_path / "x.tif"), RGB)
+    with tifffile.TiffFile(tmp_path / "x.tif", mode="r+b") as file:
+        length = file.pages.first.tags[257]
+        length.overwrite(100)
+    refused(tmp_path / "x.tif", "damaged or truncated")
+
+
+def test_a_page_that_its_file_cannot_hold_is_refused_before_it_is_allocated(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "x.tif", RGB, photometric="rgb", metadata=None)
+    with tifffile.TiffFile(tmp_path / "x.tif", mode="r+b") as file:
+        for tag in (257, 278):  # of one strip
+            file.pages.first.tags[tag].overwrite(9_000_000)
+    tracemalloc.start()
+    refused(tmp_path / "x.tif", "damaged or truncated")
+    assert tracemalloc.get_traced_memory()[1] < 50e6
+    tracemalloc.stop()

@@ -25,6 +25,7 @@ def problem(path: Path) -> str | None:
     further pages are ordinary ones. Any exception: the file is damaged. Only directories are read, no pixels."""
     with tifffile.TiffFile(path) as file:
         page = file.pages.first
+        _check_extent(page, path.stat().st_size)
         sub_images = list(page.pages or ())
         if _DNG_VERSION in page.tags or any(p.photometric in (_CFA, _LINEAR_RAW) for p in (page, *sub_images)):
             return (
@@ -54,6 +55,18 @@ def problem(path: Path) -> str | None:
             name = getattr(page.compression, "name", page.compression)
             return f"is compressed with {name}, which is not read: save it with LZW, deflate or no compression."
     return None
+
+
+def _check_extent(page: tifffile.TiffPage, size: int) -> None:
+    """ValueError for a page whose pixels are not all in a file of ``size`` bytes: Pillow leaves missing strips black,
+    and allocates all of a page first."""
+    depth = page.bitspersample if isinstance(page.bitspersample, int) else min(page.bitspersample)  # of mixed channels
+    bits = page.imagewidth * page.imagelength * page.imagedepth * page.samplesperpixel * depth
+    height, width = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
+    chunks = -(-page.imagelength // height) * -(-page.imagewidth // width)
+    present = len(page.tags[324 if page.is_tiled else 273].value) if chunks > 1 else 1
+    if present < chunks or (page.compression == 1 and bits > 8 * size):
+        raise ValueError("pixels are missing")
 
 
 def _images(file: tifffile.TiffFile, page: tifffile.TiffPage) -> int:
