@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import re
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -26,8 +28,10 @@ from jdcsuite.cli.app import app
 from jdcsuite.data import provenance
 from jdcsuite.data.datamodule import DataModule
 from jdcsuite.judging import figures, report, results
-from jdcsuite.study import identity, plan
+from jdcsuite.study import identity, plan, sweep
+from jdcsuite.study.launch.worker import attempt
 from jdcsuite.training import job as training
+from jdcsuite.training import loggers
 from jdcsuite.types import UserError
 
 CONF = Path(entry.CONF)
@@ -292,8 +296,9 @@ def test_a_teacher_that_learned_a_test_scene_is_refused(command: Command, pictur
     assert rows(pupil)[0]["teacher_saw"] == "2 of 4"
 
 
+@pytest.mark.parametrize("damaged", [False, True])
 def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
-    command: Command, pictures: Path, monkeypatch: pytest.MonkeyPatch
+    command: Command, pictures: Path, monkeypatch: pytest.MonkeyPatch, damaged: bool
 ) -> None:
     words = ("+experiment=fllic", "trainer.max_steps=6", "trainer.val_every=3", "trainer.checkpoint_every=2", *TINY,
              "data.workers=1", *data(pictures))  # fmt: skip
@@ -318,8 +323,13 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
     assert (begun / "checkpoints" / "last.ckpt").is_file() and not (begun / "weights.safetensors").exists()
     assert "Death" in (begun / "error.log").read_text()
     monkeypatch.setattr(training.Task, "training_step", step)
+    last = begun / "checkpoints" / "last.ckpt"
+    if damaged:  # the one of step 2 is taken
+        last.write_bytes(last.read_bytes()[:-1000])
     status, out, err = command(*words)
     assert status == 0, out + err
+    assert (f"{last} is damaged and passed over" in err) == damaged
+    assert [path.name for path in last.parent.iterdir()] == ["last.ckpt"], "a finished run needs no second one"
     resumed = load_file(begun / "weights.safetensors")
     assert resumed.keys() == reference.keys()
     assert all(torch.equal(resumed[name], tensor) for name, tensor in reference.items())
@@ -482,6 +492,99 @@ def test_a_failed_job_does_not_stop_the_others_and_sets_the_exit_status(
     assert (command.folder / "t" / "report" / "results.csv").is_file()
 
 
+def test_an_interrupted_sweep_ends_in_one_line_and_starts_no_other_job(
+    command: Command, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training.Task, "training_step", interrupted)
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(KeyboardInterrupt) as ended:
+            command("+experiment=fllic", "lmbda=2048,512", "-m", "trainer.max_steps=3", *TINY, *data(pictures))
+    finally:
+        signal.signal(signal.SIGINT, on_interrupt)  # Lightning ignores further ones
+    assert [bool(run_folder.read_state(folder)) for folder in command.runs()] == [True, False]
+    entry._report_interrupt(ended.type, ended.value, ended.tb)
+    err = command.capfd.readouterr().err
+    assert err == "jdcsuite: interrupted; the same command goes on from the last checkpoint\n"
+
+
+def test_an_interrupt_while_modules_are_imported_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "hydra.py").write_text("raise KeyboardInterrupt\n")
+    path = f"{tmp_path}:{Path(jdcsuite.__file__).parents[1]}"
+    ended = subprocess.run([sys.executable, "-m", "jdcsuite"], env={"PYTHONPATH": path}, capture_output=True, text=True)
+    assert ended.returncode == -signal.SIGINT
+    assert ended.stderr.startswith("jdcsuite: interrupted;") and len(ended.stderr.splitlines()) == 1
+
+
+def test_an_error_that_cannot_be_logged_is_still_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(folder: Path) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(training, "run", full)
+    (tmp_path / "config.yaml").write_text("key: x\ndebug: false\n")
+    (tmp_path / "error.log").mkdir()  # cannot be replaced by a file
+    reason = attempt(tmp_path)
+    assert reason.startswith("OSError: no space left") and "error.log cannot be written" in reason
+
+
+def test_a_report_that_fails_is_a_failure_after_training(
+    command: Command, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*arguments: object) -> None:
+        raise UserError("the report cannot be written")
+
+    monkeypatch.setattr(sweep, "_report", refused)
+    status, _, err = command("+experiment=fllic", "trainer.max_steps=1", *TINY, *data(pictures))
+    assert status == 1 and err.count("the report cannot be written") == 1 and "Traceback" not in err
+
+
+def test_a_folder_of_runs_that_cannot_be_made_is_refused(command: Command, pictures: Path) -> None:
+    command.folder.write_text("a file\n")
+    status, _, err = command("+experiment=fllic", "trainer.max_steps=1", *TINY, *data(pictures))
+    assert status == 2 and "cannot be written (Not a directory)" in err and len(err.splitlines()) == 1
+
+
+def test_a_damaged_configuration_of_the_same_job_is_written_again(tmp_path: Path) -> None:
+    config = {"key": "0123abcd", "needs": {}}
+    run_folder.write_config(tmp_path, config)
+    run_folder.begin(tmp_path, config)
+    for damage in (b"key: [", b"", b"\xff\xfe\x00", None):
+        if damage is None:
+            (tmp_path / "config.yaml").unlink()
+        else:
+            (tmp_path / "config.yaml").write_bytes(damage)
+        with pytest.raises(UserError, match=r"cannot be read|holds no job"):
+            run_folder.read_config(tmp_path)
+        with pytest.raises(UserError, match="belongs to another configuration"):
+            run_folder.write_config(tmp_path, {**config, "key": "4567abcd"})
+        run_folder.write_config(tmp_path, config)
+        assert run_folder.read_config(tmp_path) == config
+
+
+def test_metrics_are_kept_until_their_new_file_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = loggers.LocalCsv(folder=tmp_path)
+    for step in range(3):
+        logger.log_metrics({"loss": 1.0}, step)
+        logger.save()
+    before = (tmp_path / "metrics.csv").read_text()
+
+    def full(rows: object, path: Path) -> None:
+        raise UserError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loggers, "write_rows", full)
+        with pytest.raises(UserError, match="no space left"):
+            loggers.LocalCsv(folder=tmp_path).log_metrics({"loss": 2.0}, 2)
+    assert (tmp_path / "metrics.csv").read_text() == before
+    resumed = loggers.LocalCsv(folder=tmp_path)
+    resumed.log_metrics({"loss": 2.0, "more": 1.0}, 2)
+    resumed.save()
+    assert (tmp_path / "metrics.csv").read_text().split() == ["loss,more,step", "1.0,,0", "1.0,,1", "2.0,1.0,2"]
+
+
 def test_rerun_and_changed_needs_run_again(command: Command, pictures: Path) -> None:
     tiny = ("trainer.max_steps=1", *TINY, *data(pictures))
     assert command("+experiment=clean_entropy", *tiny)[0] == 0
@@ -560,6 +663,23 @@ def test_a_folder_of_another_configuration_is_refused(command: Command, pictures
         (["+experiment=unet", "criterion.distance=l2"], "is unknown: choose mse, l1 or ms_ssim"),
         (["+experiment=fllic", "criterion.distance=l1"], "is unknown: choose mse or ms_ssim"),
         (["+experiment=unet", "+start=chain"], "this experiment has none (no lmbda)"),
+        (["+experiment=unet", "+start=chain", "lmbda=1024"], "lmbda=1024 has no effect on unet: leave it out"),
+        (["+experiment=jdc_n", "+start=chain", "sigma=5"], "sigma=5 has no effect on jdc_n: leave it out"),
+        (["+experiment=jdc_ud", "sigma=5"], "sigma=5 has no effect on jdc_ud: leave it out"),
+        (["+experiment=jdc_ud", "target=lossless"], "target=lossless has no effect on jdc_ud: leave it out"),
+        (["+experiment=fllic_w", "~data.lossless"], "~data.lossless removes what jobs need"),
+        (["+experiment=fllic", "~trainer.devices"], "~trainer.devices removes what jobs need"),
+        (["+experiment=fllic", "model=null"], "take the name of a file in conf/"),
+        (["+experiment=fllic", "logger.project=3"], "logger.project=3 is not usable: give a word"),
+        (["+experiment=fllic", "debug=maybe"], "debug=maybe is not usable: give true or false"),
+        (["+experiment=fllic", "report.beside=nlm"], "report.beside=nlm is not usable: give a list in brackets"),
+        (["+experiment=fllic", "report.standards.avif=5"], "standards.avif=5 is not usable: give a list in brackets"),
+        (["+experiment=fllic", "trainer.precision=half"], "trainer.precision=half is unknown: choose auto, 32-true,"),
+        (["+experiment=fllic", "trainer.accelerator=abacus"], "trainer.accelerator=abacus is unknown: choose auto,"),
+        (["+experiment=fllic", "task.optimizer=null"], "task.optimizer=None is not usable"),
+        (["+experiment=fllic", "+needs.teacher.seed=3"], "needs.teacher lacks `experiment` or `into`"),
+        (["+experiment=fllic", "+needs.a={experiment: unet, into: model.x.y}"], "is no part of the model or criterion"),
+        (["+experiment=fllic", "+needs.a={experiment: self, into: model}"], "the needs of fllic form a circle"),
         ([], "no experiment was named"),
     ],
 )
@@ -598,6 +718,22 @@ def test_needs_inherit_keys_that_they_have_and_take_any_value() -> None:
     assert guided.config["criterion"]["lean"] == 0.5 and "lean" not in supervised.config["criterion"]
     assert supervised.config["task"]["optimizer"]["lr"] == entropy.config["task"]["optimizer"]["lr"] == 0.5
     assert taught.needs["teacher"].config["data"]["train"] == [{"folder": "y", "only": ["C*", "[ab]*"]}]
+
+
+def test_removed_options_are_in_the_curve_and_inherited() -> None:
+    with hydra_config():
+        job = plan.draft(["+experiment=fllic_w", "~task.optimizer.fused"])
+    assert job.config["curve"] == "fllic_w ~task.optimizer.fused"
+    supervised = job.needs["guide"].needs["codec"]
+    assert all("fused" not in one.config["task"]["optimizer"] for one in (job, job.needs["guide"], supervised))
+
+
+@pytest.mark.parametrize(("target", "lmbda"), [("codec", 512), ("lossless", None)])
+def test_keys_of_a_guide_are_set_in_its_configuration(target: str, lmbda: int | None) -> None:
+    with hydra_config():
+        job = plan.draft(["+experiment=fllic_w", f"target={target}", "lmbda=512", "+needs.guide.trainer.max_steps=12"])
+    guide = job.needs["guide"].config
+    assert (guide["trainer"]["max_steps"], guide["lmbda"]) == (12, lmbda) and job.config["trainer"]["max_steps"] == 80
 
 
 def photographs(folder: Path, *, count: int = 6, seed: int = 0) -> Path:

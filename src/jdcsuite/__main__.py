@@ -1,5 +1,7 @@
 """`python -m jdcsuite +experiment=NAME key=value ... [-m]` -> trained, tested and reported runs."""
 
+# ruff: noqa: E402, because imports take seconds, in which Ctrl-C has to work, too
+
 from __future__ import annotations
 
 import os
@@ -8,6 +10,19 @@ import sys
 import warnings
 from collections import deque
 from pathlib import Path
+from types import TracebackType
+
+
+def _report_interrupt(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Python's hook for what nothing catches; set before the imports below, which take seconds."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("jdcsuite: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+if __name__ == "__main__":
+    sys.excepthook = _report_interrupt
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -28,6 +43,8 @@ CONF = str(Path(__file__).resolve().parent / "conf")
 SWEEP = ("-m", "--multirun")
 VALUED = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
           "--info", "-i")  # fmt: skip
+# How Hydra's ValueError for `data=null` begins.
+NO_GROUP = "Config group override must be"
 # Other frameworks' names of our keys.
 ALIASES = {
     "lambda": "lmbda", "lambda_": "lmbda", "lmd": "lmbda", "noise": "sigma", "batch_size": "data.batch",
@@ -76,6 +93,8 @@ def sentence(error: BaseException) -> str:
         return f"{error.override!r} cannot be read: {' '.join(str(error).split())}"
     cause = error.__cause__ or error
     text = str(error).strip() or type(error).__name__
+    if text.startswith(NO_GROUP):
+        return "data, model, criterion, task, trainer, logger, launcher and budget take the name of a file in conf/"
     if match := re.search(r"Ambiguous value for argument '([^']*)'", text):
         return f"{match[1]} gives several values: add -m to sweep over them, or write one list in brackets"
     if match := re.search(r"Could not override '(experiment|start|sweep)'", text):
@@ -119,8 +138,9 @@ def main() -> None:
         run()
     except JobsFailed:
         raise SystemExit(1) from None
-    except (UserError, HydraException, ConfigCompositionException, OmegaConfBaseException) as error:
-        if any(word in ("debug=true", "debug=True") for word in words):
+    except (UserError, HydraException, ConfigCompositionException, OmegaConfBaseException, ValueError) as error:
+        unexpected = type(error) is ValueError and not str(error).startswith(NO_GROUP)
+        if unexpected or any(word in ("debug=true", "debug=True") for word in words):
             raise
         print(f"jdcsuite: {sentence(error)}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -18,7 +18,8 @@ from jdcsuite.imaging import atomic
 from jdcsuite.types import UserError
 
 CONFIG, STATE, ROWS, ERROR = "config.yaml", "run.json", "results.csv", "error.log"
-RESULTS = (ROWS, "metrics.csv", "summary.json", weights.NAME, ERROR, STATE, "checkpoints/last.ckpt")
+LAST, PREVIOUS = "checkpoints/last.ckpt", "checkpoints/previous.ckpt"
+RESULTS = (ROWS, "metrics.csv", "summary.json", weights.NAME, ERROR, STATE, LAST, PREVIOUS)
 
 
 def name(config: Mapping, key: str) -> str:
@@ -38,19 +39,20 @@ def picture_stem(dataset: str, image: str) -> str:
 def write_config(path: Path, config: Mapping) -> None:
     """Make a run folder that holds its job, or update that of the same key. UserError where the folder holds something
     else."""
+    begun = (read_state(path) or {}).get("key")  # runs of before 2026-12 have it there alone
     try:
-        earlier = yaml.safe_load((path / CONFIG).read_text())
-        key = earlier.get("key") or (read_state(path) or {}).get("key")  # runs of before 2026-12 have it there alone
-    except FileNotFoundError:
-        key = None
-        if path.is_dir() and any(path.iterdir()):
+        key = yaml.safe_load((path / CONFIG).read_text()).get("key") or begun
+    except (FileNotFoundError, NotADirectoryError):
+        key = begun
+        if not key and path.is_dir() and any(path.iterdir()):
             raise UserError(f"{path} exists and is no run of jdcsuite: move it or take another name=") from None
-    except (yaml.YAMLError, AttributeError):
-        key = "unreadable"
+    except (OSError, ValueError, yaml.YAMLError, AttributeError):
+        key = begun or "unreadable"
     if key not in (None, config["key"]):
         raise UserError(f"{path} belongs to another configuration ({key}, not {config['key']}): move it or take "
                         "another name=")  # fmt: skip
-    path.mkdir(parents=True, exist_ok=True)
+    with atomic.writing(path, cure="give runs= a folder that can be written"):
+        path.mkdir(parents=True, exist_ok=True)
     atomic.write(path / CONFIG, yaml.safe_dump(dict(config), sort_keys=False).encode())
 
 
@@ -58,7 +60,7 @@ def read_config(path: Path) -> dict:
     """The job of a run folder. UserError where it holds none."""
     try:
         config = yaml.safe_load((path / CONFIG).read_text())
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no YAML"
         raise UserError(f"{path / CONFIG} cannot be read ({reason}): give a run folder") from None
     if not isinstance(config, dict) or "key" not in config:
@@ -107,6 +109,7 @@ def write_state(path: Path, state: Mapping) -> None:
 
 def finish(path: Path) -> None:
     write_state(path, {**(read_state(path) or {}), "finished": True})
+    (path / PREVIOUS).unlink(missing_ok=True)
 
 
 def is_finished(path: Path, key: str) -> bool:

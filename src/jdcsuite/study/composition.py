@@ -24,11 +24,13 @@ class Changes:
     """How a configuration differs from that of its experiment. ``groups``: config group -> choice. ``values``: dotted
     key -> value, interpolations unresolved, compared with the experiment composed from the same choices; so a value
     that is typed but equals the experiment's own is no change. ``new``: keys of ``values`` that the experiment lacks.
+    ``removed``: keys that only the experiment has.
     """
 
     groups: dict[str, str] = field(default_factory=dict)
     values: dict[str, object] = field(default_factory=dict)
     new: frozenset[str] = frozenset()
+    removed: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,18 @@ def compose(overrides: list[str], *, config_name: str = "config") -> Composition
     _, own = _composed([f"+experiment={experiment}"], config_name)
     changed = {group: choice for group, choice in choices.items() if own.get(group) != choice}
     plain = _with_groups(experiment, changed, config_name)
-    values, new = _differences(_raw(config), _raw(plain))
-    return Composition(experiment, config, plain, Changes(changed, values, frozenset(new)))
+    return Composition(experiment, config, plain, _changes(changed, config, plain))
+
+
+def without_start(composition: Composition, *, config_name: str = "config") -> Composition:
+    """The same job without its `+start`, which only decides what its weights start from."""
+    groups = {group: choice for group, choice in composition.changes.groups.items() if group != "start"}
+    plain = _with_groups(composition.experiment, groups, config_name)
+    config = plain.copy()
+    for key, value in composition.changes.values.items():
+        if _has(config, key) or not key.startswith("needs."):  # those of +start are gone
+            OmegaConf.update(config, key, value, merge=False, force_add=True)
+    return Composition(composition.experiment, config, plain, _changes(groups, config, plain))
 
 
 def compose_need(parent: Composition, role: str, *, config_name: str = "config") -> Composition | None:
@@ -89,12 +101,13 @@ def compose_need(parent: Composition, role: str, *, config_name: str = "config")
     for key, value in parent.changes.values.items():
         if inherited(key) and (_has(config, key) or same_method):
             OmegaConf.update(config, key, value, merge=False, force_add=same_method)
+    for key in filter(inherited, parent.changes.removed):
+        _remove(config, key)
     for key, value in _leaves({k: v for k, v in need.items() if k not in RESERVED}):
         if not _has(config, key):
             raise UserError(f"needs.{role}.{key} is not a key of {experiment}: see its keys with --cfg job")
         OmegaConf.update(config, key, value, merge=False)
-    values, new = _differences(_raw(config), _raw(plain))
-    return Composition(experiment, config, plain, Changes(groups, values, frozenset(new)))
+    return Composition(experiment, config, plain, _changes(groups, config, plain))
 
 
 def resolved(config: DictConfig) -> dict:
@@ -131,6 +144,12 @@ def _raw(config: DictConfig) -> dict:
     return OmegaConf.to_container(config, resolve=False)
 
 
+def _changes(groups: dict[str, str], config: DictConfig, plain: DictConfig) -> Changes:
+    values, new = _differences(_raw(config), _raw(plain))
+    _, removed = _differences(_raw(plain), _raw(config))
+    return Changes(groups, values, frozenset(new), frozenset(removed))
+
+
 def _differences(config: Mapping, other: Mapping, before: str = "") -> tuple[dict[str, object], list[str]]:
     """Dotted keys whose values differ from those of ``other``, and those of them that it lacks."""
     values: dict[str, object] = {}
@@ -154,6 +173,13 @@ def _leaves(values: Mapping, before: str = "") -> Iterator[tuple[str, object]]:
             yield from _leaves(value, f"{before}{name}.")
         else:
             yield f"{before}{name}", value
+
+
+def _remove(config: DictConfig, key: str) -> None:
+    section, _, name = key.rpartition(".")
+    if _has(config, key):
+        with open_dict(config):
+            del OmegaConf.select(config, section)[name]
 
 
 def _has(config: DictConfig, key: str) -> bool:

@@ -52,6 +52,7 @@ def curve(config: dict, changes: Changes) -> str:
         for name, value in changes.values.items()
         if not any(name == key or name.startswith(f"{key}.") for key in silent)
     ]
+    values += [f"~{name}" for name in changes.removed]
     starts = [f"init_from={start_name(config['init_from'])}"] if config["init_from"] else []
     teachers = {f"teacher={shortened(identity)}" for identity in (config.get("teachers") or {}).values()}
     return " ".join([config["method"], *sorted(groups + values + starts), *sorted(teachers)])

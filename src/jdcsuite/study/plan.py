@@ -81,8 +81,11 @@ def draft(overrides: list[str], *, config_name: str = "config") -> Job:
     """Compose one job and, through its `needs`, the jobs before it. Nothing is built or read but what the overrides
     name. UserError for configurations that cannot run."""
     composition = compose(overrides, config_name=config_name)
-    validation.check(composition)
-    return _job(composition, config_name)
+    try:
+        validation.check(composition, config_name=config_name)
+        return _job(composition, config_name)
+    except RecursionError:
+        raise UserError(f"the needs of {composition.experiment} form a circle: end it with experiment: null") from None
 
 
 def _job(composition: Composition, config_name: str) -> Job:

@@ -41,7 +41,10 @@ def run(jobs_overrides: Sequence[list[str]], *, config_name: str = "config") -> 
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     failures = execute(folders, console)
     failed = {failure.folder for failure in failures}
-    _report([job for job in drafts if job.folder not in failed], console)
+    try:
+        _report([job for job in drafts if job.folder not in failed], console)
+    except UserError as error:
+        failures.append(Failure(drafts[0].study / "report", str(error)))
     errors = Console(stderr=True)
     for failure in failures:
         line = f"failed: {failure.folder}: {failure.reason}"

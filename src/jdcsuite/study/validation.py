@@ -4,12 +4,13 @@ read, and keys that have no effect."""
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from jdcsuite.checks import choice, is_number, number, whole
-from jdcsuite.study.composition import Composition, resolved
+from jdcsuite.study.composition import SELF, Composition, compose_need, resolved, without_start
 from jdcsuite.types import UserError
 
 LAUNCHERS = ("local",)
@@ -17,18 +18,30 @@ TARGETS = ("codec", "lossless", "distortion")
 DATA_FOLDERS = ("data.train", "data.test", "data.clean")
 # Sections that are read option by option; in the others a constructor refuses what it does not know.
 CLOSED = ("trainer", "logger", "launcher")
+PRECISIONS = ("auto", "32-true", "64-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true")
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
+MODES = ("auto", "online", "offline", "disabled")
+# Keys of one type only -> that type.
+KINDS = (
+    dict.fromkeys(("name", "runs", "logger.project"), str)
+    | dict.fromkeys(("rerun", "debug", "trainer.progress", "trainer.compile"), bool)
+    | dict.fromkeys(("pass_on", "report.beside"), ListConfig)
+    | dict.fromkeys(("needs", "report", "report.standards", "task.optimizer", "task.schedule"), DictConfig)
+)
+ADVICE = {str: "a word", bool: "true or false", ListConfig: "a list in brackets", DictConfig: "its keys one by one"}
 # Root keys that need no effect on what is computed.
 FREE = ("name", "runs", "rerun", "debug", "seed", "init_from", "rungs", "budget", "card")
 
 
-def check(composition: Composition) -> None:
+def check(composition: Composition, *, config_name: str = "config") -> None:
     """UserError where a job cannot be run as it is configured. Nothing is built or read."""
     config = composition.config
     if not config.get("method"):
         raise UserError(f"conf/experiment/{composition.experiment}.yaml sets no method: add `method: NAME`")
+    _check_removed(composition)
     check_values(config)
     _check_unknown(composition)
-    _check_effect(composition)
+    _check_effect(composition, config_name)
     _check_folders(composition)
 
 
@@ -37,7 +50,18 @@ def check_values(config: DictConfig) -> None:
         raise UserError(f"sigma={config.sigma} is not a noise level: give grey levels of 0 or more, as in sigma=10")
     if config.lmbda is not None:
         number("lmbda", config.lmbda, above=0)
-    whole("seed", config.seed, least=0)
+    whole("seed", config.seed, least=0, most=2**32 - 1)
+    whole("rungs", config.rungs, least=1)
+    choice("trainer.precision", config.trainer.precision, PRECISIONS)
+    choice("trainer.accelerator", config.trainer.accelerator, ACCELERATORS)
+    choice("logger.mode", config.logger.mode, MODES)
+    for name, kind in KINDS.items():
+        value = OmegaConf.select(config, name)
+        if not isinstance(value, kind) and not (value is None and name.startswith("report.")):
+            raise UserError(f"{name}={value} is not usable: give {ADVICE[kind]}")
+    for name, qualities in (config.report.standards or {}).items():
+        if not isinstance(qualities, ListConfig | None):
+            raise UserError(f"report.standards.{name}={qualities} is not usable: give {ADVICE[ListConfig]}")
     for name in ("width", "lr"):
         number(name, config[name], above=0)
     choice("target", config.target, TARGETS)
@@ -45,8 +69,17 @@ def check_values(config: DictConfig) -> None:
     for name in ("max_steps", "devices", "val_every", "checkpoint_every", "log_every"):
         whole(f"trainer.{name}", config.trainer[name], least=1)
     for name, path in {"data.root": config.data.root, "init_from": config.init_from}.items():
-        if path is not None and not isinstance(path, str):
+        if not isinstance(path, str | None):
             raise UserError(f"{name}={path} is no path: give one, a number as ./{path}")
+    for role, need in config.needs.items():
+        if not isinstance(need, DictConfig) or not {"experiment", "into"} <= need.keys():
+            raise UserError(f"needs.{role} lacks `experiment` or `into`: give both, or a role of {config.method}'s own")
+        section = str(need.into).partition(".")[0]
+        holder = str(need.into).rpartition(".")[0] or section
+        if section not in ("model", "criterion") or not isinstance(OmegaConf.select(config, holder), DictConfig):
+            raise UserError(
+                f"needs.{role}.into={need.into} is no part of the model or criterion: give one, as model.guide"
+            )
 
 
 def _check_unknown(composition: Composition) -> None:
@@ -67,17 +100,32 @@ def nearest(name: str, known: list[str], *, before: str = "") -> str:
     return f": did you mean {before}{'.' if before else ''}{match[0]}?" if match else ""
 
 
-def _check_effect(composition: Composition) -> None:
+def _check_removed(composition: Composition) -> None:
+    """UserError for keys that were removed, but for options below a section's own, as of the optimizer."""
+    for key in sorted(composition.changes.removed, key=len):
+        if key.count(".") < 2:
+            raise UserError(f"~{key} removes what jobs need: leave it out, or set {key} to another value")
+
+
+def _check_effect(composition: Composition, config_name: str) -> None:
     """UserError for a root key that was changed although no other value of this experiment refers to it, and no need
-    takes it over."""
+    has a use for it."""
     config = composition.config
-    unresolved = OmegaConf.to_yaml(config, resolve=False)
-    inherited = config.pass_on if any(need.experiment for need in config.needs.values()) else []
+    texts = list(_texts(without_start(composition, config_name=config_name), config_name))
     for key in composition.changes.values:
-        if "." in key or key in FREE or key in inherited or OmegaConf.is_config(config.get(key)):
+        if "." in key or key in FREE or OmegaConf.is_config(config.get(key)):
             continue
-        if f"${{{key}}}" not in unresolved:
+        if not any(f"${{{key}}}" in text for text in texts[: None if key in config.pass_on else 1]):
             raise UserError(f"{key}={config[key]} has no effect on {config.method}: leave it out")
+
+
+def _texts(composition: Composition, config_name: str) -> Iterator[str]:
+    """The unresolved configurations of a job and, after it, of what it needs."""
+    yield OmegaConf.to_yaml(composition.config, resolve=False)
+    for role, need in composition.config.needs.items():
+        composed = None if need.experiment == SELF else compose_need(composition, role, config_name=config_name)
+        if composed is not None:
+            yield from _texts(composed, config_name)
 
 
 def _check_folders(composition: Composition) -> None:

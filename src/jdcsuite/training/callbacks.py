@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, WeightAveraging
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
+
+from jdcsuite.artifacts.folder import LAST, PREVIOUS
+from jdcsuite.imaging import atomic
 
 
 class EMA(WeightAveraging):
@@ -70,13 +78,43 @@ class Compiled(L.Callback):
 
 
 def checkpoint(*, folder: Path, every: int) -> ModelCheckpoint:
-    """Writes `last.ckpt` after every ``every`` steps; a run resumes from it.
+    """Writes the checkpoint after every ``every`` steps; a run resumes from it.
 
     differs from the papers: no checkpoint is selected by its validation loss, because the result is the averaged
     weights at the end of the learning-rate schedule, and the loss of FLLIC-w changes its weight of the MSE at every
     step.
     """
     return ModelCheckpoint(folder, "last", every_n_train_steps=every, enable_version_counter=False)
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint beside its target and renames it; the one before is kept as `previous.ckpt`. Lightning writes
+    to the folder of temporary files and copies from there, so a crash can leave half of the only checkpoint."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: object | None = None
+    ) -> None:
+        path, content = Path(path), BytesIO()
+        torch.save(checkpoint, content)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic.replacing(path) as part:
+            part.write_bytes(content.getbuffer())
+            if path.is_file():
+                path.replace(path.with_name(Path(PREVIOUS).name))
+
+
+def resumable(folder: Path) -> Path | None:
+    """The newest checkpoint of a run that can be read, or None; damaged ones are reported and passed over."""
+    for path in (folder / LAST, folder / PREVIOUS):
+        if path.is_file():
+            try:
+                torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+                return path
+            except Exception as error:  # torch raises many kinds for a damaged file
+                if rank_zero_only.rank == 0:
+                    reason = f"{type(error).__name__}: {str(error).partition('. ')[0]}"
+                    print(f"  {path} is damaged and passed over ({reason})", file=sys.stderr)
+    return None
 
 
 class Progress(RichProgressBar):

@@ -25,10 +25,11 @@ from jdcsuite.data.datamodule import DataModule
 from jdcsuite.data.provenance import Teacher
 from jdcsuite.data.sources import Source, as_list
 from jdcsuite.device import layout, training_arithmetic
+from jdcsuite.imaging import atomic
 from jdcsuite.imaging.pixels import to_bytes
 from jdcsuite.judging import results
 from jdcsuite.training import loggers, tracker
-from jdcsuite.training.callbacks import EMA, Compiled, Progress, checkpoint
+from jdcsuite.training.callbacks import EMA, AtomicCheckpoints, Compiled, Progress, checkpoint, resumable
 from jdcsuite.training.task import Task
 from jdcsuite.types import Row, UserError
 
@@ -49,10 +50,7 @@ def run(folder: Path) -> None:
     failed = True
     try:
         trainer = make_trainer(config, folder, run_loggers)
-        last = folder / "checkpoints" / "last.ckpt"
-        fit(trainer, task, data, resume=last if last.is_file() else None)
-        if trainer.interrupted:
-            raise KeyboardInterrupt
+        fit(trainer, task, data, resume=resumable(folder))
         task.check_finite(trainer.global_step)
         if trainer.is_global_zero:
             _export(config, task.model, data, folder, learned, steps=trainer.global_step)
@@ -60,6 +58,10 @@ def run(folder: Path) -> None:
         trainer.test(task, data, verbose=False)
         _write_results(config, task, data, trainer, folder)
         failed = False
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):  # Lightning ends the process at Ctrl-C
+            raise KeyboardInterrupt from None
+        raise
     finally:
         loggers.finish(run_loggers, failed=failed)
 
@@ -132,7 +134,8 @@ def make_trainer(config: Mapping, folder: Path, run_loggers: list) -> L.Trainer:
         log_every_n_steps=options["log_every"],
         use_distributed_sampler=False,
         logger=run_loggers,
-        callbacks=[EMA(), checkpoint(folder=folder / "checkpoints", every=options["checkpoint_every"])]
+        plugins=[AtomicCheckpoints()],
+        callbacks=[EMA(), checkpoint(folder=(folder / run_folder.LAST).parent, every=options["checkpoint_every"])]
         + ([Compiled()] if options["compile"] else [])
         + ([Progress()] if options["progress"] else []),
         enable_progress_bar=options["progress"],
@@ -265,7 +268,7 @@ def _write_results(config: Mapping, task: Task, data: DataModule, trainer: L.Tra
     if trainer.is_global_zero:
         parameters = sum(parameter.numel() for parameter in task.model.parameters())
         summary = {"skipped_batches": int(task.skipped), "parameters": parameters}
-        (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        atomic.write(folder / "summary.json", f"{json.dumps(summary, indent=2)}\n".encode())
         run_folder.finish(folder)
 
 

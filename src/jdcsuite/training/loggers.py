@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import csv
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from jdcsuite.artifacts.rows import write_rows
 from jdcsuite.training.tracker import Tracker
 
 
@@ -27,11 +28,14 @@ def finish(loggers: Sequence[Logger], *, failed: bool = False) -> None:
             logger.finish(failed=failed)
 
 
-class LocalCsv(CSVLogger):
-    """Lightning's ``metrics.csv``, directly in the run folder, continued when a run resumes.
+class _Writer(ExperimentWriter):
+    def _check_log_dir_exists(self) -> None:
+        """Lightning warns here that the folder is not empty, and deletes the file."""
 
-    Lightning deletes the file of the run that it resumes; this logger keeps its rows up to the step of the checkpoint.
-    """
+
+class LocalCsv(CSVLogger):
+    """Lightning's ``metrics.csv``, directly in the run folder, continued when a run resumes: rows up to the step of the
+    checkpoint are kept."""
 
     def __init__(self, *, folder: Path) -> None:
         super().__init__(save_dir=folder, name="", version="", flush_logs_every_n_steps=1)
@@ -44,9 +48,7 @@ class LocalCsv(CSVLogger):
         """Lightning's writer, with the rows of earlier parts of the run."""
         if self._experiment is None:
             earlier = self._rows()
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about a folder that is not empty
-                super().experiment  # noqa: B018  # creates the writer, which deletes the file
+            self._experiment = _Writer(log_dir=self.log_dir)
             self._restore(earlier)
             self._resumed = bool(earlier)
         return self._experiment
@@ -66,6 +68,8 @@ class LocalCsv(CSVLogger):
             return [row for row in csv.DictReader(file) if (row.get("step") or "").isdigit()]
 
     def _restore(self, rows: list[dict[str, str]]) -> None:
-        self._file.unlink(missing_ok=True)
-        self._experiment.metrics = rows
-        self._experiment.save()
+        if rows:
+            write_rows(rows, self._file)
+            self._experiment.metrics_keys = list(rows[0])
+        else:
+            self._file.unlink(missing_ok=True)

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from jdcsuite.artifacts import folder as run_folder
+from jdcsuite.imaging import atomic
 from jdcsuite.study.launch import Failure
 from jdcsuite.study.launch.worker import attempt
 from jdcsuite.types import UserError
@@ -34,37 +35,37 @@ def execute(folders: Sequence[Path], console: Console) -> list[Failure]:
 
 def _run(folder: Path, failed: dict[Path, str], console: Console) -> str:
     """Why a job failed; "" where it ended well, now or before."""
-    config = run_folder.read_config(folder)
-    needs = run_folder.needed(folder, config).values()
-    resolved = {path.resolve() for path in failed}
-    for need in needs:
-        if need.resolve() in resolved:
-            return f"it needs {need.name}, which failed"
-    with _locked(folder, console):
-        if run_folder.is_finished(folder, config["key"]) and not config["rerun"]:
-            console.print("  finished before: not run again (rerun=true does)")
-            return ""
-        try:
+    try:
+        config = run_folder.read_config(folder)
+        resolved = {path.resolve() for path in failed}
+        for need in run_folder.needed(folder, config).values():
+            if need.resolve() in resolved:
+                return f"it needs {need.name}, which failed"
+        with _locked(folder, console):
+            if run_folder.is_finished(folder, config["key"]) and not config["rerun"]:
+                console.print("  finished before: not run again (rerun=true does)")
+                return ""
             if config["rerun"] or run_folder.needs_changed(folder):
                 run_folder.clear(folder)
             run_folder.begin(folder, config)
-        except UserError as error:
-            return str(error)
-        devices = config["trainer"]["devices"]
-        return attempt(folder) if devices == 1 else _process_group(folder, devices)
+            devices = config["trainer"]["devices"]
+            return attempt(folder) if devices == 1 else _process_group(folder, devices)
+    except UserError as error:
+        return str(error)
 
 
 @contextmanager
 def _locked(folder: Path, console: Console) -> Iterator[None]:
     """One process or process group a run folder: another launch of the same job waits for it."""
     locks = folder.parent / ".locks"
-    locks.mkdir(parents=True, exist_ok=True)
     lock = FileLock(locks / folder.name)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        console.print("  another process runs this job: waiting for it")
-        lock.acquire()
+    with atomic.writing(locks):
+        locks.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            console.print("  another process runs this job: waiting for it")
+            lock.acquire()
     try:
         yield
     finally:

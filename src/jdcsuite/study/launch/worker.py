@@ -23,12 +23,17 @@ def attempt(folder: Path) -> str:
             raise
         first = (str(error).strip().splitlines() or [""])[0]
         log = folder / run_folder.ERROR
-        user_error = isinstance(error, UserError)
-        sentence = first if user_error else f"{type(error).__name__}: {first} (traceback in {log})"
-        atomic.write(log, "".join([f"{sentence}\n", *traceback.format_exception(error)]).encode())
+        sentence = first if isinstance(error, UserError) else f"{type(error).__name__}: {first} (traceback in {log})"
+        try:
+            atomic.write(log, "".join([f"{sentence}\n", *traceback.format_exception(error)]).encode())
+        except UserError as unwritten:  # as on a full disk, which may be the first error's reason, too
+            return f"{type(error).__name__}: {first} ({unwritten})"
         return sentence
     return ""
 
 
 if __name__ == "__main__":
-    sys.exit(1 if attempt(Path(sys.argv[1])) else 0)
+    try:
+        sys.exit(1 if attempt(Path(sys.argv[1])) else 0)
+    except KeyboardInterrupt:
+        sys.exit(130)
