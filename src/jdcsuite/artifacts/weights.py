@@ -1,30 +1,27 @@
 """Trained model <-> `weights.safetensors`: tensors, the model's configuration and its integer tables in one file.
 
 Nothing is unpickled. The configuration is built into objects only where every ``_target_`` in it is a class of
-jdcsuite's models, of its lossless coder, or of a module that the user trusts (`trusted_modules`), so a file from
-elsewhere cannot call anything else. Its models are first built without memory, so that sizes that its tensors do not
-have are refused before anything is allocated.
+jdcsuite's models, of its lossless coder, or of a module that the user trusts (`construction`), so a file from elsewhere
+cannot call anything else. Its models are first built without memory, so that sizes that its tensors do not have are
+refused before anything is allocated.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import entry_points
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map_only
 
 from jdcsuite import checks
+from jdcsuite.artifacts import construction
 from jdcsuite.coding.codec import Codec
 from jdcsuite.imaging import atomic
 from jdcsuite.types import UserError
@@ -33,13 +30,7 @@ NAME = "weights.safetensors"  # in a run folder
 FORMAT = "jdcsuite-1"
 SHIPPED = Path(__file__).parents[1] / "flagship.safetensors"
 TABLES = "tables."  # prefix of the names of integer tables
-ROOMS = ("jdcsuite.models.", "jdcsuite.imaging.")
-# classes that older files name -> where they are now
-MOVED = {"jdcsuite.entropy.lossless.Lossless": "jdcsuite.imaging.lossless.Lossless"}
-# bytes of a file's header and characters of its descriptions; nesting of their values
-MAX_HEADER, MAX_DESCRIPTION, MAX_DEPTH = 1 << 24, 1 << 20, 16
-TRUST = "JDCSUITE_TRUST"  # environment variable: modules with model classes, separated by commas
-ENTRY_POINTS = "jdcsuite.models"  # installed packages declare such modules in this group
+MAX_HEADER, MAX_DESCRIPTION = 1 << 24, 1 << 20  # bytes of a file's header, characters of its descriptions
 
 
 def path_of(run_or_file: str | Path) -> Path:
@@ -166,24 +157,12 @@ def _described(file: safe_open, path: Path) -> tuple[dict, dict]:
         texts = metadata["model"], metadata["about"]
         if max(map(len, texts)) > MAX_DESCRIPTION:
             raise ValueError
-        described = tuple(_with_moved(json.loads(text)) for text in texts)
+        described = tuple(construction.with_moved(json.loads(text)) for text in texts)
     except (KeyError, ValueError, RecursionError):
         raise UserError(f"{path} is damaged: its description cannot be read; take the file again") from None
     if not all(isinstance(part, dict) for part in described):
         raise UserError(f"{path} is damaged: its description is no configuration; take the file again")
     return described
-
-
-def _with_moved(node: object, depth: int = 0) -> object:
-    """Metadata with the present paths of classes that have moved since. ValueError: nested deeper than a run writes."""
-    if depth > MAX_DEPTH:
-        raise ValueError
-    if isinstance(node, dict):
-        named = {key: _with_moved(value, depth + 1) for key, value in node.items()}
-        return named | (
-            {"_target_": MOVED.get(str(named["_target_"]), named["_target_"])} if "_target_" in named else {}
-        )
-    return [_with_moved(value, depth + 1) for value in node] if isinstance(node, list) else node
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:
@@ -203,59 +182,19 @@ def load(run_or_file: str | Path, *, device: str | torch.device = "cpu") -> nn.M
     with _opened(path) as file:
         config, _ = _described(file, path)
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    targets = _check_targets(config, path)
-    with _plain_torch():
-        if all(target.startswith(ROOMS) for target in targets):  # others may need values to build themselves
-            with torch.no_grad(), torch.device("meta"), _WithoutMemory():
-                own = {name: tuple(tensor.shape) for name, tensor in _build(config, path).state_dict().items()}
+    targets = construction.check_targets(config, path)
+    with construction.plain_torch():
+        if all(
+            target.startswith(construction.ROOMS) for target in targets
+        ):  # others may need values to build themselves
+            with torch.no_grad(), torch.device("meta"), construction.WithoutMemory():
+                own = {
+                    name: tuple(tensor.shape) for name, tensor in construction.build(config, path).state_dict().items()
+                }
             _check_shapes(own, {name: shape for name, shape in shapes.items() if not name.startswith(TABLES)}, path)
-        model = _build(config, path)
+        model = construction.build(config, path)
         _fill(model, read(path)[2], path)
         return model.eval().to(device)
-
-
-@contextmanager
-def _plain_torch() -> Iterator[None]:
-    """What PyTorch builds is float32, on the CPU and can be changed, whatever the caller has set."""
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    try:
-        with torch.inference_mode(mode=False), torch.device("cpu"):
-            yield
-    finally:
-        torch.set_default_dtype(default)
-
-
-class _WithoutMemory(TorchFunctionMode):
-    """Computes shapes only, also of tensors that constructors create in ways that ignore the device "meta"."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        args, kwargs = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), (args, kwargs or {}))
-        return func(*args, **kwargs)
-
-
-def _build(config: dict, path: Path) -> nn.Module:
-    """The model of a configuration that `_check_targets` has passed."""
-    try:
-        model = _instance(config)
-    except Exception as error:
-        reason = " ".join(str(error)[:300].split()) if isinstance(error, UserError) else type(error).__name__
-        raise UserError(f"{path} holds a configuration that builds no model ({reason})") from None
-    if not isinstance(model, nn.Module):
-        raise UserError(f"{path} holds a configuration of a {type(model).__name__}, which is no model")
-    return model
-
-
-def _instance(node: object) -> object:
-    if isinstance(node, list):
-        return [_instance(value) for value in node]
-    if not isinstance(node, dict):
-        return node
-    arguments = {key: _instance(value) for key, value in node.items()}
-    if "_target_" not in arguments:
-        return arguments
-    module, _, name = arguments.pop("_target_").rpartition(".")
-    return _attribute(module, name)(**arguments)
 
 
 def load_into(model: nn.Module, run_or_file: str | Path, *, without: Iterable[str] = ()) -> None:
@@ -265,7 +204,7 @@ def load_into(model: nn.Module, run_or_file: str | Path, *, without: Iterable[st
     kept = tuple(f"{name}." for name in without)
     tensors = {name: tensor for name, tensor in read(path)[2].items() if not (kept and name.startswith(kept))}
     tensors |= {name: tensor for name, tensor in model.state_dict().items() if kept and name.startswith(kept)}
-    with _plain_torch():
+    with construction.plain_torch():
         _fill(model, tensors, path)
 
 
@@ -292,52 +231,3 @@ def _check_shapes(own: dict[str, tuple], state: dict[str, tuple], path: Path) ->
             f"{path} holds the weights of another model ({len(differing)} of {len(own)} tensors differ, "
             f"{differing[0]} the first): give a run of the same method and width"
         )
-
-
-def trusted_modules() -> tuple[str, ...]:
-    """Modules outside jdcsuite whose model classes a weights file may name: those in the environment variable
-    JDCSUITE_TRUST, separated by commas, and those that installed packages declare as entry points of the group
-    "jdcsuite.models"."""
-    named = [name.strip() for name in os.environ.get(TRUST, "").split(",") if name.strip()]
-    return (*named, *(point.value.partition(":")[0] for point in entry_points(group=ENTRY_POINTS)))
-
-
-def _check_targets(node: object, path: Path) -> list[str]:
-    """All targets of a configuration. UserError: one that a file may not name, or what would be resolved later."""
-    if isinstance(node, dict):
-        target = node.get("_target_")
-        if target is not None and not _is_allowed(str(target)):
-            name = str(target)[:100]
-            module = name.rpartition(".")[0]
-            raise UserError(
-                f"{path} names {name}, which is no model of jdcsuite: where you know and trust its code, set "
-                f"{TRUST}={module}, else do not use this file"
-            )
-        if any(key.startswith("_") and key != "_target_" for key in node):
-            raise UserError(f"{path} holds a configuration that jdcsuite never writes: do not use this file")
-        inner = [found for value in node.values() for found in _check_targets(value, path)]
-        return inner if target is None else [target, *inner]
-    if isinstance(node, list):
-        return [found for value in node for found in _check_targets(value, path)]
-    if isinstance(node, str) and "${" in node:
-        raise UserError(f"{path} holds an interpolation, which jdcsuite never writes: do not use this file")
-    return []
-
-
-def _is_allowed(target: str) -> bool:
-    """Whether a target is a class that is defined in an allowed module, not one that is imported there."""
-    module, _, name = target.rpartition(".")
-    trusted = trusted_modules()
-
-    def is_known(module: str) -> bool:
-        return module.startswith(ROOMS) or module in trusted
-
-    found = _attribute(module, name) if is_known(module) else None
-    return isinstance(found, type) and is_known(found.__module__)
-
-
-def _attribute(module: str, name: str) -> object:
-    try:
-        return getattr(importlib.import_module(module), name, None)
-    except ImportError:
-        return None
