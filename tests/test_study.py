@@ -702,6 +702,7 @@ def test_a_curve_is_named_by_what_differs_from_the_experiment() -> None:
     assert curve("+experiment=jdc_cn", "model.index_cost=adaptive") == "jdc_cn model.index_cost=adaptive"
     assert {curve("+experiment=fllic", f"++lmbda={rung}") for rung in (512, 2048)} == {"fllic"}
     assert curve("+experiment=fllic", "budget=lab", "seed=3", "sigma=5", "trainer.val_every=7", "name=b") == "fllic"
+    assert curve("+experiment=jdc_n", "data.root=r", "data.clean=other") == "jdc_n data.clean=other"
     assert curve("+experiment=fllic", "model=fllic_small") == "fllic model=fllic_small"
     assert curve("+experiment=jdc_n", "+start=chain", "lmbda=512") == "jdc_n +start=chain"
 
@@ -766,6 +767,12 @@ def test_the_key_covers_the_source_of_code_outside_the_package(tmp_path: Path, m
     before = identity.key(config, data="", needs={})
     assert set(identity.foreign_code(config)) == {"own_losses", "torch.nn"}
     (tmp_path / "own_losses.py").write_text("WEIGHT = 2\n")
+    assert identity.key(config, data="", needs={}) != before
+    (tmp_path / "own_package").mkdir()  # without __init__.py
+    (tmp_path / "own_package" / "losses.py").write_text("WEIGHT = 1\n")
+    config["criterion"] = {"_target_": "own_package.losses.Loss"}
+    before = identity.key(config, data="", needs={})
+    (tmp_path / "own_package" / "losses.py").write_text("WEIGHT = 2\n")
     assert identity.key(config, data="", needs={}) != before
 
 

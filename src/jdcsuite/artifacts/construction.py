@@ -58,6 +58,10 @@ def check_targets(node: object, path: Path) -> list[str]:
     return []
 
 
+def is_own(target: str) -> bool:
+    return target.startswith(ROOMS)
+
+
 def _is_allowed(target: str) -> bool:
     """Whether a target is a class that is defined in an allowed module, not one that is imported there."""
     module, _, name = target.rpartition(".")

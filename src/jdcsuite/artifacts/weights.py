@@ -184,13 +184,10 @@ def load(run_or_file: str | Path, *, device: str | torch.device = "cpu") -> nn.M
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     targets = construction.check_targets(config, path)
     with construction.plain_torch():
-        if all(
-            target.startswith(construction.ROOMS) for target in targets
-        ):  # others may need values to build themselves
+        if all(map(construction.is_own, targets)):  # others may need values in their constructors
             with torch.no_grad(), torch.device("meta"), construction.WithoutMemory():
-                own = {
-                    name: tuple(tensor.shape) for name, tensor in construction.build(config, path).state_dict().items()
-                }
+                state = construction.build(config, path).state_dict()
+            own = {name: tuple(tensor.shape) for name, tensor in state.items()}
             _check_shapes(own, {name: shape for name, shape in shapes.items() if not name.startswith(TABLES)}, path)
         model = construction.build(config, path)
         _fill(model, read(path)[2], path)

@@ -25,7 +25,9 @@ INCIDENTAL = {
 # Not in a curve's name: what its points differ in, and what the rows have columns for.
 SILENT_GROUPS = ("experiment", "sweep", "budget", "launcher", "logger")
 SILENT = ("lmbda", "seed", "sigma", "name", "runs", "rerun", "debug", "launcher", "logger", "report", "init_from",
-          "data.test", "data.limit", "rungs")  # fmt: skip
+          "data.root", "data.train", "data.test", "data.limit", "data.workers", "data.cache", "data.resident",
+          *(f"trainer.{name}" for name in INCIDENTAL["trainer"]), "rungs")  # fmt: skip
+INSTALLED = {"site-packages", "dist-packages"}  # folders of installed packages
 
 
 def key(config: dict, *, data: str, needs: Mapping[str, str]) -> str:
@@ -43,7 +45,7 @@ def key(config: dict, *, data: str, needs: Mapping[str, str]) -> str:
 
 def curve(config: dict, changes: Changes) -> str:
     """The method, and each change of its experiment that has no column in the rows. ``config``: resolved."""
-    silent = [*SILENT, *(f"{section}.{name}" for section, names in INCIDENTAL.items() for name in names)]
+    silent = list(SILENT)
     if _has_patterns(config["data"]["train"]):
         silent.remove("data.train")  # the column train_set names folders, not parts of them
     groups = [f"+{g}={c}" if g == "start" else f"{g}={c}" for g, c in changes.groups.items() if g not in SILENT_GROUPS]
@@ -89,19 +91,19 @@ def _targets(node: object) -> Iterator[str]:
 
 def _code_identity(module: str) -> str:
     top = module.split(".")[0]
-    if distribution := _distributions().get(top):
-        return version(distribution[0])
     try:
         spec = importlib.util.find_spec(top)
     except (ImportError, ValueError):
         spec = None
-    if spec is None or spec.origin is None:
+    if spec is None:
         return "not found"  # constructing it fails with a sentence of its own
-    origin = Path(spec.origin)
-    files = sorted(origin.parent.rglob("*.py")) if spec.submodule_search_locations else [origin]
+    folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
+    files = [file for folder in folders for file in sorted(folder.rglob("*.py"))] or [Path(spec.origin or "")]
+    if (distribution := _distributions().get(top)) and INSTALLED & set(files[0].parts):
+        return version(distribution[0])  # not of editable installations, whose source may change
     digest = hashlib.sha256()
     for file in files:
-        digest.update(file.name.encode() + file.read_bytes())
+        digest.update(file.name.encode() + (file.read_bytes() if file.is_file() else b""))
     return digest.hexdigest()
 
 
