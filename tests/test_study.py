@@ -622,6 +622,8 @@ def test_a_folder_of_another_configuration_is_refused(command: Command, pictures
         (["+experiment=jdc_n", "data.root=5"], "data.root=5 is no path"),
         (["+experiment=jdc_ud", "min_ms_ssim=1.5"], "min_ms_ssim=1.5 is not usable"),
         (["+experiment=fllic", "sigma=x"], "sigma=x is not a noise level"),
+        (["+experiment=fllic_w", "sigma=x", "-m"], "jdcsuite: sigma=x is not a noise level: give grey levels"),
+        (["+experiment=fllic_w", "rungs=x", "-m"], "jdcsuite: rungs=x is not usable: give a whole number"),
         (["+experiment=fllic", "lmbda=-1"], "lmbda=-1 is not usable"),
         (["+experiment=fllic", "lmbda=[1"], "'lmbda=[1' cannot be read"),
         (["+experiment=fllic", "data.batch=0"], "data.batch=0 is not usable"),

@@ -93,6 +93,7 @@ def sentence(error: BaseException) -> str:
         return f"{error.override!r} cannot be read: {' '.join(str(error).split())}"
     cause = error.__cause__ or error
     text = str(error).strip() or type(error).__name__
+    text = text.removeprefix("UserError raised while resolving interpolation: ")  # of our own resolvers
     if text.startswith(NO_GROUP):
         return "data, model, criterion, task, trainer, logger, launcher and budget take the name of a file in conf/"
     if match := re.search(r"Ambiguous value for argument '([^']*)'", text):

@@ -41,6 +41,13 @@ def whole(name: str, value: Any, *, least: int | None = None, most: int | None =
     return _within(name, value, usable, "whole number", above=None, least=least, under=None, most=most)
 
 
+def noise_level(sigma: Any) -> Any:
+    """A standard deviation of noise in grey levels."""
+    if not is_number(sigma) or sigma < 0:
+        raise UserError(f"sigma={sigma} is not a noise level: give grey levels of 0 or more, as in sigma=10")
+    return sigma
+
+
 def share(name: str, value: Any) -> Any:
     """A number from 0 to 1."""
     return number(name, value, least=0, most=1)

@@ -57,8 +57,7 @@ class GaussianNoise:
     """
 
     def __init__(self, *, sigma: float, protocol: str = "clip8") -> None:
-        if not (checks.is_number(sigma) and sigma >= 0):
-            raise UserError(f"sigma={sigma} is not a noise level: give grey levels of 0 or more, as in sigma=10")
+        checks.noise_level(sigma)
         self.sigma = float(sigma)
         self.protocol = checks.choice("data.noise.protocol", protocol, PROTOCOLS)
 

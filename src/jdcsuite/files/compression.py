@@ -11,6 +11,7 @@ from torch import nn
 
 from jdcsuite.artifacts.weights import load as load_model
 from jdcsuite.artifacts.weights import path_of, shipped
+from jdcsuite.checks import noise_level
 from jdcsuite.coding.codec import TILE, Codec
 from jdcsuite.coding.container import GREY, MAX_METADATA, METADATA, RGB, unpack
 from jdcsuite.types import CorruptFile, UserError
@@ -78,8 +79,8 @@ def check_options(codec: Codec, *, sigma: float | None, quality: float | None, s
         raise UserError(f"quality {quality:g} is not possible: give 0 (smallest file) to 100")
     if strength is not None and not 0 <= strength <= 1:
         raise UserError(f"strength {strength:g} is not possible: give 0 (keep the noise) to 1 (remove it)")
-    if sigma is not None and not 0 <= sigma < float("inf"):
-        raise UserError(f"sigma={sigma} is not a noise level: give grey levels of 0 or more, as in sigma=10")
+    if sigma is not None:
+        noise_level(sigma)
     if not codec.any_rate and (quality is not None or strength is not None):
         given = {"quality": quality, "strength": strength}
         names = " and ".join(name for name, value in given.items() if value is not None)

@@ -3,7 +3,11 @@ rungs, `${rung_above:LMBDA,SIGMA,DISTANCE}` and `${chain_link:LMBDA,SIGMA,DISTAN
 
 from __future__ import annotations
 
+from typing import Any
+
 from omegaconf import OmegaConf
+
+from jdcsuite import checks
 
 # Rungs (lmbda) of FLLIC's ladders, four each and a factor of four apart, the highest rate first.
 LOW_NOISE = (65536, 16384, 4096, 1024)
@@ -14,29 +18,31 @@ REAL_NOISE = (4096, 2048, 1024, 512, 256)
 PERCEPTUAL = (64, 32, 16, 8)
 
 
-def channels(width: float, count: int, power: float = 1.0, least: int = 8) -> int:
+def channels(width: Any, count: int, power: float = 1.0, least: int = 8) -> int:
     """``count`` * width**power, rounded to a multiple of 8, at least ``least``."""
+    checks.number("width", width, above=0)
     return max(least, round(width**power * count / 8) * 8)
 
 
-def ladder(sigma: float | None, rungs: int, distance: str = "mse") -> str:
+def ladder(sigma: Any, rungs: Any, distance: str = "mse") -> str:
     """The ``rungs`` lowest lmbdas of a noise level's ladder, as Hydra's sweeper takes them. On a ladder with steps of a
     factor of two, as JDC's, they are spread over the whole ladder instead."""
     whole = whole_ladder(sigma, distance)
+    checks.whole("rungs", rungs, least=1)
     if whole[0] > 2 * whole[1]:
-        return ",".join(map(str, whole[-int(rungs) :]))
-    places = {round(i * (len(whole) - 1) / max(rungs - 1, 1)) for i in range(int(rungs))}
+        return ",".join(map(str, whole[-rungs:]))
+    places = {round(i * (len(whole) - 1) / max(rungs - 1, 1)) for i in range(rungs)}
     return ",".join(str(whole[place]) for place in sorted(places))
 
 
-def whole_ladder(sigma: float | None, distance: str = "mse") -> tuple[int, ...]:
+def whole_ladder(sigma: Any, distance: str = "mse") -> tuple[int, ...]:
     """Every lmbda of a ladder, the highest first. ``sigma``: noise level in grey levels, None for real noise.
     ``distance``: the distortion that lmbda weights, mse or ms_ssim."""
     if distance == "ms_ssim":
         return PERCEPTUAL
     if sigma is None:
         return REAL_NOISE
-    return HIGH_NOISE if sigma >= 10 else LOW_NOISE
+    return HIGH_NOISE if checks.noise_level(sigma) >= 10 else LOW_NOISE
 
 
 def rung_above(lmbda: float | None, sigma: float | None, distance: str = "mse") -> int | None:

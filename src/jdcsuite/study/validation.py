@@ -9,7 +9,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from jdcsuite.checks import choice, is_number, number, whole
+from jdcsuite.checks import choice, noise_level, number, whole
 from jdcsuite.study.composition import SELF, Composition, compose_need, resolved, without_start
 from jdcsuite.types import UserError
 
@@ -46,8 +46,8 @@ def check(composition: Composition, *, config_name: str = "config") -> None:
 
 
 def check_values(config: DictConfig) -> None:
-    if config.sigma is not None and not (is_number(config.sigma) and config.sigma >= 0):
-        raise UserError(f"sigma={config.sigma} is not a noise level: give grey levels of 0 or more, as in sigma=10")
+    if config.sigma is not None:
+        noise_level(config.sigma)
     if config.lmbda is not None:
         number("lmbda", config.lmbda, above=0)
     whole("seed", config.seed, least=0, most=2**32 - 1)
