@@ -126,8 +126,11 @@ def test_points_are_means_over_images(sweep: Path, avif: Path) -> None:
 def test_seeds_are_averaged_and_curves_are_kept_apart(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     run_folder(one, "fllic", 512.0)
-    run_folder(two, "fllic", 512.0, run="other", seed=1)
-    assert len(results.curves(results.read([one, two]))) == 1
+    run_folder(two, "fllic", 512.0, run="other", seed=1, ms_ssim=0.93)
+    rows = results.read([one, two])
+    (point,) = results.curves(rows).itertuples()
+    assert point.seeds == 2
+    assert point.ms_ssim_std == pytest.approx(np.std([0.95, 0.93], ddof=1)) and point.psnr_std == 0
     run_folder(tmp_path / "three", "fllic", 512.0, run="third", curve="fllic rate_scale=.5")
     run_folder(tmp_path / "four", "fllic", 512.0, run="fourth", budget="paper")
     points = results.curves(results.read([tmp_path]))

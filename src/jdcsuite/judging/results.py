@@ -21,6 +21,7 @@ TEXT = [column.name for column in fields(Row) if column.type == "str | None" or 
 IDENTITY = ["quality", "dataset", "image", "sigma", "noise_seed", "noise_protocol"]  # with the run, or the method
 POINT = ["curve", "method", "dataset", "sigma", "lmbda", "quality", "budget", "noise_protocol", "train_set"]
 MEANS = ["bpp", "bpp_est", "bpp_payload", "psnr", "ms_ssim", "psnr_noisy", "ms_ssim_noisy"]
+SPREAD = ["bpp", "psnr", "ms_ssim"]  # means with a standard deviation over seeds
 ENTROPY_ESTIMATES = ["h_hat", "h_mean", "h_linear", "h_analytic"]
 DEMO = "Demo budget: a check that everything runs, not a result."
 
@@ -100,12 +101,15 @@ def _read_file(file: Path) -> pd.DataFrame:
 def curves(rows: pd.DataFrame) -> pd.DataFrame:
     """The points of all curves: means over images and seeds for each ``POINT``, each curve sorted by bpp.
 
-    ``images``: number of distinct images behind a point. ``label``: see `_labels`; budget, noise protocol and training
+    ``images``: number of distinct images behind a point; ``seeds``: number of training runs, whose means have the
+    standard deviations ``bpp_std``, ``psnr_std`` and ``ms_ssim_std`` (NaN for one run). ``label``: see `_labels`; budget, noise protocol and training
     set are appended where they differ within a label. Rows without rate and PSNR (entropy estimators) are left out.
     """
     coded = _coded(rows)
     grouped = coded.groupby(POINT, dropna=False, sort=False)
-    points = grouped[MEANS].mean().assign(images=grouped["image"].nunique()).reset_index()
+    by_seed = coded.groupby([*POINT, "seed"], dropna=False, sort=False)[MEANS].mean().groupby(POINT, dropna=False)
+    spread = by_seed[SPREAD].std().add_suffix("_std").assign(seeds=by_seed.size())
+    points = grouped[MEANS].mean().assign(images=grouped["image"].nunique()).join(spread).reset_index()
     by_method = points.groupby("method")["curve"].unique()
     labels = {
         curve: label for method, names in by_method.items() for curve, label in _labels(method, sorted(names)).items()
@@ -116,7 +120,7 @@ def curves(rows: pd.DataFrame) -> pd.DataFrame:
         points["label"] = points["label"].where(~differs, points["label"] + " (" + detail.str.strip() + ")")
     points["standard"] = points["lmbda"].isna()
     points = points.sort_values(["dataset", "sigma", "standard", "label", "bpp"], ignore_index=True)
-    return points[["label", *POINT, *MEANS, "images"]]
+    return points[["label", *POINT, *MEANS, "images", "seeds", *(f"{name}_std" for name in SPREAD)]]
 
 
 def _labels(method: str, curves: Sequence[str]) -> dict[str, str]:
