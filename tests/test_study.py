@@ -28,7 +28,7 @@ from jdcsuite.cli.app import app
 from jdcsuite.data import provenance
 from jdcsuite.data.datamodule import DataModule
 from jdcsuite.judging import figures, report, results
-from jdcsuite.study import identity, plan, sweep
+from jdcsuite.study import identity, plan, reporting
 from jdcsuite.study.launch.worker import attempt
 from jdcsuite.training import job as training
 from jdcsuite.training import loggers
@@ -536,7 +536,7 @@ def test_a_report_that_fails_is_a_failure_after_training(
     def refused(*arguments: object) -> None:
         raise UserError("the report cannot be written")
 
-    monkeypatch.setattr(sweep, "_report", refused)
+    monkeypatch.setattr(reporting, "make", refused)
     status, _, err = command("+experiment=fllic", "trainer.max_steps=1", *TINY, *data(pictures))
     assert status == 1 and err.count("the report cannot be written") == 1 and "Traceback" not in err
 
