@@ -36,6 +36,7 @@ from jdcsuite.types import UserError
 
 CONF = Path(entry.CONF)
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+UNDERTRAINED = ("restormer",)  # named so at budgets below the paper's
 REAL_NOISE = (
     *("codec", "jdc_cn", "jdc_cn8", "jdc_cn8_ms_ssim", "jdc_n", "jdc_ud", "jdc_ud_whole"),
     *("testolina", "testolina_range", "unet"),
@@ -125,13 +126,14 @@ def rows(folder: Path) -> list[dict[str, str]]:
 def test_every_experiment_trains_a_step_and_is_tested(command: Command, pictures: Path, experiment: str) -> None:
     status, out, err = command(f"+experiment={experiment}", "trainer.max_steps=1", *TINY, *data(pictures, experiment))
     assert status == 0, out + err
-    (folder,) = command.runs(experiment)
+    method = f"{experiment}_undertrained" if experiment in UNDERTRAINED else experiment
+    (folder,) = command.runs(method)
     state = json.loads((folder / "run.json").read_text())
     assert state["finished"] and state["packages"]["torch"] == torch.__version__.split("+")[0]
     found = rows(folder)
     assert len(found) == (4 if experiment == "flagship" else 1), "one network, tested at four qualities"
     row = found[len(found) // 2]
-    assert row["method"] == experiment and row["dataset"] == "test" and row["budget"] == "demo"
+    assert row["method"] == method and row["dataset"] == "test" and row["budget"] == "demo"
     about = weights.read(folder / "weights.safetensors")[1]
     assert about["train_set"] == row["train_set"], "a pupil's guard reads it"
     if experiment == "unet":
@@ -145,7 +147,7 @@ def test_every_experiment_trains_a_step_and_is_tested(command: Command, pictures
     if experiment == "clean_entropy":
         assert np.isfinite([float(row[c]) for c in ("h_noisy", "h_clean", "h_hat", "h_linear", "h_analytic")]).all()
         return
-    if experiment != "unet":  # a denoiser has no rate
+    if experiment not in ("unet", "restormer"):  # a denoiser has no rate
         payload, header, bpp = (float(row[c]) for c in ("bpp_payload", "bpp_header", "bpp"))
         assert payload + header == pytest.approx(bpp)
         side = "bpp_index" if row["bpp_index"] else "bpp_z"
