@@ -87,10 +87,103 @@ def test_read_keeps_every_value_and_drops_duplicate_rows(sweep: Path, avif: Path
     assert rows.loc[rows["run"] == "fllic-l512", "bpp"].tolist() == written["bpp"].tolist()
     assert rows.loc[rows["method"] == "noisy + avif", "quality"].unique().tolist() == ["30", "60", "90"]
 
-    again = standard(tmp_path / "again.csv", "noisy + avif", [("30.0", 0.6, 27.5)])
+    again = standard(tmp_path / "again.csv", "noisy + avif", [("30.0", 0.50001, 27.001)])
     later = results.read([sweep, avif, again, sweep / "fllic-l512"])
     assert len(later) == len(rows)
-    assert later.loc[later["quality"] == "30", "bpp"].tolist() == [0.6] * len(IMAGES)
+    assert later.loc[later["quality"] == "30", "bpp"].tolist() == [0.50001] * len(IMAGES)
+
+
+def test_two_results_for_one_image_are_refused(avif: Path, tmp_path: Path) -> None:
+    """The second used to replace the first."""
+    again = standard(tmp_path / "again.csv", "noisy + avif", [(30, 0.6, 27.0)])
+    with pytest.raises(UserError, match=r"avif\.csv and .*again\.csv give two results for noisy \+ avif on 001"):
+        results.read([avif, again])
+
+
+def test_sets_of_one_name_and_weights_of_one_run_name_are_kept_apart(tmp_path: Path) -> None:
+    """The rows of the first used to be dropped."""
+    for place, image, weights in (("a", "00aa", "1111"), ("b", "00bb", "1111"), ("c", "00aa", "2222"), ("old", "", "")):
+        values = {"image_id": image, "weights_id": weights, "run": "r1", "curve": "fllic", "lmbda": 512}
+        rows = [row("fllic", "1.png", 1.0 + (image == "00bb") + 2 * (weights == "2222"), 30.0, **values)]
+        pd.DataFrame(rows).to_csv(tmp_path / f"{place}.csv", index=False)
+    points = results.curves(results.read([tmp_path / f"{name}.csv" for name in ("a", "b", "c", "old")]))
+    got = points.set_index(["dataset", "label"])["bpp"].to_dict()
+    assert got == {
+        ("kodak24", "fllic"): 1.0, ("kodak24", "fllic (weights 2)"): 3.0, ("kodak24 (2)", "fllic"): 2.0
+    }, "rows without ids are those of the only image and weights of their name"  # fmt: skip
+    again = results.read([tmp_path / "a.csv", tmp_path / "b.csv"])
+    results.write(again, tmp_path / "joined.csv")
+    assert len(results.read([tmp_path / "joined.csv", tmp_path / "a.csv"])) == 2, "a joined file is read back"
+
+
+def test_a_failed_row_gives_way_to_a_result(tmp_path: Path) -> None:
+    failed = row("noisy + webp", "1", np.nan, np.nan, quality=50, error="too large")
+    for name, rows in {"ok": [row("noisy + webp", "1", 1.0, 30.0, quality=50)], "failed": [failed]}.items():
+        pd.DataFrame(rows).to_csv(tmp_path / f"{name}.csv", index=False)
+    assert results.read([tmp_path / "ok.csv", tmp_path / "failed.csv"])["bpp"].tolist() == [1.0]
+    assert results.read([tmp_path / "failed.csv"])["error"].tolist() == ["too large"]
+
+
+def exact_rows() -> list[dict[str, object]]:
+    """Two images; jpeg2000 reproduces the black one at one of its rungs, png both."""
+    points = {("jpeg2000", 22): (0.5, 25.0, 60.0), ("jpeg2000", 28): (1.5, 31.0, np.inf)}
+    points |= {("avif", 30): (0.4, 26.0, 70.0), ("avif", 50): (1.1, 31.0, 80.0), ("png", 0): (9.0, np.inf, np.inf)}
+    return [
+        row(f"noisy + {codec}", image, bpp * (1 if image == "c" else 0.01), psnr, quality=quality, psnr_noisy=np.inf)
+        for (codec, quality), (bpp, *psnrs) in points.items()
+        for image, psnr in zip(("c", "black"), psnrs, strict=True)
+    ]
+
+
+def test_exact_images_are_left_out_of_means_and_counted(tmp_path: Path) -> None:
+    """One of them used to make the mean PSNR of its curve infinite."""
+    pd.DataFrame(exact_rows()).to_csv(tmp_path / "rows.csv", index=False)
+    points = results.curves(results.read([tmp_path / "rows.csv"])).set_index(["method", "quality"])
+    lossy = points.drop("noisy + png")
+    assert lossy["psnr"].to_dict() == {
+        ("noisy + avif", "30"): 26, ("noisy + avif", "50"): 31, ("noisy + jpeg2000", "22"): 25,
+        ("noisy + jpeg2000", "28"): 31,
+    }  # fmt: skip
+    assert lossy["bpp"].max() == 1.5 and set(lossy["images"]) == set(lossy["exact"]) == {1}
+    assert np.isnan(points.loc[("noisy + png", "0"), "psnr"]) and points.loc[("noisy + png", "0"), "bpp"] == 9
+    assert not np.isinf(points.select_dtypes("number").to_numpy(dtype=float)).any()
+    text = printed([tmp_path / "rows.csv"], tmp_path / "out")
+    assert "inf" not in text.replace("info", "") and "nan" not in text and "no noise" in text
+    assert "1 image that a codec reproduces exactly" in " ".join(text.split())
+    assert "exact" in next(line for line in text.splitlines() if "png" in line)
+
+
+def test_noise_of_two_protocols_in_one_plot_is_refused() -> None:
+    rows = pd.DataFrame(
+        row("noisy + avif", "1", 1.0, 30.0, quality=30, noise_protocol=protocol) for protocol in ("clip8", "float")
+    ).reindex(columns=results.COLUMNS)
+    rows[results.TEXT] = rows[results.TEXT].fillna("").astype(str)
+    with pytest.raises(UserError, match=r"kodak24, sigma 10.*clip8 \(noisy \+ avif\) and float \(noisy \+ avif\)"):
+        results.curves(rows)
+
+
+def test_rungs_have_their_unit() -> None:
+    rungs = [("noisy + jpegxl", "2"), ("nlm + jpegxl-e9", "2"), ("noisy + jpeg2000", "28"), ("bm3d + avif", "50")]
+    labels = [results.rung_label(np.nan, quality, method) for method, quality in rungs]
+    assert labels == ["distance 2", "distance 2", "28 dB", "quality 50"]
+    assert results.rung_label(512, "", "unet + fllic") == "λ 512" and results.rung_label(512, "40", "f") == "quality 40"
+    assert results.rung_label(np.nan, "0", "noisy + jpegxl-lossless") == "lossless"
+
+
+def test_curves_of_a_threshold_sweep_have_names_of_their_own(tmp_path: Path) -> None:
+    for threshold in (0.8, 0.9):
+        run_folder(tmp_path / str(threshold), "jdc_cn8", 512.0, run=f"r{threshold}", min_ms_ssim=threshold)
+    assert results.curves(results.read([tmp_path]))["label"].tolist() == [
+        "jdc_cn8 (MS-SSIM > 0.8)", "jdc_cn8 (MS-SSIM > 0.9)"
+    ]  # fmt: skip
+
+
+def test_the_spread_of_seeds_is_beside_their_mean(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        run_folder(tmp_path / str(seed), "fllic", 512.0, run=f"r{seed}", seed=seed, ms_ssim=0.9 + 0.02 * seed)
+    (point,) = results.curves(results.read([tmp_path])).to_dict("records")
+    assert point["seeds"] == 2 and point["ms_ssim"] == pytest.approx(0.91)
+    assert point["ms_ssim_std"] == pytest.approx(0.02 / 2**0.5) and point["psnr_std"] == 0
 
 
 def test_files_without_rows_are_refused_in_one_sentence(tmp_path: Path) -> None:

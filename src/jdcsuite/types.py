@@ -132,6 +132,9 @@ class Row:
     Cost: ``enc_ms`` (with a preceding denoiser's time), ``dec_ms`` wall time in milliseconds; ``device``; ``tile`` side
     in pixels, 0 = whole image.
     Versions: ``entropy_coder``; ``codec_version``; ``code_version``; ``lossless_coder`` that measures entropies.
+    Identity: ``weights_id``, the first 8 hex digits of the model id of a trained codec, after those of the file of a
+    denoiser's weights and a +; ``image_id``, the CRC-32 of the clean 8-bit pixels in hex.
+    ``error``: why the codec could not code the image, which leaves rates and quality empty.
     Entropy estimators only, in bpp: ``h_noisy``, ``h_clean`` lossless code lengths of the two images; estimates of the
     latter: ``h_hat`` network (also of an entropy-guided codec's own guide), ``h_mean`` training mean, ``h_linear``
     straight line, ``h_analytic``.
@@ -188,6 +191,9 @@ class Row:
     h_mean: float | None = None
     h_linear: float | None = None
     h_analytic: float | None = None
+    weights_id: str | None = None
+    image_id: str | None = None
+    error: str | None = None
 
     def fill(self, other: Row) -> Row:
         """This row, with its empty fields taken from ``other``."""

@@ -131,10 +131,16 @@ def _cascade_row(denoiser: Row, candidate: Candidate) -> Row:
         run=f"{denoiser.run}+{codec.run}",
         curve=f"{denoiser.curve} + {codec.curve}",
         method=f"{denoiser.method} + {codec.method}",
+        weights_id="+".join(filter(None, [denoiser.weights_id, codec.weights_id])) or None,
         sigma_train=denoiser.sigma_train,
         budget="+".join(dict.fromkeys(filter(None, [denoiser.budget, codec.budget]))),
         train_set="+".join(dict.fromkeys(filter(None, [denoiser.train_set, codec.train_set]))),
     )
+
+
+def weights_id(model: object) -> str | None:
+    """The column of this name; None where the model is not a codec."""
+    return model.model_id.hex()[:8] if isinstance(model, Codec) else None
 
 
 def _load(word: str, *, device: str) -> Loaded:
@@ -146,5 +152,6 @@ def _load(word: str, *, device: str) -> Loaded:
     run = metadata.get("run") or (path.parent.name if Path(word).is_dir() else path.stem)
     method = metadata.get("method") or run
     row = Row(**{name: metadata.get(name) for name in METADATA}, sigma_train=metadata.get("sigma"))
-    row = replace(row, run=run, method=method, curve=row.curve or method)
+    identity = weights_id(model) or str(weights.content_hash(path))[:8]
+    row = replace(row, run=run, method=method, curve=row.curve or method, weights_id=identity)
     return Loaded(model, row, frozenset(metadata.get("train_scenes") or ()))

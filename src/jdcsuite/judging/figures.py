@@ -45,7 +45,8 @@ def figure(curves: pd.DataFrame, path: Path) -> Figure:
             entries.update(zip(labels, handles, strict=True))
         title = ", ".join([str(dataset), noise_label(sigma), *(p for p in panel["noise_protocol"].unique() if p)])
         images = "-".join(map(str, np.unique([panel["images"].min(), panel["images"].max()])))
-        noisy = f"noisy input {panel['psnr_noisy'].mean():.2f} dB"
+        psnr = panel["psnr_noisy"].mean()
+        noisy = f"noisy input {psnr:.2f} dB" if np.isfinite(psnr) else "no noise"
         grid[i // 4 * len(metrics), i % 4].set_title(f"{title}\n{images} images, {noisy}", loc="left")
     for ax in grid.flat:
         ax.set_visible(ax.has_data())
@@ -109,7 +110,7 @@ def example(rows: pd.DataFrame) -> list[tuple[str, np.ndarray]]:
     images = [(f"noisy, {noise_label(first['sigma'])}\n{first['psnr_noisy']:.2f} dB", load(first, "noisy"))]
     for _, curve in rows.groupby("curve", sort=False):
         row = curve.iloc[len(curve) // 2]
-        title = f"{row['method']}, {rung_label(row['lmbda'], row['quality'])}".strip(", ")
+        title = f"{row['method']}, {rung_label(row['lmbda'], row['quality'], row['method'])}".strip(", ")
         images.append((f"{title}\n{row['bpp']:.3f} bpp, {row['psnr']:.2f} dB", load(row, "decoded")))
     return [*images, (f"clean\n{first['dataset']}, {first['image']}", load(first, "clean"))]
 

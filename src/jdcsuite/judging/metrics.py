@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
@@ -59,12 +60,23 @@ def quality(x_hat: Float[Tensor, "1 3 h w"], clean: Float[Tensor, "1 3 h w"]) ->
 
 
 def of_input(pair: Pair) -> Row:
-    """The columns of one image that do not depend on the codec: noise level, size, and the noisy image's quality."""
+    """The columns of one image that do not depend on the codec: noise level, size, identity, and the noisy image's
+    quality."""
     height, width = pair.clean.shape[-2:]
     noisy = quality(pair.noisy, pair.clean)
     return Row(
-        sigma=float(pair.sigma[0]), height=height, width=width, psnr_noisy=noisy["psnr"], ms_ssim_noisy=noisy["ms_ssim"]
+        sigma=float(pair.sigma[0]),
+        height=height,
+        width=width,
+        image_id=image_id(zlib.crc32(to_bytes(pair.clean[0]).tobytes())),
+        psnr_noisy=noisy["psnr"],
+        ms_ssim_noisy=noisy["ms_ssim"],
     )
+
+
+def image_id(crc32: int) -> str:
+    """The column of this name, given the CRC-32 of the 8-bit samples (h, w, 3)."""
+    return f"{crc32:08x}"
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ Nothing is printed or drawn here. This is the only module that averages rows ove
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -12,16 +13,25 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from jdcsuite.baselines.standards import LOSSLESS
 from jdcsuite.imaging import atomic
 from jdcsuite.types import Row, UserError
 
 FILE = "results.csv"
 COLUMNS = [column.name for column in fields(Row)]
 TEXT = [column.name for column in fields(Row) if column.type == "str | None" or column.name == "quality"]
-IDENTITY = ["quality", "dataset", "image", "sigma", "noise_seed", "noise_protocol"]  # with the run, or the method
+# The first of them is the run, or the method of a codec without one; weights_id and image_id are added by `_identity`.
+IDENTITY = ["source", "quality", "dataset", "image", "sigma", "noise_seed", "noise_protocol"]
+# Measurements of one identity may differ by this much, as convolutions of two machines do; rates relatively.
+TOLERANCE = {"bpp": 1e-3, "psnr": 0.01, "ms_ssim": 1e-4, "psnr_noisy": 0.01, "h_hat": 1e-2, "h_clean": 1e-3}
 POINT = ["curve", "method", "dataset", "sigma", "lmbda", "quality", "budget", "noise_protocol", "train_set"]
+POINT += ["sigma_train", "min_ms_ssim", "target", "rate_scale"]
 MEANS = ["bpp", "bpp_est", "bpp_payload", "psnr", "ms_ssim", "psnr_noisy", "ms_ssim_noisy"]
 SPREAD = ["bpp", "psnr", "ms_ssim"]  # means with a standard deviation over seeds
+# Options in which the curves of a label may differ, and how the label says so
+DETAILS = {"sigma_train": "trained at sigma {:g}", "min_ms_ssim": "MS-SSIM > {:g}", "rate_scale": "rate scale {:g}"}
+# Quality scales of standard codecs that are no quality of 0 to 100
+SCALES = {"jpegxl": "distance {}", "jpeg2000": "{} dB", "bpg": "QP {}", "vtm": "QP {}"}
 ENTROPY_ESTIMATES = ["h_hat", "h_mean", "h_linear", "h_analytic"]
 DEMO = "Demo budget: a check that everything runs, not a result."
 
@@ -35,18 +45,71 @@ def write(rows: pd.DataFrame | Sequence[Row], path: Path) -> None:
 
 
 def read(paths: Sequence[Path], *, with_folder: bool = False) -> pd.DataFrame:
-    """The rows of csv files and of folders, which are searched for ``results.csv``; of duplicates, the last is kept.
+    """The rows of csv files and of folders, which are searched for ``results.csv``; repeated rows are kept once.
 
-    Missing text is "" and a missing number NaN. ``with_folder``: adds the column "folder", that of each row's file.
-    UserError: there is no csv file, or one does not hold rows.
+    Missing text is "" and a missing number NaN. Where files hold different images under one name of a dataset, the
+    second one's is called "name (2)". ``with_folder``: adds the column "folder", that of each row's file.
+    UserError: there is no csv file, one does not hold rows, or two give different results for the same run or codec,
+    weights and image.
     """
-    rows = pd.concat([_read_file(file).assign(folder=str(file.parent)) for file in _files(paths)], ignore_index=True)
-    extra = [column for column in rows if column not in COLUMNS]
-    rows = rows.reindex(columns=[*COLUMNS, *extra])
+    rows = pd.concat([_read_file(file).assign(file=str(file)) for file in _files(paths)], ignore_index=True)
+    extra = [column for column in rows if column not in [*COLUMNS, "file"]]
+    rows = rows.reindex(columns=[*COLUMNS, *extra, "file"])
     rows[TEXT] = rows[TEXT].fillna("").astype(str)
-    identity = rows[IDENTITY].assign(source=rows["run"].where(rows["run"] != "", rows["method"]))
-    rows = rows[~identity.duplicated(keep="last")].reset_index(drop=True)
-    return rows if with_folder else rows.drop(columns="folder")
+    rows["dataset"] = _datasets(rows)
+    rows = _without_repeated(rows).reset_index(drop=True)
+    if with_folder:
+        rows["folder"] = [str(Path(file).parent) for file in rows["file"]]
+    return rows.drop(columns="file")
+
+
+def _datasets(rows: pd.DataFrame) -> pd.Series:
+    """The dataset of each row, numbered where an earlier file has other images of the same names in it."""
+    names, known = rows["dataset"].copy(), {}
+    for (dataset, file), part in rows[rows["image_id"] != ""].groupby(["dataset", "file"], sort=False):
+        ids = dict(zip(part["image"], part["image_id"], strict=True))
+        if len(ids) < len(part[["image", "image_id"]].drop_duplicates()):
+            raise UserError(f"{file} holds different images of one name in {dataset}: judge the two sets separately")
+        for name in (f"{dataset} ({k})" if k > 1 else dataset for k in itertools.count(1)):
+            if all(known.get((name, image), identity) == identity for image, identity in ids.items()):
+                break
+        known |= {(name, image): identity for image, identity in ids.items()}
+        names[(rows["dataset"] == dataset) & (rows["file"] == file)] = name
+    return names
+
+
+def _identity(rows: pd.DataFrame) -> pd.DataFrame:
+    """What identifies each row. Rows of older files have no ids: they count as those of the only weights or image that
+    others have under their name."""
+    identity = rows.assign(source=rows["run"].where(rows["run"] != "", rows["method"]))
+    for column, owner in (("weights_id", ["source"]), ("image_id", ["dataset", "image"])):
+        ids = rows[column].mask(rows[column] == "")
+        by_owner = ids.groupby([identity[name] for name in owner])
+        only = by_owner.transform("first").where(by_owner.transform("nunique") == 1)
+        identity[column] = ids.fillna(only).fillna("")
+    return identity[[*IDENTITY, "weights_id", "image_id"]]
+
+
+def _without_repeated(rows: pd.DataFrame) -> pd.DataFrame:
+    """The last row of each identity; a failed one only where there is no other. UserError: rows that disagree."""
+    identity = _identity(rows)
+    number = identity.groupby(list(identity), dropna=False, sort=False).ngroup()
+    measured = [name for name in TOLERANCE if name in rows]
+    groups = rows[measured].groupby(number)
+    spread = groups.max() - groups.min()
+    spread["bpp"] /= groups["bpp"].max()
+    for at in spread.index[(spread > [TOLERANCE[name] for name in measured]).any(axis=1)]:
+        differing = rows[number == at]
+        column = next(name for name in measured if spread.loc[at, name] > TOLERANCE[name])
+        first, second = differing.loc[[differing[column].idxmin(), differing[column].idxmax()]].to_dict("records")
+        files = " and ".join(dict.fromkeys([first["file"], second["file"]]))
+        raise UserError(
+            f"{files} give two results for {identity['source'][differing.index[0]]} on "
+            f"{first['image']} of {first['dataset']} ({column} {first[column]:g} and {second[column]:g}): report them "
+            "separately, or leave one out"
+        )
+    order = number[(rows["error"] == "").sort_values(kind="stable").index]  # failed rows first, then the others
+    return rows.loc[order[~order.duplicated(keep="last")].sort_index().index]
 
 
 def _files(paths: Sequence[Path]) -> list[Path]:
@@ -101,26 +164,64 @@ def _read_file(file: Path) -> pd.DataFrame:
 def curves(rows: pd.DataFrame) -> pd.DataFrame:
     """The points of all curves: means over images and seeds for each ``POINT``, each curve sorted by bpp.
 
-    ``images``: number of distinct images behind a point; ``seeds``: number of training runs, whose means have the
-    standard deviations ``bpp_std``, ``psnr_std`` and ``ms_ssim_std`` (NaN for one run). ``label``: see `_labels`; budget, noise protocol and training
-    set are appended where they differ within a label. Rows without rate and PSNR (entropy estimators) are left out.
+    ``label``: see `_labels`; what else tells the curves of a label apart is appended. ``images``: number of distinct
+    images behind a point. ``exact``: images left out of all means because some point reproduces them exactly, with an
+    infinite PSNR; of a point that reproduces all of them, their number, and it has no PSNR. ``exact_noisy``: images
+    without noise, left out of ``psnr_noisy``. ``seeds``: number of training runs, whose means have the standard
+    deviations ``bpp_std``, ``psnr_std`` and ``ms_ssim_std`` (NaN for one run). Rows without rate and PSNR (entropy estimators) are left out.
+    UserError: rows of two noise protocols in one dataset and noise level.
     """
     coded = _coded(rows)
-    grouped = coded.groupby(POINT, dropna=False, sort=False)
-    by_seed = coded.groupby([*POINT, "seed"], dropna=False, sort=False)[MEANS].mean().groupby(POINT, dropna=False)
-    spread = by_seed[SPREAD].std().add_suffix("_std").assign(seeds=by_seed.size())
-    points = grouped[MEANS].mean().assign(images=grouped["image"].nunique()).join(spread).reset_index()
+    _check_protocols(coded)
+    left_out = _left_out(coded)
+    finite = coded.assign(**{name: coded[name].replace(np.inf, np.nan) for name in ("psnr", "psnr_noisy")})
+    grouped = finite[~left_out].groupby(POINT, dropna=False, sort=False)
+    by_seed = finite[~left_out].groupby([*POINT, "seed"], dropna=False)[SPREAD].mean().groupby(POINT, dropna=False)
+    spread = by_seed.std().add_suffix("_std").assign(seeds=by_seed.size())
+    points = grouped[MEANS].mean().assign(images=grouped["image"].nunique()).join(spread)
+    for column, metric in (("exact", "psnr"), ("exact_noisy", "psnr_noisy")):
+        infinite = coded[np.isinf(coded[metric]) | (left_out & (column == "exact"))]
+        counts = infinite.groupby(POINT, dropna=False)["image"].nunique()
+        points[column] = counts.reindex(points.index, fill_value=0)
+    points = points.reset_index()
     by_method = points.groupby("method")["curve"].unique()
     labels = {
         curve: label for method, names in by_method.items() for curve, label in _labels(method, sorted(names)).items()
     }
     points["label"] = pd.Series([labels[curve] for curve in points["curve"]], index=points.index, dtype=str)
-    for detail in (points["budget"] + " " + points["noise_protocol"], points["train_set"]):
+    details = [points["budget"] + " " + points["noise_protocol"], points["train_set"], points["target"]]
+    for name, form in DETAILS.items():
+        details.append(points[name].map(lambda value, form=form: "" if np.isnan(value) else form.format(value)))
+    for detail in (detail.astype(str).str.strip() for detail in details):
         differs = (detail.groupby(points["label"]).transform("nunique") > 1) & (detail != "")
-        points["label"] = points["label"].where(~differs, points["label"] + " (" + detail.str.strip() + ")")
+        points["label"] = points["label"].where(~differs, points["label"] + " (" + detail + ")")
     points["standard"] = points["lmbda"].isna()
     points = points.sort_values(["dataset", "sigma", "standard", "label", "bpp"], ignore_index=True)
-    return points[["label", *POINT, *MEANS, "images", "seeds", *(f"{name}_std" for name in SPREAD)]]
+    counts = ["images", "exact", "exact_noisy", "seeds"]
+    return points[["label", *POINT, *MEANS, *counts, *(f"{name}_std" for name in SPREAD)]]
+
+
+def _check_protocols(coded: pd.DataFrame) -> None:
+    for (dataset, sigma), panel in coded.groupby(["dataset", "sigma"], dropna=False, sort=False):
+        protocols = panel.loc[panel["noise_protocol"] != "", ["noise_protocol", "method"]]
+        first = protocols.drop_duplicates("noise_protocol").to_dict("records")
+        if len(first) > 1:
+            listed = " and ".join(f"{row['noise_protocol']} ({row['method']})" for row in first)
+            raise UserError(
+                f"the rows of {dataset}, {noise_label(sigma)}, have noise of different protocols, {listed}, which are "
+                "no points of one plot: report them separately"
+            )
+
+
+def _left_out(coded: pd.DataFrame) -> pd.Series:
+    """Rows of images that a point, other than one that is lossless on all images, reproduces exactly: they are left out
+    of all curves of their test set, so that all have the same images. Only the exact rows where none would be left."""
+    infinite = np.isposinf(coded["psnr"])
+    lossless = infinite.groupby([coded[name] for name in POINT], dropna=False).transform("all")
+    panel = [coded[name] for name in ("dataset", "sigma")]
+    exact = (infinite & ~lossless).groupby([*panel, coded["image"]], dropna=False).transform("any")
+    none_left = exact.groupby(panel, dropna=False).transform("all")
+    return exact.where(~none_left, infinite & ~lossless)
 
 
 def _labels(method: str, curves: Sequence[str]) -> dict[str, str]:
@@ -133,14 +234,19 @@ def _labels(method: str, curves: Sequence[str]) -> dict[str, str]:
 
 
 def _coded(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of codecs and denoisers, with the name of their curve. Different weights of one run's name, as a run and
+    its export have, are different curves."""
     coded = rows[rows[["bpp", "psnr"]].notna().any(axis=1)].copy()
     coded["curve"] = coded["curve"].where(coded["curve"] != "", coded["method"])
+    ids = coded["weights_id"].mask(coded["weights_id"] == "")
+    number = ids.groupby(coded["run"]).transform(lambda own: pd.factorize(own)[0] + 1)
+    coded["curve"] += number.map(lambda number: f" (weights {number})" if number > 1 else "")
     return coded
 
 
 def labelled(rows: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
     """The rows behind ``points``, each with the label of its curve."""
-    shared = ["curve", "method", "budget", "noise_protocol", "train_set"]
+    shared = ["curve", "method", "budget", "noise_protocol", "train_set", "target", *DETAILS]
     return _coded(rows).merge(points[[*shared, "label"]].drop_duplicates(), on=shared)
 
 
@@ -161,8 +267,12 @@ def noise_label(sigma: float) -> str:
     return "sigma unknown" if np.isnan(sigma) else f"sigma {sigma:g}"
 
 
-def rung_label(lmbda: float, quality: str) -> str:
-    """The operating point of a codec: lmbda, or its quality (of an any-rate codec, lmbda follows from it)."""
-    if np.isnan(lmbda):
-        return f"q {quality}" if quality else ""
-    return f"quality {quality}" if quality else f"λ {lmbda:g}"
+def rung_label(lmbda: float, quality: str, method: str) -> str:
+    """The operating point of a codec with its unit: lmbda, or its quality (of an any-rate codec, lmbda follows from
+    it). ``method``: its last part, after a denoiser, names a standard codec's scale."""
+    codec = method.rpartition(" + ")[2].partition("-e")[0]
+    if codec in LOSSLESS:
+        return "lossless"
+    if quality and codec in SCALES:
+        return SCALES[codec].format(quality)
+    return f"quality {quality}" if quality else "" if np.isnan(lmbda) else f"λ {lmbda:g}"

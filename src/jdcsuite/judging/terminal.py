@@ -18,33 +18,41 @@ def curves_table(points: pd.DataFrame) -> Table:
     """`results.curves` by dataset and noise level."""
     table = Table(
         title=DEMO if (points["budget"] == "demo").any() else None,
-        caption="bpp: whole file; est.: the model's own estimate; gain: dB over the noisy input",
+        caption="bpp: whole file; est.: the model's own estimate; gain: dB over the noisy input; n: images"
+        + _exact(points),
         box=box.SIMPLE_HEAD,
         pad_edge=False,
     )
     table.add_column("method", overflow="fold")
-    for name in ("rung", "bpp", "est.", "PSNR", "gain", "MS-SSIM", "images"):
+    for name in ("rung", "bpp", "est.", "PSNR", "gain", "MS-SSIM", "n"):
         table.add_column(name, justify="right", no_wrap=True)
     for (dataset, sigma), panel in points.groupby(["dataset", "sigma"], dropna=False, sort=False):
         table.add_section()
-        noisy = _number(panel["psnr_noisy"].mean(), ".2f")
+        noiseless = (panel["exact_noisy"] >= panel["images"]).all()
+        noisy = "no noise" if noiseless else _number(panel["psnr_noisy"].mean(), ".2f")
         table.add_row(f"[bold]{escape(dataset)}[/], {noise_label(sigma)}", *[""] * 3, f"[bold]{noisy}[/]", "noisy")
         previous = None
         for point in panel.itertuples():
-            # an input without noise has infinite PSNR, and no gain
-            gain = point.psnr - point.psnr_noisy if np.isfinite(point.psnr_noisy) else np.nan
             table.add_row(
                 "" if point.label == previous else escape(point.label),
-                rung_label(point.lmbda, point.quality),
+                rung_label(point.lmbda, point.quality, point.method),
                 _number(point.bpp, ".3f"),
                 _number(point.bpp_est, ".3f"),
-                _number(point.psnr, ".2f"),
-                _number(gain, "+.2f"),
+                "exact" if np.isnan(point.psnr) and point.exact else _number(point.psnr, ".2f"),
+                _number(point.psnr - point.psnr_noisy, "+.2f"),
                 _number(point.ms_ssim, ".4f"),
                 str(point.images),
             )
             previous = point.label
     return table
+
+
+def _exact(points: pd.DataFrame) -> str:
+    """How many images are left out of means because of an infinite PSNR."""
+    lossy = points[points["psnr"].notna()]
+    parts = {"that a codec reproduces exactly, left out of all means": lossy["exact"].max()}
+    parts["without noise, left out of the noisy input's mean"] = points["exact_noisy"].max()
+    return "".join(f"; {count:g} image{'s' * (count > 1)} {what}" for what, count in parts.items() if count > 0)
 
 
 def comparison_table(compared: pd.DataFrame) -> Table:

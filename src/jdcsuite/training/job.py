@@ -27,7 +27,7 @@ from jdcsuite.data.sources import Source, as_list
 from jdcsuite.device import layout, training_arithmetic
 from jdcsuite.imaging import atomic
 from jdcsuite.imaging.pixels import to_bytes
-from jdcsuite.judging import results
+from jdcsuite.judging import candidates, results
 from jdcsuite.training import loggers, tracker
 from jdcsuite.training.callbacks import EMA, AtomicCheckpoints, Compiled, Progress, checkpoint, resumable
 from jdcsuite.training.task import Task
@@ -255,6 +255,7 @@ def _write_results(config: Mapping, task: Task, data: DataModule, trainer: L.Tra
         entropy_coder=f"rANS, file version {VERSION if getattr(task.model, 'any_rate', False) else PLAIN}",
         lossless_coder=data.lossless.version if data.lossless else None,
         code_version=environment.code_version(),
+        weights_id=candidates.weights_id(task.model),
         **data.facts,
     )
     if trainer.is_global_zero:
