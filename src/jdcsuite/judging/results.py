@@ -168,7 +168,8 @@ def curves(rows: pd.DataFrame) -> pd.DataFrame:
     images behind a point. ``exact``: images left out of all means because some point reproduces them exactly, with an
     infinite PSNR; of a point that reproduces all of them, their number, and it has no PSNR. ``exact_noisy``: images
     without noise, left out of ``psnr_noisy``. ``seeds``: number of training runs, whose means have the standard
-    deviations ``bpp_std``, ``psnr_std`` and ``ms_ssim_std`` (NaN for one run). Rows without rate and PSNR (entropy estimators) are left out.
+    deviations ``bpp_std``, ``psnr_std`` and ``ms_ssim_std`` (NaN for one run). Rows without rate and PSNR (entropy
+    estimators) are left out.
     UserError: rows of two noise protocols in one dataset and noise level.
     """
     coded = _coded(rows)
