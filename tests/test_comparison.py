@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import bjontegaard
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 
 from jdcsuite.cli.app import app
 from jdcsuite.judging import report, results
-from jdcsuite.judging.comparison import compare, pareto
+from jdcsuite.judging.comparison import bd_matrix, compare, functionally_lossless, pareto, psnr_at
 from jdcsuite.types import UserError
 
 IMAGES = [f"{i:02}.png" for i in range(12)]
@@ -116,6 +117,7 @@ def test_infinite_psnr_gives_no_bd_rate() -> None:
     endless = {512: (0.4, np.inf), 2048: (1.0, np.inf)}
     result = compared(rows("codec", endless, spread=0), rows("jdc_n", endless, spread=0)).loc["jdc_n"]
     assert np.isnan(result["bd_rate"]) and result["overlap"] == 0 and result["verdict"] == "no overlap"
+    assert result["reason"] == "no point" and result["exact"] == 12
 
 
 def test_points_below_the_pareto_front_are_left_out_of_the_bd_rate() -> None:
@@ -193,3 +195,81 @@ def test_a_missing_curve_is_one_sentence(tmp_path: Path) -> None:
     words = ["report", str(tmp_path / "rows.csv"), "-o", str(tmp_path / "out"), "--against", "nothing"]
     assert CliRunner().invoke(app, words).exit_code != 0
     assert not (tmp_path / "out").exists(), "nothing is written"
+
+
+def points(**curves: list[tuple[float, float]]) -> pd.DataFrame:
+    """Points of curves as `results.curves` gives them; the names are methods, with _ for " + "."""
+    table = [
+        {"dataset": "set", "sigma": 10.0, "label": name, "method": name.replace("_", " + "), "bpp": bpp, "psnr": psnr}
+        for name, curve in curves.items()
+        for bpp, psnr in curve
+    ]
+    return pd.DataFrame(table).assign(images=24)
+
+
+def cell(matrix: pd.DataFrame, anchor: str, label: str) -> dict:
+    return matrix.set_index(["anchor", "label"]).loc[(anchor, label)].to_dict()
+
+
+def test_the_bd_matrix_has_the_package_s_numbers_on_its_own_example() -> None:
+    anchor = [9487.76, 4593.60, 2486.44, 1358.24], [40.037, 38.615, 36.845, 34.851]
+    other = [9787.80, 4469.00, 2451.52, 1356.24], [40.121, 38.651, 36.970, 34.987]
+    matrix = bd_matrix(points(a=list(zip(*anchor, strict=True)), b=list(zip(*other, strict=True))))
+    own = cell(matrix, "a", "b")
+    ascending = [part[::-1] for part in (*anchor, *other)]
+    assert own["bd_rate"] == pytest.approx(bjontegaard.bd_rate(*ascending, "pchip"), abs=1e-9)
+    assert own["bd_psnr"] == pytest.approx(bjontegaard.bd_psnr(*ascending, "pchip"), abs=1e-9)
+    assert own["method"] == "pchip" and own["note"] == own["reason"] == "" and own["overlap"] > 0.9
+    for same in "ab":
+        assert f"{cell(matrix, same, same)['bd_rate']:+.2f}" == "+0.00" and cell(matrix, same, same)["bd_psnr"] == 0
+
+
+def test_bd_figures_of_straight_lines_are_those_by_hand() -> None:
+    """6 dB an octave, one curve a dB higher: a sixth of an octave, 2^(-1/6) - 1 = -10.910 per cent."""
+    own = cell(bd_matrix(points(a=[(1, 30), (2, 36)], b=[(1, 31), (2, 37)])), "a", "b")
+    assert own["bd_rate"] == pytest.approx(100 * (2 ** (-1 / 6) - 1)) and own["bd_psnr"] == pytest.approx(1)
+    assert own["overlap"] == pytest.approx(5 / 7) and own["overlap_rate"] == 1 and own["note"] == "2 points"
+
+
+def test_undefined_bd_figures_have_their_reason() -> None:
+    line = [(0.5, 28.0), (1.0, 31.0), (2.0, 33.0), (4.0, 35.0)]
+    far = [(64.0, 50.0), (128.0, 51.0), (256.0, 52.0), (300.0, 53.0)]
+    falling = [(0.5, 29.0), (1.0, 32.0), (2.0, 30.0), (4.0, 29.5)]
+    matrix = bd_matrix(points(line=line, far=far, falling=falling, single=line[:1], denoiser=[(np.nan, 36.0)]))
+    assert set(matrix["label"]) == {"line", "far", "falling", "single"}, "a denoiser has no rate"
+    assert cell(matrix, "line", "far")["reason"] == cell(matrix, "line", "far")["reason_psnr"] == "no overlap"
+    assert cell(matrix, "line", "single")["reason"] == cell(matrix, "line", "single")["reason_psnr"] == "one point"
+    notes = cell(matrix, "line", "falling")
+    assert "2 points cut, not monotone" in notes["note"] and np.isfinite([notes["bd_rate"], notes["bd_psnr"]]).all()
+    assert (matrix["bd_rate"].isna() == (matrix["reason"] != "")).all()
+    assert (matrix["bd_psnr"].isna() == (matrix["reason_psnr"] != "")).all()
+    unlike = points(line=line, other=line)
+    unlike.loc[unlike["label"] == "other", "images"] = 4
+    assert cell(bd_matrix(unlike), "line", "other")["reason"] == "of 4 and 24 images"
+
+
+def test_psnr_at_fixed_rates_is_interpolated_and_never_extrapolated() -> None:
+    table = psnr_at(points(a=[(1, 30), (4, 34)]), [0.5, 1.0, 2.0, 4.0])
+    assert table["psnr"].tolist()[1:] == pytest.approx([30, 32, 34])
+    assert np.isnan(table["psnr"][0]) and table["reason"].tolist() == ["1.00 to 4.00 bpp only", "", "", ""]
+
+
+def test_the_functionally_lossless_rate_is_relative_to_the_best_uncoded_denoiser() -> None:
+    known = {"bm3d_png": [(9.0, 36.0)], "noisy_png": [(18.0, 28.0)], "fllic": [(1, 33), (2, 35.75)], "low": [(1, 30)]}
+    table = functionally_lossless(points(**known)).set_index(["label", "margin"])
+    assert table.loc[("fllic", 0.5), "bpp"] == pytest.approx(2 ** (2.5 / 2.75)) and table["psnr"].max() == 35.75
+    assert table.loc[("fllic", 0.25), "bpp"] == 2 and set(table["denoiser"]) == {"bm3d_png"}
+    assert table.loc["low", "reason"].tolist() == ["not reached"] * 3 and table.loc["low", "bpp"].isna().all()
+    assert "bm3d_png" not in table.index
+    del known["bm3d_png"]
+    assert set(functionally_lossless(points(**known))["reason"]) == {"no uncoded denoiser"}
+
+
+def test_exact_images_are_left_out_of_the_bd_rate() -> None:
+    """One of them used to take the BD-rate of its curve."""
+    saved = {lmbda: (0.8 * bpp, psnr) for lmbda, (bpp, psnr) in CODEC.items()}
+    other = rows("jdc_n", saved, spread=0)
+    for row in other[:: len(IMAGES)]:
+        row["psnr"] = np.inf
+    result = compared(rows("codec", CODEC, spread=0), other).loc["jdc_n"]
+    assert result["bd_rate"] == pytest.approx(-20) and result["exact"] == 1 and result["reason"] == ""

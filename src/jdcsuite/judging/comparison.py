@@ -1,4 +1,5 @@
-"""Rows of results -> how far every curve is ahead of one of them, and whether that is statistically significant.
+"""Rows of results -> how far every curve is ahead of one of them, and whether that is statistically significant;
+points of curves -> their BD matrix, PSNR at fixed rates, and functionally lossless rates.
 
 BD-PSNR is computed image by image and has a bootstrap interval; BD-rate is that of the mean curves (Bjontegaard,
 VCEG-M33, 2001, with piecewise-cubic interpolation, pchip, which does not overshoot). Images of one scene are not
@@ -7,12 +8,15 @@ independent, so whole scenes are resampled, and with fewer than five of them the
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
 from bjontegaard import bd_psnr, bd_rate
+from scipy.interpolate import PchipInterpolator
 
+from jdcsuite.baselines.standards import LOSSLESS
 from jdcsuite.data.layouts import one_draw
 from jdcsuite.types import UserError
 
@@ -20,6 +24,9 @@ METHOD = "pchip"
 RESAMPLES, CONFIDENCE = 9999, 0.95
 MIN_GROUPS = 5  # scenes, for an interval
 MIN_OVERLAP = 0.5  # of the log-rate range that two curves of an image span together
+FEW = 4  # points of a curve; with fewer, an interpolation is hardly more than a straight line, which is noted
+RATES = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0)  # bpp at which `psnr_at` reads curves
+MARGINS = (0.5, 1.0, 0.25)  # dB below the best uncoded denoiser that count as functionally lossless
 VERDICTS = {1: "holds", -1: "fails", 0: "undecided"}  # on "this curve beats the anchor"
 
 
@@ -36,8 +43,9 @@ def compare(rows: pd.DataFrame, anchor: str) -> pd.DataFrame:
       its sign, else "undecided"; "few scenes" without an interval. Without any BD-PSNR, what is not shared: "no
       overlap" (of rates), "no common seed" or "no common picture".
     - ``rungs``: points of the shorter curve; two of them are a straight line.
-    - ``bd_rate`` (per cent): of the mean curves over the common images, on their increasing parts. ``cut``: number of
-      points left out by that; ``overlap``: share of their PSNR range that both curves reach.
+    - ``bd_rate`` (per cent): of the mean curves over the common images, without the ``exact`` ones that one of the
+      curves reproduces with an infinite PSNR, on their increasing parts. ``cut``: number of points left out by that;
+      ``overlap``: share of their PSNR range that both curves reach; ``reason``: why there is no BD-rate, else "".
 
     UserError: no curve has the anchor's label, or there is no other curve.
     """
@@ -54,11 +62,13 @@ def compare(rows: pd.DataFrame, anchor: str) -> pd.DataFrame:
                 continue
             other = panel[panel["label"] == label]
             common = set(reference["image"]) & set(other["image"])
-            means = [_mean_curve(part[part["image"].isin(common)]) for part in (reference, other)]
+            both = panel[panel["label"].isin([anchor, label]) & panel["image"].isin(common)]
+            exact = set(both.loc[np.isinf(both["psnr"]), "image"])
+            means = [_mean_curve(part[part["image"].isin(common - exact)]) for part in (reference, other)]
             compared.append(
                 {"dataset": dataset, "sigma": sigma, "label": label, "anchor": anchor}
                 | _statistics(_bd_psnr_by_image(reference, other), dataset, any_common=bool(common))
-                | {"rungs": min(map(len, means))}
+                | {"rungs": min(len(_mean_curve(part)) for part in (reference, other)), "exact": len(exact)}
                 | _bd_rate(*means)
             )
     return pd.DataFrame(compared)
@@ -82,15 +92,110 @@ def _bd_psnr(anchor: pd.DataFrame, other: pd.DataFrame) -> float:
     return float(bd_psnr(*_columns(curves, "bpp", "psnr"), METHOD, require_matching_points=False, min_overlap=0))
 
 
-def _bd_rate(anchor: pd.DataFrame, other: pd.DataFrame) -> dict[str, float]:
+def _bd_rate(anchor: pd.DataFrame, other: pd.DataFrame) -> dict[str, float | str]:
     curves, cuts = zip(*map(pareto, (anchor, other)), strict=True)
-    cut = sum(cuts)
-    usable = min(len(curve) for curve in curves) > 1
-    overlap = _overlap(*(curve["psnr"] for curve in curves)) if usable else 0.0
+    points = min(map(len, curves))
+    overlap = _overlap(*(curve["psnr"] for curve in curves)) if points > 1 else 0.0
     if overlap <= 0:
-        return {"bd_rate": np.nan, "overlap": 0.0, "cut": cut}
+        reason = "no overlap" if points > 1 else "one point" if points else "no point"
+        return {"bd_rate": np.nan, "overlap": 0.0, "cut": sum(cuts), "reason": reason}
     rate = bd_rate(*_columns(curves, "bpp", "psnr"), METHOD, require_matching_points=False, min_overlap=0)
-    return {"bd_rate": float(rate), "overlap": overlap, "cut": cut}
+    return {"bd_rate": float(rate), "overlap": overlap, "cut": sum(cuts), "reason": ""}
+
+
+def bd_matrix(points: pd.DataFrame) -> pd.DataFrame:
+    """BD-rate and BD-PSNR of every curve against every other one of its dataset and noise level, on the mean curves.
+
+    ``points``: `results.curves`. Columns: ``dataset``, ``sigma``, ``anchor``, ``label``; ``bd_rate`` (per cent, on the
+    increasing parts) with ``overlap``, the common share of their PSNR range; ``bd_psnr`` (dB, over the common rates on
+    a log axis) with ``overlap_rate``, that of the log-rate range; ``method`` of interpolation; ``reason`` and
+    ``reason_psnr``: why a number is undefined (NaN), else ""; ``note``: what limits defined numbers, as "2 points" or
+    "1 point cut, not monotone".
+    """
+    matrix = []
+    for (dataset, sigma), panel in points.groupby(["dataset", "sigma"], dropna=False, sort=False):
+        curves = {label: curve for label, curve in panel.groupby("label", sort=False) if curve["bpp"].notna().any()}
+        for anchor, label in itertools.product(curves, repeat=2):
+            pair = curves[anchor], curves[label]
+            matrix.append(
+                {"dataset": dataset, "sigma": sigma, "anchor": anchor, "label": label, "method": METHOD}
+                | _bd_figures(*pair)
+            )
+    return pd.DataFrame(matrix)
+
+
+def _bd_figures(anchor: pd.DataFrame, other: pd.DataFrame) -> dict[str, float | str]:
+    images = sorted({*anchor["images"], *other["images"]})
+    if len(images) > 1:
+        reason = f"of {images[0]} and {images[-1]} images"
+        undefined = {"bd_rate": np.nan, "overlap": 0.0, "bd_psnr": np.nan, "overlap_rate": 0.0, "note": ""}
+        return undefined | {"reason": reason, "reason_psnr": reason}
+    rate = _bd_rate(anchor, other)
+    by_rate = [_by_rate(anchor), _by_rate(other)]
+    count = min(map(len, by_rate))
+    overlap = _overlap(*(np.log10(curve["bpp"]) for curve in by_rate)) if count > 1 else 0.0
+    reason = "" if overlap >= MIN_OVERLAP else f"rates overlap by {overlap:.0%}" if overlap > 0 else "no overlap"
+    if count < 2:
+        reason = "one point" if count else "no point"
+    psnr = np.nan
+    if not reason:
+        psnr = float(bd_psnr(*_columns(by_rate, "bpp", "psnr"), METHOD, require_matching_points=False, min_overlap=0))
+    cut = rate.pop("cut")
+    notes = [f"{count} points"] * (1 < count < FEW) + [f"{cut} point{'s' * (cut > 1)} cut, not monotone"] * (cut > 0)
+    return rate | {"bd_psnr": psnr, "overlap_rate": overlap, "reason_psnr": reason, "note": "; ".join(notes)}
+
+
+def psnr_at(points: pd.DataFrame, bpps: Iterable[float] = RATES) -> pd.DataFrame:
+    """PSNR of every curve at fixed rates, by piecewise cubic interpolation over log-rate, never extrapolated.
+
+    ``points``: `results.curves`. Columns: ``dataset``, ``sigma``, ``label``, ``bpp``, ``psnr``, ``reason`` why it is
+    undefined (NaN), else ""."""
+    values = []
+    for (dataset, sigma, label), curve in _curves(points):
+        known = _by_rate(curve)
+        low, high = known["bpp"].min(), known["bpp"].max()
+        for bpp in bpps:
+            reason = "no point" if known.empty else "" if low <= bpp <= high else f"{low:.2f} to {high:.2f} bpp only"
+            psnr = np.nan if reason else _interpolated(np.log(known["bpp"]), known["psnr"], np.log(bpp))
+            values.append(
+                {"dataset": dataset, "sigma": sigma, "label": label, "bpp": bpp, "psnr": psnr, "reason": reason}
+            )
+    return pd.DataFrame(values)
+
+
+def functionally_lossless(points: pd.DataFrame, margins: Iterable[float] = MARGINS) -> pd.DataFrame:
+    """The smallest rate at which each curve's PSNR is within a margin (dB) of the best uncoded denoiser's.
+
+    ``points``: `results.curves`; a denoiser is uncoded in rows without a rate and before a lossless codec. Columns:
+    ``dataset``, ``sigma``, ``label``, ``margin``, ``denoiser`` (its label), ``psnr`` that is to be reached, ``bpp``,
+    ``reason`` why it is undefined (NaN), else ""."""
+    codec = points["method"].str.rpartition(" + ")
+    uncoded = points["bpp"].isna() | (codec[2].str.partition("-e")[0].isin(LOSSLESS) & ~codec[0].isin(["", "noisy"]))
+    values = []
+    for (dataset, sigma, label), curve in _curves(points[~uncoded]):
+        same = (points["dataset"] == dataset) & (points["sigma"].eq(sigma) | (points["sigma"].isna() & np.isnan(sigma)))
+        denoisers = points[uncoded & same & points["psnr"].notna()]
+        best = denoisers.loc[denoisers["psnr"].idxmax()] if len(denoisers) else None
+        rising, _ = pareto(curve)
+        for margin in margins:
+            name, aim = (best["label"], best["psnr"] - margin) if best is not None else ("", np.nan)
+            bpp, reason = np.nan, "no uncoded denoiser" if best is None else "not reached"
+            if best is not None and len(rising) and rising["psnr"].iloc[-1] >= aim:
+                aimed = max(aim, rising["psnr"].iloc[0])
+                bpp, reason = float(np.exp(_interpolated(rising["psnr"], np.log(rising["bpp"]), aimed))), ""
+            at = {"dataset": dataset, "sigma": sigma, "label": label, "margin": margin}
+            values.append(at | {"denoiser": name, "psnr": aim, "bpp": bpp, "reason": reason})
+    return pd.DataFrame(values)
+
+
+def _curves(points: pd.DataFrame) -> Iterable[tuple[tuple[str, float, str], pd.DataFrame]]:
+    coded = points[points["bpp"].notna()]
+    return coded.groupby(["dataset", "sigma", "label"], dropna=False, sort=False)
+
+
+def _interpolated(x: pd.Series, y: pd.Series, at: float) -> float:
+    """Piecewise cubic, without overshoot; of one point, its value."""
+    return float(PchipInterpolator(x, y)(at)) if len(x) > 1 else float(y.iloc[0])
 
 
 def _mean_curve(rows: pd.DataFrame) -> pd.DataFrame:

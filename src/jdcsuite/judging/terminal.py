@@ -80,7 +80,7 @@ def comparison_table(compared: pd.DataFrame) -> Table:
                 escape(row.label),
                 _number(row.bd_psnr, "+.2f") + ("*" if row.rungs == 2 else ""),
                 f"{row.low:+.2f} .. {row.high:+.2f}" if np.isfinite(row.low) else "-",
-                f"{row.bd_rate:+.0f} % ({row.overlap:.0%})" if row.overlap else "-",
+                f"{row.bd_rate:+.0f} % ({row.overlap:.0%})" if row.overlap else row.reason,
                 f"{row.pictures}/{row.groups}x{row.seeds}" + (f"-{row.apart}" if row.apart else ""),
                 f"{row.verdict}, 1 seed" if one_seed else row.verdict,
             )
