@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -378,3 +379,29 @@ def test_memory_of_decoding_can_be_limited(jdc, run, tmp_path, folder):
     assert status == 1 and "to decode" in err and not (tmp_path / "a.png").exists()
     assert jdc(*words, "4G")[0] == 0
     assert "--max-memory x is not a size" in jdc(*words, "x")[2]
+
+
+def test_twelve_bits_in_16_bit_words_are_as_good_as_a_shifted_file(jdc, tmp_path):
+    """With the flagship: the same noise, bytes and PSNR; decoding restores the scale."""
+    low = photo(64, 80, deep=True) >> 4
+    low[0, 0] = 4095
+    results = {}
+    for name, image, options in (("low", low, []), ("shifted", low << 4, []), ("given", low, ["--sigma", 10])):
+        (tmp_path / f"{name}.png").write_bytes(imagecodecs.png_encode(image))
+        coded, back = tmp_path / f"{name}.jdc", tmp_path / f"{name}.tif"
+        status, out, err = jdc("compress", tmp_path / f"{name}.png", "-o", coded, *options, "--target-psnr", 20)
+        assert status == 0 and "12 bits in 16-bit words" in out, err
+        assert jdc("decompress", coded, "-o", back)[0] == 0
+        results[name] = unpack(coded.read_bytes()), tifffile.imread(back), re.search(r"[\d.]+ dB", out)[0]
+    assert results["low"][0].side == results["shifted"][0].side and results["low"][2] == results["shifted"][2]
+    np.testing.assert_array_equal(results["low"][1], results["shifted"][1] >> 4)
+    assert results["low"][1].max() <= 4095 and float(results["low"][2][:-3]) >= 20
+    assert results["given"][0].side.request.noise == 160 and abs(results["low"][0].side.request.noise - 160) < 80
+    status, out, _ = jdc("info", "--json", tmp_path / "low.jdc", tmp_path / "shifted.jdc")
+    assert [(about["bit_depth"], about["used_bits"]) for about in json.loads(out)] == [
+        (16, "12"),
+        (16, "12 above 4 empty ones"),
+    ]
+    status, out, _ = jdc("noise", "--json", tmp_path / "low.png", tmp_path / "shifted.png")
+    noise = [estimate["noise"] for estimate in json.loads(out)]
+    assert noise[0] == noise[1] == results["low"][0].side.request.noise / 16

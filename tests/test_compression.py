@@ -16,6 +16,7 @@ import jdcsuite
 from jdcsuite.artifacts import weights
 from jdcsuite.coding.container import Contents, pack, unpack
 from jdcsuite.files import compression
+from jdcsuite.imaging.depth import Depth
 from jdcsuite.imaging.pixels import to_bytes
 from jdcsuite.models.fllic import FLLIC
 from jdcsuite.types import CorruptFile, UserError
@@ -75,6 +76,33 @@ def test_16_bit_images_are_decoded_at_full_depth(run):
     """The decoded samples are not those of an 8-bit image, scaled."""
     back = jdcsuite.decompress(jdcsuite.compress(photo(64, 64, deep=True), run), run)
     assert (back % 257 != 0).any()
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14])
+def test_data_below_full_scale_are_coded_as_what_they_show(run, bits):
+    """12 bits in 16-bit words were coded as a nearly black image: 11.1 dB where the shifted file has 31.5."""
+    aligned = photo(40, 50, deep=True) >> (16 - bits) << (16 - bits)
+    low = aligned >> (16 - bits)
+    decoded, contents = {}, {}
+    for name, image in (("low", low), ("aligned", aligned)):
+        data = jdcsuite.compress(image, run)
+        decoded[name], contents[name] = jdcsuite.decompress(data, run), unpack(data)
+        assert decoded[name].dtype == np.uint16
+    assert contents["low"].tiles == contents["aligned"].tiles
+    np.testing.assert_array_equal(decoded["low"], decoded["aligned"] >> (16 - bits))
+    full = jdcsuite.decompress(jdcsuite.compress(photo(40, 50), run), run)
+    assert (
+        decoded["low"].max() < 1 << bits and abs(decoded["low"].mean() / ((1 << bits) - 1) - full.mean() / 255) < 0.01
+    )
+    measured = compression.psnr(decoded["low"], low, peak=(1 << bits) - 1)
+    assert measured == pytest.approx(compression.psnr(full, photo(40, 50)), abs=0.2)
+
+
+def test_the_depth_of_an_image_can_be_given(run):
+    dark = photo(20, 20, deep=True) >> 6
+    data = jdcsuite.compress(dark, run, depth=Depth(bits=14))
+    assert unpack(data).depth == Depth(bits=14) and unpack(jdcsuite.compress(dark, run)).depth == Depth(bits=10)
+    assert unpack(jdcsuite.compress(dark, run, depth=Depth())).depth == Depth()
 
 
 def test_metadata_colour_and_tile_are_in_the_file(run):

@@ -21,6 +21,7 @@ from jdcsuite.coding.container import (
     unpack,
 )
 from jdcsuite.coding.tiling import boxes
+from jdcsuite.imaging.depth import BITS, Depth
 from jdcsuite.types import CorruptFile, Request, Side
 
 WORDS = st.integers(0, 2**32 - 1)
@@ -43,11 +44,14 @@ def contents(draw) -> Contents:
             min_size=1,
         )
     )
+    bit_depth = draw(st.sampled_from([8, 16]))
+    bits = 16 if bit_depth == 8 else draw(st.sampled_from(BITS))
     return Contents(
         model_id=draw(st.binary(min_size=8, max_size=8)),
         height=height,
         width=width,
-        bit_depth=draw(st.sampled_from([8, 16])),
+        bit_depth=bit_depth,
+        depth=Depth(bits=bits, shift=0 if bit_depth == 8 else draw(st.integers(0, bits - 8))),
         colour=draw(st.sampled_from([0, 1])),
         tile=tile,
         side=Side(h=draw(st.integers(0, 2**16 - 1)), request=draw(st.none() | REQUESTS)),
@@ -79,11 +83,11 @@ def seal(body: bytes) -> bytes:
 def forged(
     *,
     magic=b"JDC", version=2, flags=1, height=3, width=5, depth=8, colour=1, tile=64, count=3, entries=1,
-    metadata=b"\x01\x07\x00\x00\x00profile", lengths=(3, 0, 2), payload=b"abc\x00\xff",
+    used=b"", metadata=b"\x01\x07\x00\x00\x00profile", lengths=(3, 0, 2), payload=b"abc\x00\xff",
 ) -> bytes:  # fmt: skip
     """A file with a valid checksum, written as docs/format.md specifies."""
     head = magic + bytes([version, flags]) + b"weights!" + struct.pack("<II", height, width)
-    head += bytes([depth, colour]) + struct.pack("<IH", tile, 700) + bytes([count, entries]) + metadata
+    head += bytes([depth, colour]) + struct.pack("<IH", tile, 700) + bytes([count, entries]) + used + metadata
     return seal(head + struct.pack(f"<{1 + len(lengths)}I", 99, *lengths) + payload)
 
 
@@ -111,6 +115,16 @@ def test_contents_survive_packing(it):
 def test_the_bytes_are_those_of_the_specification():
     assert forged() == SMALL_FILE
     assert len(SMALL_FILE) == 31 + 5 + 7 + 4 * 4 + 5 + 4
+
+
+def test_used_bits_of_16_bit_words_take_two_bytes():
+    """Files of all other images are those of versions without this field."""
+    for bits, shift in ((12, 0), (16, 4), (8, 0)):
+        it = replace(SMALL, bit_depth=16, depth=Depth(bits=bits, shift=shift))
+        assert pack(it) == forged(flags=3, depth=16, used=bytes([bits, shift]))
+        assert unpack(pack(it)) == it and header_bytes(it) == header_bytes(SMALL) + 2
+    with pytest.raises(ValueError, match="part of their words"):
+        pack(replace(SMALL, depth=Depth(bits=12)))
 
 
 def test_tiles_cover_the_image_once_in_raster_order():
@@ -174,8 +188,10 @@ def test_a_mutated_file_with_a_valid_checksum_is_refused_or_another_valid_file(i
         {"count": 16, "lengths": (), "payload": b""}, {"count": 0, "lengths": (), "payload": b"\0"},
         {"lengths": (2**32 - 1, 0, 2)}, {"lengths": (3, 0, 3)}, {"lengths": (3, 0, 1)},
         {"lengths": (0, 0, 0), "payload": b""}, {"lengths": (0, 0, 0), "payload": b"x"},
-        {"payload": b""}, {"magic": b"JPG"}, {"version": 255}, {"version": 0}, {"flags": 3}, {"flags": 128},
+        {"payload": b""}, {"magic": b"JPG"}, {"version": 255}, {"version": 0}, {"flags": 4}, {"flags": 128},
         {"depth": 12}, {"depth": 0}, {"colour": 2}, {"tile": 63}, {"tile": 4160}, {"tile": 2**32 - 64},
+        {"flags": 3}, {"flags": 3, "depth": 16, "used": b""}, {"flags": 3, "used": b"\x0c\0"},
+        *({"flags": 3, "depth": 16, "used": bytes(used)} for used in ((16, 0), (11, 0), (12, 5), (8, 1), (0, 0), (16, 9))),
         {"entries": 0}, {"entries": 2}, {"entries": 255}, {"metadata": b""}, {"metadata": b"\x01\x00\x00\x00\x00"},
         {"metadata": b"\x03\x01\x00\x00\x00x"}, {"metadata": b"\x00\x01\x00\x00\x00x"},
         {"metadata": b"\x01\xff\xff\xff\xff"}, {"metadata": b"\x01\x01\x00\x00\x00x" * 2, "entries": 2},

@@ -2,9 +2,9 @@
 
     python tests/golden/make.py [--force]
 
-`tests/test_golden.py` opens them on every machine and with every later version. They are rewritten only when the format
-or the networks change on purpose, with `--force`. Files of a released version are never replaced; new ones go to a new
-folder (`--out tests/golden/v3`).
+`tests/test_golden.py` opens them on every machine and with every later version. Without `--force`, existing weights and
+files are kept and only missing files are added. With it, all are rewritten, when the networks change on purpose. Files
+of a released version are never replaced; new ones go to a new folder (`--out tests/golden/v3`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from jdcsuite.artifacts import weights
 from jdcsuite.coding.container import unpack
 from jdcsuite.files import compression
 from jdcsuite.imaging import atomic
+from jdcsuite.imaging.depth import Depth
 from jdcsuite.imaging.picture import Picture
 from jdcsuite.imaging.write import encode
 
@@ -55,6 +56,7 @@ SETTINGS = {
 # networks that are initialised with zeros and are not among the `prior_networks`
 ZERO_INITIALISED = {"flagship": ("gain_a", "gain_s", "fine_a.0.scale", "coarse_s.0.scale")}
 MAX_WEIGHTS = 250_000  # bytes
+WEIGHTS, LIST = "weights.safetensors", "golden.json"
 
 
 def images(codec: str) -> dict[str, tuple[np.ndarray, dict[str, object]]]:
@@ -74,10 +76,12 @@ def images(codec: str) -> dict[str, tuple[np.ndarray, dict[str, object]]]:
             np.repeat(rgb[:40, :50, :1], 3, -1),
             {"grey": True, "metadata": {"icc": b"no real profile", "exif": b"MM\0*\0\0\0\x08\0\0"}},
         ),
-        "grey16": (np.repeat(deep[:33, :20, :1], 3, -1), {"grey": True}),
+        "grey16": (np.repeat(deep[:33, :20, :1], 3, -1), {"grey": True, "depth": Depth()}),  # dark
         "one": (rgb[7:8, 9:10], {}),
         "flat": (np.full((100, 200, 3), 200, np.uint8), {}),
         "line": (rgb[:1], {}),
+        "rgb12": (deep[:65, :70] >> 4, {}),
+        "grey12": (np.repeat(deep[110:143, 100:120, 2:] >> 4 << 4, 3, -1), {"grey": True}),
     }
     settings = SETTINGS.get(codec, {})
     return {name: (pixels, options | settings.get(name, {})) for name, (pixels, options) in images.items()}
@@ -91,14 +95,14 @@ def main() -> None:
     for name, (target, shape) in CODECS.items():
         folder = args.out / name
         folder.mkdir(parents=True, exist_ok=True)
-        if (folder / "weights.safetensors").exists() and not args.force:
-            print(f"{folder} already holds golden files: see --help")
-            continue
-        make(folder, f"jdcsuite.models.{target}", shape)
+        if args.force or not (folder / WEIGHTS).exists():
+            make_weights(folder, f"jdcsuite.models.{target}", shape)
+            (folder / LIST).unlink(missing_ok=True)
+        make_files(folder)
 
 
 @torch.no_grad()
-def make(folder: Path, target: str, shape: dict[str, object]) -> None:
+def make_weights(folder: Path, target: str, shape: dict[str, object]) -> None:
     torch.manual_seed(0)
     codec = instantiate({"_target_": target, **shape}, _convert_="all").eval()
     # as after training: no parameters near zero
@@ -109,11 +113,18 @@ def make(folder: Path, target: str, shape: dict[str, object]) -> None:
         if name == "prior_y.seen" and shape.get("index_cost") == "adaptive":  # as counted in training
             buffer.copy_(torch.randint(0, 100, buffer.shape))
     codec.update()
-    stored = folder / "weights.safetensors"
+    stored = folder / WEIGHTS
     weights.save(codec, {"_target_": target, **shape}, stored, about={"run": "golden"})
     assert stored.stat().st_size < MAX_WEIGHTS, f"{stored.stat().st_size} bytes of weights"
-    listed = {}
+    print(f"{folder.name}: {stored.stat().st_size} bytes of weights, {codec.model_id.hex()}")
+
+
+def make_files(folder: Path) -> None:
+    stored, record = folder / WEIGHTS, folder / LIST
+    listed = json.loads(record.read_text())["files"] if record.exists() else {}
     for name, (pixels, options) in images(folder.name).items():
+        if name in listed:
+            continue
         data = compression.compress(pixels, stored, **options)
         decoded = compression.decompress(data, stored)
         contents = unpack(data)
@@ -123,9 +134,8 @@ def make(folder: Path, target: str, shape: dict[str, object]) -> None:
         # checksums are recorded separately because symbols must never differ
         listed[name] = {"bytes": len(data), "checksums": [tile.checksum for tile in contents.tiles]}
         print(f"{name}: {pixels.shape[0]} x {pixels.shape[1]}, {len(data)} bytes, {len(contents.tiles)} tiles")
-    listed = {"model_id": codec.model_id.hex(), "files": listed}
-    atomic.write(folder / "golden.json", (json.dumps(listed, indent=1) + "\n").encode())
-    print(f"{folder.name}: {stored.stat().st_size} bytes of weights, {codec.model_id.hex()}")
+    listed = {"model_id": compression.load(stored).model_id.hex(), "files": listed}
+    atomic.write(record, (json.dumps(listed, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from jdcsuite.coding.tiling import Array, Box, size, window
 from jdcsuite.device import coding_arithmetic
 from jdcsuite.entropy.coder import Tables
 from jdcsuite.entropy.exact import is_exact
+from jdcsuite.imaging.depth import Depth
 from jdcsuite.types import CorruptFile, Side, UserError
 
 M = TypeVar("M", bound=Callable)
@@ -190,6 +191,7 @@ class Codec(nn.Module, ABC):
         tile: int = TILE,
         metadata: dict[str, bytes] | None = None,
         colour: int = RGB,
+        depth: Depth = Depth(),  # noqa: B008 - immutable
     ) -> bytes:
         """One image of any size from 1x1 up -> the bytes of a `.jdc` file.
 
@@ -197,10 +199,11 @@ class Codec(nn.Module, ABC):
         ``sigma``: standard deviation of its noise in grey levels, for codecs that take it (None: estimated).
         ``quality`` 0 to 100 and ``strength`` 0 (keep the noise) to 1: for codecs of any rate (None: the codec chooses).
         ``tile``: side in pixels, a multiple of 64 not below ``margin``; 0: one tile of up to 4096 x 4096.
-        ``metadata`` and ``colour``: as in `Contents`. Computed in float32 on the device of the weights.
+        ``metadata``, ``colour`` and ``depth``: as in `Contents`; ``x`` is at full scale. Computed in float32 on the
+        device of the weights.
         """
         contents = self.header(
-            x, sigma=sigma, quality=quality, strength=strength, tile=tile, metadata=metadata, colour=colour
+            x, sigma=sigma, quality=quality, strength=strength, tile=tile, metadata=metadata, colour=colour, depth=depth
         )
         return pack(replace(contents, tiles=list(self.encode_tiles(x, contents))))
 
@@ -221,6 +224,7 @@ class Codec(nn.Module, ABC):
         tile: int = TILE,
         metadata: dict[str, bytes] | None = None,
         colour: int = RGB,
+        depth: Depth = Depth(),  # noqa: B008 - immutable
     ) -> Contents:
         """What `compress` with these arguments writes ahead of the tiles."""
         self._check_ready()
@@ -229,7 +233,7 @@ class Codec(nn.Module, ABC):
             model_id=self.model_id, height=height, width=width, colour=colour,
             tile=self._tile_side(height, width, tile),
             bit_depth=16 if isinstance(x, np.ndarray) and x.dtype == np.uint16 else 8,
-            metadata=metadata or {}, same_machine=not self.exact,
+            depth=depth, metadata=metadata or {}, same_machine=not self.exact,
         )  # fmt: skip
         tiles = (self.crop(x, box) for box in contents.boxes)
         return replace(contents, side=self.make_side(tiles, sigma=sigma, quality=quality, strength=strength))
@@ -261,14 +265,15 @@ class Codec(nn.Module, ABC):
         return x_hat
 
     def decompress_array(self, data: bytes, *, max_memory: int | None = None) -> Array:
-        """As `decompress`, rounded to the bit depth of the image that was compressed."""
+        """As `decompress`, in the samples of the image that was compressed: its bit depth, and of 16-bit words the bits
+        that it used."""
         contents = self._open(data, max_memory)
         dtype = np.uint16 if contents.bit_depth == 16 else np.uint8
         image = None
         for box, part in self.decode_tiles(contents):
             image = np.empty((contents.height, contents.width, 3), dtype) if image is None else image
             levels = (part[0] * np.iinfo(dtype).max).round().permute(1, 2, 0)
-            image[box.pixels] = levels.int().cpu().numpy()
+            image[box.pixels] = contents.depth.restored(levels.int().cpu().numpy().astype(dtype))
         return image
 
     def decoding_memory(self, contents: Contents) -> int:

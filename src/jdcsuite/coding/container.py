@@ -12,13 +12,14 @@ import zlib
 from dataclasses import dataclass, field, replace
 
 from jdcsuite.coding.tiling import Box, boxes
+from jdcsuite.imaging.depth import BITS, Depth
 from jdcsuite.types import CorruptFile, Request, Side
 
 MAGIC, VERSION = b"JDC", 3
 PLAIN = 2  # version written by codecs of one rate, which have no request; version 1 was never released
 RGB, GREY = 0, 1
 H_UNIT = 256  # the entropy guide is stored in 1/256 bpp
-SAME_MACHINE = 1  # the only flag
+SAME_MACHINE, PART_OF_WORD = 1, 2  # flags
 METADATA = {"icc": 1, "exif": 2}
 MAX_SIDE, MAX_PIXELS, MAX_SEGMENTS, MAX_METADATA = 1 << 20, 1 << 30, 16, 16 << 20
 TILE_STEP, MAX_TILE = 64, 4096
@@ -28,7 +29,7 @@ TILE_STEP, MAX_TILE = 64, 4096
 PIXELS_PER_BYTE = 64 * 64
 
 _FIXED = struct.Struct("<3sBB8sIIBBIHBB")
-_REQUEST = struct.Struct("<HHB")
+_REQUEST, _DEPTH = struct.Struct("<HHB"), struct.Struct("<BB")
 _ENTRY, _WORD = struct.Struct("<BI"), struct.Struct("<I")
 
 
@@ -44,7 +45,8 @@ class Tile:
 class Contents:
     """All fields of a `.jdc` file.
 
-    ``model_id``: 8 bytes that name the weights. ``bit_depth``: 8 or 16, of the source and of the decoded image.
+    ``model_id``: 8 bytes that name the weights. ``bit_depth``: 8 or 16, of a word of the source and of the decoded
+    image. ``depth``: which bits of 16-bit words are used; the image was coded at full scale (`Depth.full_scale`).
     ``colour``: RGB, or GREY (coded as RGB, reduced to one channel on output). ``tile``: side in pixels, 0 = one tile.
     ``metadata``: "icc", "exif" -> bytes. ``same_machine``: floating-point arithmetic decides the symbols, so another
     machine may fail to decode them. ``tiles``: in raster order, all with the same number of segments.
@@ -56,6 +58,7 @@ class Contents:
     bit_depth: int
     colour: int
     tile: int
+    depth: Depth = field(default_factory=Depth)
     side: Side = field(default_factory=Side)
     metadata: dict[str, bytes] = field(default_factory=dict)
     same_machine: bool = False
@@ -82,6 +85,7 @@ def frame_bytes(contents: Contents, *, segments: int) -> int:
     """`header_bytes` without the filling; ``contents`` needs no tiles yet. ``segments``: of each tile."""
     entries = sum(_ENTRY.size + len(value) for value in contents.metadata.values())
     fixed = _FIXED.size + (0 if contents.side.request is None else _REQUEST.size)
+    fixed += 0 if contents.depth == Depth() else _DEPTH.size
     return fixed + entries + len(contents.boxes) * _WORD.size * (1 + segments) + _WORD.size
 
 
@@ -99,11 +103,14 @@ def pack(contents: Contents) -> bytes:
         raise ValueError(f"metadata is {' or '.join(METADATA)}, and not empty")
     if sum(map(len, it.metadata.values())) > MAX_METADATA:
         raise ValueError(f"metadata of more than {MAX_METADATA} bytes")
-    version, flags = PLAIN if it.side.request is None else VERSION, SAME_MACHINE if it.same_machine else 0
+    version = PLAIN if it.side.request is None else VERSION
+    flags = it.same_machine * SAME_MACHINE | (it.depth != Depth()) * PART_OF_WORD
     size = (it.height, it.width, it.bit_depth, it.colour, it.tile)
     parts = [_FIXED.pack(MAGIC, version, flags, it.model_id, *size, it.side.h, count, len(it.metadata))]
     if it.side.request is not None:
         parts.append(_REQUEST.pack(*it.side.integers[1:]))
+    if it.depth != Depth():
+        parts.append(_DEPTH.pack(it.depth.bits, it.depth.shift))
     for name, value in sorted(it.metadata.items(), key=lambda entry: METADATA[entry[0]]):
         parts += [_ENTRY.pack(METADATA[name], len(value)), value]
     for box, tile in zip(it.boxes, it.tiles, strict=True):
@@ -122,11 +129,12 @@ def unpack(data: bytes) -> Contents:
     if zlib.crc32(body) != _WORD.unpack(data[-_WORD.size :])[0]:
         raise CorruptFile("the checksum does not match: the file is damaged or incomplete")
     _, version, flags, model_id, height, width, depth, colour, tile, h, count, entries = _FIXED.unpack_from(body)
-    if flags & ~SAME_MACHINE:
+    if flags & ~(SAME_MACHINE | PART_OF_WORD):
         raise CorruptFile("the file uses a part of the format that this jdcsuite does not know: update jdcsuite")
     request, start = (None, _FIXED.size) if version == PLAIN else _read_request(body)
+    used, start = _read_depth(body, start) if flags & PART_OF_WORD else (Depth(), start)
     header = Contents(
-        model_id=model_id, height=height, width=width, bit_depth=depth, colour=colour, tile=tile,
+        model_id=model_id, height=height, width=width, bit_depth=depth, depth=used, colour=colour, tile=tile,
         side=Side(h=h, request=request), same_machine=bool(flags & SAME_MACHINE),
     )  # fmt: skip
     _check_limits(header, segments=count, error=CorruptFile)
@@ -163,6 +171,16 @@ def _read_request(body: memoryview) -> tuple[Request, int]:
         raise CorruptFile("the file is cut off")
     quality, noise, strength = _REQUEST.unpack_from(body, _FIXED.size)
     return Request(quality=quality, noise=noise, strength=strength), _FIXED.size + _REQUEST.size
+
+
+def _read_depth(body: memoryview, start: int) -> tuple[Depth, int]:
+    """The used bits of 16-bit words at offset ``start``, and the offset of their end."""
+    if start + _DEPTH.size > len(body):
+        raise CorruptFile("the file is cut off")
+    bits, shift = _DEPTH.unpack_from(body, start)
+    if bits not in BITS or not 0 <= shift <= bits - BITS[0] or (bits, shift) == (16, 0):
+        raise CorruptFile(f"samples of {bits} bits shifted by {shift} are outside the format's limits")
+    return Depth(bits=bits, shift=shift), start + _DEPTH.size
 
 
 def _read_metadata(body: memoryview, entries: int, start: int) -> tuple[dict[str, bytes], int]:
@@ -215,6 +233,8 @@ def _check_limits(it: Contents, *, segments: int, error: type[Exception]) -> Non
         raise error(f"an image of {it.height} x {it.width} pixels is outside the format's limits")
     if it.bit_depth not in (8, 16) or it.colour not in (RGB, GREY):
         raise error(f"bit depth {it.bit_depth} or colour {it.colour} is outside the format's limits")
+    if it.bit_depth == 8 and it.depth != Depth():
+        raise error("8-bit samples that use a part of their words are outside the format's limits")
     if it.tile % TILE_STEP or it.tile > MAX_TILE:
         raise error(
             f"tiles of {it.tile} pixels are outside the format's limits: multiples of {TILE_STEP} to {MAX_TILE}"

@@ -12,8 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from jdcsuite.coding.container import unpack
 from jdcsuite.files import pool
 from jdcsuite.files.paths import Item
@@ -22,6 +20,7 @@ from jdcsuite.types import CorruptFile, UserError
 
 if TYPE_CHECKING:
     from jdcsuite.coding.codec import Codec
+    from jdcsuite.imaging.picture import Picture
 
 
 @dataclass(frozen=True)
@@ -123,6 +122,7 @@ def _compress(item: Item, options: BatchOptions) -> Outcome:
     from jdcsuite.artifacts.weights import read_about
     from jdcsuite.files import compression, noisiness
     from jdcsuite.imaging import atomic
+    from jdcsuite.imaging.depth import Depth
     from jdcsuite.imaging.picture import Picture
 
     image, wanted = Picture.read(item.source), options.compression
@@ -131,18 +131,21 @@ def _compress(item: Item, options: BatchOptions) -> Outcome:
     encoders = []
     for path, codec in _codecs(options):
         encode = partial(
-            compression.compress, image.pixels, codec, tile=wanted.tile, metadata=metadata, grey=image.grey
-        )
-        measure = partial(_verified_psnr, codec=codec, pixels=image.pixels)
-        encoders.append(ImageEncoder(path, codec, image.pixels, wanted, encode, measure, metadata))
+            compression.compress, image.pixels, codec, tile=wanted.tile, metadata=metadata, grey=image.grey,
+            depth=image.depth,
+        )  # fmt: skip
+        measure = partial(_verified_psnr, codec=codec, image=image)
+        encoders.append(ImageEncoder(path, codec, image.full_scale, wanted, encode, measure, metadata))
     file = choose(encoders, pixels)
     if options.verify and not file.was_decoded:
         file.measure(file.data)
     atomic.write(item.target, file.data)
-    warning = noisiness.warning(image.pixels, read_about(file.weights), file.request, sigma=wanted.sigma)
+    warning = noisiness.warning(image.full_scale, read_about(file.weights), file.request, sigma=wanted.sigma)
     note = _note(file, pixels, wanted) if file.request or wanted.has_target else ""
-    read, same_machine = item.source.stat().st_size, unpack(file.data).same_machine
-    return Outcome(item, read, len(file.data), pixels, note, same_machine, warning=warning)
+    if (contents := unpack(file.data)).depth != Depth():
+        note = f"{image.depth.bits - image.depth.shift} bits in 16-bit words{note and ', '}{note}"
+    size = item.source.stat().st_size
+    return Outcome(item, size, len(file.data), pixels, note, contents.same_machine, warning=warning)
 
 
 def _note(file: EncodedFile, pixels: int, options: CompressionOptions) -> str:
@@ -153,7 +156,7 @@ def _note(file: EncodedFile, pixels: int, options: CompressionOptions) -> str:
     return ", ".join([noise, *(["kept"] if file.request.strength == 0 else []), result])
 
 
-def _verified_psnr(data: bytes, *, codec: Codec, pixels: np.ndarray) -> float:
+def _verified_psnr(data: bytes, *, codec: Codec, image: Picture) -> float:
     """PSNR in dB of the image that ``data`` decodes to. CorruptFile: it does not decode, or to other symbols."""
     from jdcsuite.files import compression
 
@@ -161,9 +164,9 @@ def _verified_psnr(data: bytes, *, codec: Codec, pixels: np.ndarray) -> float:
         decoded = compression.decompress(data, codec)
     except CorruptFile as error:
         raise CorruptFile(f"the file failed verification and was not written ({error})") from error
-    if decoded.shape != pixels.shape or decoded.dtype != pixels.dtype:
+    if decoded.shape != image.pixels.shape or decoded.dtype != image.pixels.dtype:
         raise CorruptFile("the file failed verification (it decodes to another size) and was not written")
-    return compression.psnr(decoded, pixels)
+    return compression.psnr(decoded, image.pixels, peak=image.depth.peak)
 
 
 def _decompress(item: Item, options: BatchOptions) -> Outcome:

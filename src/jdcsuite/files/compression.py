@@ -14,6 +14,7 @@ from jdcsuite.artifacts.weights import path_of, shipped
 from jdcsuite.checks import noise_level
 from jdcsuite.coding.codec import TILE, Codec
 from jdcsuite.coding.container import GREY, MAX_METADATA, METADATA, RGB, unpack
+from jdcsuite.imaging.depth import Depth
 from jdcsuite.types import CorruptFile, UserError
 
 __all__ = ["TILE", "CorruptFile", "NoCodec", "compress", "decompress", "load", "psnr"]
@@ -37,6 +38,7 @@ def compress(
     tile: int = TILE,
     metadata: dict[str, bytes] | None = None,
     grey: bool = False,
+    depth: Depth | None = None,
     device: str = "cpu",
 ) -> bytes:
     """Compress one RGB image, (height, width, 3) uint8 or uint16, to the bytes of a `.jdc` file.
@@ -44,9 +46,12 @@ def compress(
     ``weights``: run folder, weights file (loaded once) or loaded codec; None: the weights in the package.
     ``quality``: 0 (smallest file) to 100, of any-rate weights (None: the bend of the rate curve, which depends on the
     noise). ``strength``: 0 (keep the noise) to 1 (None: remove it). ``sigma``: standard deviation of the noise in 8-bit
-    grey levels (None: estimated from the image). ``tile``: side in pixels, a multiple of 64 up to 4096; 0: one tile.
+    grey levels, of which white has 255 whatever the depth (None: estimated from the image). ``tile``: side in pixels, a
+    multiple of 64 up to 4096; 0: one tile.
     ``metadata``: "icc", "exif" -> bytes to keep. ``grey``: the channels are equal; image files are decoded to one.
-    UserError: any other array, or an option that these weights do not support.
+    ``depth``: which bits of 16-bit words the image uses (None: found from the samples); 10, 12 or 14 bits are coded at
+    full scale, and `decompress` restores them. UserError: any other array, or an option that these weights do not
+    support.
     """
     image = _checked(array)
     check_tile(tile)
@@ -59,10 +64,11 @@ def compress(
     check_options(codec, sigma=sigma, quality=quality, strength=strength)
     if tile < max(image.shape[:2]):
         check_tile(tile, codec)
-    colour = GREY if grey else RGB
+    depth = Depth.of(image) if depth is None else depth
     return codec.compress(
-        image, sigma=sigma, quality=quality, strength=strength, tile=tile, metadata=metadata, colour=colour
-    )
+        depth.full_scale(image), sigma=sigma, quality=quality, strength=strength, tile=tile, metadata=metadata,
+        colour=GREY if grey else RGB, depth=Depth() if image.dtype == np.uint8 else depth,
+    )  # fmt: skip
 
 
 def check_tile(tile: int, codec: Codec | None = None) -> None:
@@ -96,7 +102,8 @@ def decompress(
     max_memory: int | None = None,
     device: str = "cpu",
 ) -> np.ndarray:
-    """Decompress the bytes of a `.jdc` file to (height, width, 3) uint8, or uint16 where the file's bit depth is 16.
+    """Decompress the bytes of a `.jdc` file to (height, width, 3) uint8, or uint16 where the image had more bits: the
+    samples have the scale that they had when they were compressed.
 
     ``max_memory``: bytes that decoding may take beyond the weights, approximately (None: any); UserError: more.
     `CorruptFile`: bytes that these weights did not write, or symbols that fail their checksum here.
@@ -138,11 +145,12 @@ def _load_file(path: Path, device: str) -> Codec:
     return model
 
 
-def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """PSNR in dB of two arrays of one integer type, pooled over all samples; inf if they are equal."""
+def psnr(a: np.ndarray, b: np.ndarray, *, peak: int | None = None) -> float:
+    """PSNR in dB of two arrays of one integer type, pooled over all samples; inf if they are equal. ``peak``: their
+    largest possible value (None: that of their type)."""
     # Row by row, because a gigapixel in float64 would take 24 GB.
     error = sum(float(np.square(x.astype(np.float64) - y).sum()) for x, y in zip(a, b, strict=True)) / a.size
-    top = np.iinfo(a.dtype).max
+    top = np.iinfo(a.dtype).max if peak is None else peak
     return float("inf") if error == 0 else float(10 * np.log10(top**2 / error))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from jdcsuite.coding.container import Contents, header_bytes, unpack
+from jdcsuite.imaging.depth import Depth
 from jdcsuite.types import CorruptFile, UserError
 
 UNKNOWN = "not stated"
@@ -28,6 +29,7 @@ def of_file(path: Path) -> dict[str, object]:
         "height": contents.height,
         "bpp": 8 * len(data) / (contents.width * contents.height),
         "bit_depth": contents.bit_depth,
+        "used_bits": _used_bits(contents),
         "colour": "grey" if contents.colour else "rgb",
         **_request(contents),
         "model_id": contents.model_id.hex(),
@@ -40,6 +42,13 @@ def of_file(path: Path) -> dict[str, object]:
         "same_machine": contents.same_machine,
         "metadata": {name: len(value) for name, value in contents.metadata.items()},
     }
+
+
+def _used_bits(contents: Contents) -> str | None:
+    """Which bits of 16-bit words the image uses, if not all."""
+    depth = contents.depth
+    lowest = f" above {depth.shift} empty ones" if depth.shift else ""
+    return None if depth == Depth() else f"{depth.bits - depth.shift}{lowest}"
 
 
 def _request(contents: Contents) -> dict[str, object]:

@@ -47,7 +47,7 @@ def _estimate(path: Path, *, network: Path | None) -> NoiseEstimate:
     from jdcsuite.imaging.picture import Picture
 
     try:
-        pixels = Picture.read(path).pixels
+        pixels = Picture.read(path).full_scale
         classical = noise_of(pixels)
         noise, estimator = classical.rms, "classical"
         if network is not None:

@@ -225,7 +225,7 @@ def _process(image: InputImage, *, denoise: Denoise, teacher: Teacher, out: Path
 
 
 def _make_pair(image: InputImage, denoise: Denoise, teacher: Teacher, pair_paths: list[Path]) -> PairOutcome:
-    pixels = Picture.read(image.path).pixels
+    pixels = Picture.read(image.path).full_scale
     # through int32, because PyTorch has few operations on uint16
     x = torch.from_numpy(pixels.astype(np.int32)).permute(2, 0, 1)[None].float() / np.iinfo(pixels.dtype).max
     denoised = denoise(x)

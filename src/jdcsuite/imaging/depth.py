@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import UInt16
+from jaxtyping import UInt8, UInt16, UInt32
 
 BITS = (8, 10, 12, 14, 16)
 _FULL = 65535
+Samples = UInt8[np.ndarray, "h w c"] | UInt16[np.ndarray, "h w c"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +31,14 @@ class Depth:
             raise ValueError(f"samples of {self.bits} bits shifted by {self.shift}")
 
     @classmethod
-    def of(cls, samples: UInt16[np.ndarray, "*shape"], declared: int | None = None) -> Depth:
-        """The depth that samples have. ``declared``: largest sample according to the file; ignored if one is larger.
+    def of(cls, samples: Samples, declared: int | None = None) -> Depth:
+        """The depth that samples have; of 8-bit ones always 8. ``declared``: largest sample according to the file;
+        ignored if one is larger.
 
         A dark image may use fewer bits than its camera has. That does no harm: `restored` undoes `full_scale` exactly.
         """
+        if samples.dtype == np.uint8:
+            return cls(bits=8)
         used = int(np.bitwise_or.reduce(samples, axis=None))  # below the same power of two as the largest sample
         if declared is not None and used.bit_length() <= declared.bit_length() <= 16:
             top = declared.bit_length()
@@ -49,16 +53,29 @@ class Depth:
         """Largest value of the samples, without their empty low bits."""
         return (1 << (self.bits - self.shift)) - 1
 
-    def full_scale(self, samples: UInt16[np.ndarray, "*shape"]) -> UInt16[np.ndarray, "*shape"]:
-        """Scaled so that the largest possible sample becomes 65535."""
-        if self.white == _FULL:
-            return samples
-        values = (samples >> self.shift).astype(np.uint32)
-        return ((values * _FULL + self.white // 2) // self.white).astype(np.uint16)
+    @property
+    def peak(self) -> int:
+        """Largest possible sample, which PSNR refers to."""
+        return self.white << self.shift
 
-    def restored(self, samples: UInt16[np.ndarray, "*shape"]) -> UInt16[np.ndarray, "*shape"]:
-        """The inverse of `full_scale`; samples between its values are rounded to the nearest."""
-        if self.white == _FULL:
+    def full_scale(self, samples: Samples) -> Samples:
+        """Scaled so that the largest possible sample becomes 65535; 8-bit samples as they are."""
+        if self.white == _FULL or samples.dtype == np.uint8:
             return samples
-        values = (samples.astype(np.uint32) * self.white + _FULL // 2) // _FULL
-        return (values << self.shift).astype(np.uint16)
+        values = np.arange(_FULL + 1, dtype=np.uint32).clip(max=self.peak) >> self.shift
+        return _mapped(samples, (values * _FULL + self.white // 2) // self.white)
+
+    def restored(self, samples: Samples) -> Samples:
+        """The inverse of `full_scale`; samples between its values are rounded to the nearest."""
+        if self.white == _FULL or samples.dtype == np.uint8:
+            return samples
+        values = (np.arange(_FULL + 1, dtype=np.uint32) * self.white + _FULL // 2) // _FULL
+        return _mapped(samples, values << self.shift)
+
+
+def _mapped(samples: UInt16[np.ndarray, "h w c"], table: UInt32[np.ndarray, "65536"]) -> UInt16[np.ndarray, "h w c"]:
+    """``table`` at each sample; row by row, because numpy makes 64-bit indices of them."""
+    mapped = np.empty_like(samples)
+    for row, out in zip(samples, mapped, strict=True):
+        out[:] = table[row]
+    return mapped

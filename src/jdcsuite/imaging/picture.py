@@ -53,8 +53,13 @@ class Picture:
 
     @cached_property
     def depth(self) -> Depth:
-        """Which bits of 16-bit samples are used; `Depth.full_scale` gives the image that should be coded."""
-        return Depth(bits=8) if self.bit_depth == 8 else Depth.of(self.pixels, self.declared)
+        """Which bits of 16-bit samples are used."""
+        return Depth.of(self.pixels, self.declared)
+
+    @property
+    def full_scale(self) -> UInt8[np.ndarray, "h w 3"] | UInt16[np.ndarray, "h w 3"]:
+        """The pixels as a codec or denoiser should see them: white is the largest value of their type."""
+        return self.depth.full_scale(self.pixels)
 
     @classmethod
     def read(cls, path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
