@@ -34,7 +34,8 @@ class Sent:
 
 @dataclass
 class Server:
-    """``files``: path -> bytes. ``cut``: how many of the next responses are truncated, after ``cut_at`` bytes."""
+    """``files``: path -> bytes. ``cut``: how many of the next responses are truncated, after ``cut_at`` bytes.
+    ``endless``: bodies have no length and go on until the client disconnects."""
 
     files: dict[str, bytes]
     url: str = ""
@@ -42,6 +43,7 @@ class Server:
     etag: str | None = None
     validators: bool = True
     status: int | None = None
+    endless: bool = False
     cut: int = 0
     cut_at: int = 0
     log: list[Sent] = field(default_factory=list)
@@ -71,7 +73,8 @@ def server(monkeypatch):
                 status = 206 if start < len(body) else 416
             part = body[start:] if status != 416 else b""
             self.send_response(status)
-            self.send_header("Content-Length", str(len(part)))
+            if not state.endless:
+                self.send_header("Content-Length", str(len(part)))
             if state.validators:
                 self.send_header("ETag", etag)
             if status == 206:
@@ -85,6 +88,9 @@ def server(monkeypatch):
             self.end_headers()
             with suppress(ConnectionError):  # a client without disk space disconnects
                 self.wfile.write(part)  # then the connection closes, before Content-Length if truncated
+                while state.endless:
+                    self.wfile.write(bytes(1 << 16))
+                    state.log[-1].bytes += 1 << 16
 
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     state.url = f"http://127.0.0.1:{http.server_address[1]}"
@@ -107,12 +113,14 @@ def slept(monkeypatch) -> list[float]:
 def known(server, monkeypatch):
     """known(name, files, **entry) puts a dataset on the server and in the catalogue."""
 
-    def add(name: str, bodies: dict[str, bytes], *, checksum: bool = True, inside: str = "") -> Dataset:
+    def add(
+        name: str, bodies: dict[str, bytes], *, checksum: bool = True, inside: str = "", limit: int = 1 << 30
+    ) -> Dataset:
         files = []
         for file, body in bodies.items():
             server.files[f"/{file}"] = body
             digest = f"sha256:{hashlib.sha256(body).hexdigest()}" if checksum else None
-            files.append(File(url=f"{server.url}/{file}", checksum=digest))
+            files.append(File(url=f"{server.url}/{file}", checksum=digest, limit=limit))
         entry = Dataset(name=name, what="a test", licence="none", files=tuple(files), inside=inside)
         monkeypatch.setitem(catalog.CATALOG, name, entry)
         return entry

@@ -155,6 +155,24 @@ def test_lack_of_space_is_reported_before_downloading(server, known, monkeypatch
     assert not list(tmp_path.rglob("*.part"))
 
 
+def test_a_body_without_end_is_cut_at_the_size_of_the_catalogue(server, known, slept, tmp_path):
+    known("toy", {"big.png": BIG}, limit=1_000_000)
+    server.endless = True
+    with pytest.raises(UserError, match=r"sends more than the 1\.0 MB of big\.png, so it is another file"):
+        fetch("toy", tmp_path)
+    server.endless = False
+    assert len(server.log) == 1, "tried again"
+    assert not list(tmp_path.rglob("*.part")), "the part is kept"
+    assert (fetch("toy", tmp_path) / "big.png").read_bytes() == BIG
+
+
+def test_a_larger_file_than_in_the_catalogue_is_refused_before_it_is_sent(server, known, slept, tmp_path):
+    known("toy", {"big.png": BIG}, limit=1000)
+    with pytest.raises(UserError, match=r"sends more than the 1\.0 kB of big\.png"):
+        fetch("toy", tmp_path)
+    assert len(server.log) == 1 and not list(tmp_path.rglob("*.part"))
+
+
 def test_a_missing_file_is_requested_once(server, known, slept, tmp_path):
     known("toy", {"a.png": png(1)})
     server.files.clear()

@@ -114,6 +114,20 @@ def test_an_added_pair_or_clean_picture_changes_the_data(pairs: Path) -> None:
     assert len(identities | {of_pairs(pairs)}) == 3
 
 
+def test_reference_codecs_are_identified_by_the_test_images_alone(photos: Path, pairs: Path) -> None:
+    def tested() -> set[str]:
+        of_pairs = module(pairs, cell=64, test=["other"], clean="plain", val=["b*"])
+        return {photographs(photos).test_identity(), of_pairs.test_identity()}
+
+    before = tested()
+    for path in (photos / "a" / "1.png", pairs / "real" / "noisy" / "a_ISO100.png", pairs / "plain" / "1.png"):
+        edit(path)
+    assert tested() == before, "only training images differ"
+    for path in (photos / "b" / "1.png", pairs / "other" / "noisy" / "z_ISO800.png"):
+        edit(path)
+    assert len(tested() | before) == 4
+
+
 def test_scenes_weights_validation_and_noise_levels_are_part_of_the_data(pairs: Path) -> None:
     apart = [{"folder": "real", "only": ["[ab]*"]}, {"folder": "real", "only": ["[cd]*"]}]
     known = [of_pairs(pairs)]

@@ -266,7 +266,7 @@ def test_curves_of_different_parts_of_a_training_folder_differ() -> None:
 
 
 def test_keys_of_a_need_are_set_in_its_configuration() -> None:
-    words = ["+experiment=jdc_ud", "lmbda=512", "trainer.max_steps=3", "criterion.supervision.min_ms_ssim=0.5"]
+    words = ["+experiment=jdc_ud", "lmbda=512", "trainer.max_steps=3", "min_ms_ssim=0.5"]
     more = ["+needs.teacher.trainer.max_steps=12", "+needs.teacher.criterion.distance=ms_ssim"]
     with hydra_config():
         plain, told = plan.plan(words), plan.plan([*words, *more])
@@ -642,6 +642,8 @@ def test_a_folder_of_another_configuration_is_refused(command: Command, pictures
         (["+experiment=fllic,fllic_u", "-m"], "add +sweep=ladder"),
         (["+experiment=fllic", "trainer.devices=0"], "trainer.devices=0 is not usable"),
         (["+experiment=fllic", "trainer.devices=auto"], "trainer.devices=auto is not usable"),
+        (["+experiment=fllic", "criterion.lmbda=5"], "is written as lmbda=5, which criterion.lmbda follows"),
+        (["+experiment=fllic_w", "criterion.target=codec2"], "is written as target=codec2"),
         (["+experiment=fllic", "width=0"], "width=0 is not usable"),
         (["+experiment=fllic", "lr=abc"], "lr=abc is not usable"),
         (["experiment=fllic"], "write +experiment=NAME"),
@@ -709,6 +711,28 @@ def test_a_curve_is_named_by_what_differs_from_the_experiment() -> None:
     assert curve("+experiment=jdc_n", "data.root=r", "data.clean=other") == "jdc_n data.clean=other"
     assert curve("+experiment=fllic", "model=fllic_small") == "fllic model=fllic_small"
     assert curve("+experiment=jdc_n", "+start=chain", "lmbda=512") == "jdc_n +start=chain"
+    assert curve("+experiment=fllic", "task.max_norm=2.0") == curve("+experiment=fllic", "task.max_norm=2")
+
+
+def test_a_key_has_one_curve_name(pictures: Path) -> None:
+    """A group's choice and the same values one by one are two curves, so they must not share a run."""
+    words = ["+experiment=fllic", "lmbda=512", "data.crop=64", *data(pictures)]
+    with hydra_config():
+        small = plan.plan([*words, "model=fllic_small"])
+        values = {f"model.{name}": value for name, value in small.config["model"].items() if name != "_target_"}
+        same = plan.plan([*words, *(f"++{name}={'null' if v is None else v}" for name, v in values.items())])
+        twice = [plan.plan([*words, f"task.max_norm={norm}"]) for norm in ("2", "2.0")]
+    assert same.config["model"] == small.config["model"]
+    assert same.config["curve"] != small.config["curve"] and same.key != small.key
+    assert len({(job.key, job.config["curve"]) for job in twice}) == 1
+
+
+def test_jdc_ud_has_no_clean_images() -> None:
+    """A fifth of its batches used to be clean images."""
+    with hydra_config():
+        for method in ("jdc_ud", "jdc_ud_whole"):
+            job = plan.draft([f"+experiment={method}", "data.root=nowhere", "data.train=[a]"])
+            assert job.config["data"]["clean_share"] == 0 and job.config["data"]["clean"] is None
 
 
 def test_needs_inherit_keys_that_they_have_and_take_any_value() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import tarfile
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -66,13 +68,43 @@ def test_symbolic_link_in_a_zip_is_refused(known, tmp_path):
         fetch("toy", tmp_path)
 
 
-@pytest.mark.parametrize("pack", ["bomb.zip", "bomb.tar.gz"])
-def test_bomb_is_refused_before_unpacking(pack, known, tmp_path):
-    members = {"a.png": bytes(30 << 20)}
-    known("toy", {pack: zipped(members) if pack.endswith("zip") else tarred(members)})
-    with pytest.raises(UserError, match=r"would grow to 31\.5 MB"):
-        fetch("toy", tmp_path)
-    assert not list(tmp_path.rglob("*.png"))
+def matlab(array: np.ndarray) -> bytes:
+    scipy_io = pytest.importorskip("scipy.io")
+    out = io.BytesIO()
+    scipy_io.savemat(out, {"blocks": array}, do_compression=True)
+    return out.getvalue()
+
+
+def large_header() -> bytes:
+    """An archive whose member has no contents, but 60 MB of attributes, which tarfile reads at once."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz", format=tarfile.PAX_FORMAT) as archive:
+        info = tarfile.TarInfo("a.png")
+        info.pax_headers = {"comment": "a" * 60_000_000}
+        archive.addfile(info)
+    return out.getvalue()
+
+
+BOMBS = {
+    "bomb.zip": lambda: zipped({"a.png": bytes(60 << 20)}),
+    "bomb.tar.gz": lambda: tarred({"a.png": bytes(60 << 20)}),
+    "header.tgz": large_header,
+    "ValidationNoisyBlocksSrgb.mat": lambda: matlab(np.zeros((4, 4, 1024, 1280, 3), np.uint8)),
+}
+
+
+@pytest.mark.parametrize("pack", BOMBS)
+def test_bomb_is_refused_before_it_takes_memory_or_disk(pack, known, tmp_path):
+    known("toy", {pack: BOMBS[pack]()})
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match=rf"{pack} would grow to \d+\.\d MB or more"):
+            fetch("toy", tmp_path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 20 << 20
+    assert not list(tmp_path.rglob("*.png")) and not list(tmp_path.rglob(pack))
 
 
 def test_changed_layout_names_the_missing_folder(known, tmp_path):

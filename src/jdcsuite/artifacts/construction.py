@@ -55,6 +55,8 @@ def check_targets(node: object, path: Path) -> list[str]:
         return [name for value in node for name in check_targets(value, path)]
     if isinstance(node, str) and "${" in node:
         raise UserError(f"{path} holds an interpolation, which jdcsuite never writes: do not use this file")
+    if isinstance(node, int) and abs(node) >= 2**63:  # PyTorch takes none
+        raise UserError(f"{path} holds an integer of more than 64 bits, which no model has: do not use this file")
     return []
 
 

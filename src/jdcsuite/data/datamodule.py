@@ -110,7 +110,7 @@ class DataModule(L.LightningDataModule, ABC):
 
     @abstractmethod
     def _identified(self) -> dict[str, object]:
-        """What `identity` hashes."""
+        """What `identity` hashes, with the test images under "test"."""
 
     def identity(self) -> str:
         """Short SHA-256 of what the data of this run are, after `prepare`: the size and CRC-32 of the pixels of every
@@ -120,7 +120,11 @@ class DataModule(L.LightningDataModule, ABC):
         CRC-32, which the cache stores anyway, is enough: an edited image of the same size keeps its checksum with a
         probability of 2^-32, and nobody forges images here.
         """
-        return hashlib.sha256(json.dumps(self._identified()).encode()).hexdigest()[:16]
+        return _short_hash(self._identified())
+
+    def test_identity(self) -> str:
+        """As `identity`, of the test images alone."""
+        return _short_hash(self._identified()["test"])
 
     def begin_behind(self, samples: int) -> None:
         """Do not repeat sample numbers below ``samples``; the first number is a multiple of the batch."""
@@ -191,6 +195,10 @@ class DataModule(L.LightningDataModule, ABC):
         bpp = {name: batch[name].float() for name in ("bpp_noisy", "bpp_clean") if name in batch}
         noisy, clean = (images.contiguous(memory_format=layout(images.device)) for images in (noisy, clean))
         return Pair(noisy=noisy, clean=clean, sigma=sigma, **bpp)
+
+
+def _short_hash(identified: object) -> str:
+    return hashlib.sha256(json.dumps(identified).encode()).hexdigest()[:16]
 
 
 def _unchanged(sample: Named) -> Named:

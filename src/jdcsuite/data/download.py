@@ -26,12 +26,14 @@ class Resume:
 
     The server's validator (ETag or Last-Modified) is stored beside the part and sent as If-Range, so that a file that
     has changed meanwhile starts again instead of being appended to the old one.
+    ``most``: bytes that the file may have; a larger one is refused before, or while, it is written.
     ``tries``: attempts in all; ``pause``: seconds before the second, doubled each time; ``timeout``: seconds to
     connect, and to wait for the next bytes.
     """
 
     progress: Progress
     label: str
+    most: int
     tries: int = 5
     pause: float = 1.0
     timeout: tuple[float, float] = (10.0, 60.0)
@@ -60,6 +62,8 @@ class Resume:
 
     def _attempt(self, url: str, part: Path, validator: Path, task: int) -> None:
         have = part.stat().st_size if part.exists() and validator.exists() else 0
+        if have > self.most:
+            have = 0
         headers = {"User-Agent": "jdcsuite", "Accept-Encoding": "identity"}
         if have:
             headers |= {"Range": f"bytes={have}-", "If-Range": validator.read_text()}
@@ -80,17 +84,29 @@ class Resume:
                 validator.unlink(missing_ok=True)
                 if mark:
                     atomic.write(validator, mark.encode())
-            length = response.headers.get("Content-Length")
-            total = have + int(length) if length else None
-            require_space(part.parent, int(length or 0), what=part.stem)
+            length = response.headers.get("Content-Length", "")
+            total = have + int(length) if length.isdecimal() else None
+            if total is not None and total > self.most:
+                self._refuse(url, part)
+            require_space(part.parent, (total or 0) - have, what=part.stem)
             self.progress.update(task, total=total, completed=have)
             with part.open("ab" if have else "wb") as out:
                 # not decoded: some servers call a .tar.gz "encoded", which would unpack it on the way
                 for block in response.raw.stream(CHUNK, decode_content=False):
+                    have += len(block)
+                    if have > self.most:
+                        self._refuse(url, part)
                     out.write(block)
                     self.progress.update(task, advance=len(block))
         if total is not None and part.stat().st_size != total:
             raise requests.ConnectionError(f"{part.stat().st_size} of {total} bytes came")
+
+    def _refuse(self, url: str, part: Path) -> None:
+        part.unlink(missing_ok=True)
+        raise UserError(
+            f"{url} sends more than the {decimal(self.most)} of {part.stem}, so it is another file: look at the "
+            "address in a browser, and name a mirror with --base-url if it moved."
+        )
 
 
 def _raise_if_final(error: Exception, url: str) -> None:

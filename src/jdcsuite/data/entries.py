@@ -13,11 +13,13 @@ from jdcsuite.data.layouts import NIND, NOISY_CLEAN, SIDD, Layout
 @dataclass(frozen=True, kw_only=True)
 class File:
     """A file to download. ``checksum``: "sha256:..." or "md5:..." as published by others; None if nobody did: then the
-    first download's is recorded and later ones must agree. ``size``: bytes, None if unknown."""
+    first download's is recorded and later ones must agree. ``size``: bytes, None if unknown. ``limit``: bytes that a
+    file of unknown size may have at most."""
 
     url: str
     checksum: str | None = None
     size: int | None = None
+    limit: int = 1 << 30
 
     @property
     def name(self) -> str:
@@ -87,7 +89,9 @@ ENTRIES = (
         name="flickr2k",
         what="2650 photographs of about 2040 pixels, training",
         licence="each photographer's Flickr licence; research use",
-        files=(File(url="https://huggingface.co/datasets/goodfellowliu/Flickr2K/resolve/main/Flickr2K.zip"),),
+        files=(
+            File(url="https://huggingface.co/datasets/goodfellowliu/Flickr2K/resolve/main/Flickr2K.zip", limit=1 << 35),
+        ),
         inside="Flickr2K",
         evidence="mirror of the HR pictures, address and layout: deepinv; the authors' archive, "
         "cv.snu.ac.kr/research/EDSR/Flickr2K.tar (md5 5d3f39443d5e9489bff8963f8f26cb03), is reported dead",

@@ -100,7 +100,9 @@ def _download(entry: Dataset, stage: Path, record: Path, console: Console, base_
     columns = *Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn()
     with Progress(*columns, console=console) as progress:
         for number, file in enumerate(entry.files, start=1):
-            resume = Resume(progress=progress, label=f"{file.name} ({number}/{len(entry.files)})")
+            resume = Resume(
+                progress=progress, label=f"{file.name} ({number}/{len(entry.files)})", most=file.size or file.limit
+            )
             try:
                 store.fetch(file.name, downloader=resume)
             except ValueError:  # pooch: wrong checksum; the download is removed

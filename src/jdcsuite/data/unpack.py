@@ -5,9 +5,11 @@ from __future__ import annotations
 import gzip
 import shutil
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import pooch
@@ -18,7 +20,9 @@ from jdcsuite.data.entries import Dataset
 from jdcsuite.imaging.folders import has_images
 from jdcsuite.types import UserError
 
-INFLATION = 20  # images are compressed already: an archive that grows more than this is a bomb
+# Images are compressed already: an archive or array that grows by more than this factor is a bomb.
+INFLATION, ARRAY_INFLATION = 20, 4
+CHUNK = 1 << 20  # bytes that are inflated at a time to count them
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 UNREADABLE = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError)
 
@@ -69,7 +73,10 @@ def _unpack(path: Path, inside: str, ready: Path) -> None:
 
 def _check(path: Path) -> int:
     """Unpacked size of an archive. UserError if it would write outside its folder, has links or devices, or is a
-    bomb."""
+    bomb; that is decided without unpacking it to memory or disk."""
+    if path.suffix in (".gz", ".tgz"):
+        with gzip.open(path) as stream:  # also headers of its members may be large
+            _inflated(map(len, iter(lambda: stream.read(CHUNK), b"")), path, INFLATION)
     if path.suffix == ".zip":
         with zipfile.ZipFile(path) as archive:
             kinds = {0, stat.S_IFREG, stat.S_IFDIR}  # 0: packed without Unix modes
@@ -82,10 +89,34 @@ def _check(path: Path) -> int:
         posix = PurePosixPath(name.replace("\\", "/"))
         if not plain or posix.is_absolute() or ".." in posix.parts or PureWindowsPath(name).drive:
             raise UserError(f"{path.name} is unsafe to unpack because of {name!r}: tell its publisher.")
-    size = sum(size for _, size, _ in members)
-    if size > INFLATION * path.stat().st_size + (1 << 20):
-        raise UserError(f"{path.name} would grow to {decimal(size)}, which no pictures do: tell its publisher.")
-    return size
+    return _inflated((size for _, size, _ in members), path, INFLATION)
+
+
+def _inflated(sizes: Iterable[int], path: Path, factor: int) -> int:
+    """Sum of the sizes of the parts of a file. UserError once it is more than ``factor`` times the size of the file."""
+    most, total = factor * path.stat().st_size + (1 << 20), 0
+    for size in sizes:
+        total += size
+        if total > most:
+            raise UserError(
+                f"{path.name} would grow to {decimal(total)} or more, which no images do: tell its publisher."
+            )
+    return total
+
+
+def _matlab_parts(path: Path) -> Iterator[bytes]:
+    """The inflated contents of a MATLAB 5 file, in chunks: after a header of 128 bytes its elements, each with a tag of
+    its type (15: zlib) and length."""
+    with path.open("rb") as file:
+        order = "<" if file.read(128)[126:] == b"IM" else ">"
+        while len(tag := file.read(8)) == 8:
+            kind, length = struct.unpack(f"{order}II", tag)
+            inflate = zlib.decompressobj()
+            while length > 0 and (data := file.read(min(length, CHUNK))):
+                length -= len(data)
+                while data and kind == 15:
+                    yield inflate.decompress(data, CHUNK)
+                    data = inflate.unconsumed_tail
 
 
 def _unpack_blocks(path: Path, ready: Path) -> None:
@@ -95,7 +126,11 @@ def _unpack_blocks(path: Path, ready: Path) -> None:
     from scipy.io import loadmat  # these files hold plain arrays; nothing in them is executed
 
     try:
+        _inflated(map(len, _matlab_parts(path)), path, ARRAY_INFLATION)
         (blocks,) = (value for key, value in loadmat(path).items() if not key.startswith("__"))
+    except UserError:
+        path.unlink()
+        raise
     except Exception as error:  # loadmat raises nearly any type
         raise ValueError(f"no MATLAB file with one array: {error}") from None
     if blocks.ndim != 5 or blocks.dtype != "uint8":

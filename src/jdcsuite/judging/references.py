@@ -61,7 +61,7 @@ def _path(config: dict, data: DataModule, word: str, judged: list[Candidate]) ->
         for one in judged
     ]
     noise = {name: config["data"].get(name) for name in ("noise", "levels", "noise_seed", "limit")}
-    protocol = [data.identity(), data.test_sets, noise, word, identity]
+    protocol = [data.test_identity(), data.test_sets, noise, word, identity]
     key = hashlib.sha256(json.dumps(protocol, sort_keys=True, default=str).encode()).hexdigest()[:8]
     name = re.sub(r"[^a-z0-9+]+", "-", word.partition("@")[0].lower())
     sigma = "" if config["sigma"] is None else f"-s{config['sigma']:g}"

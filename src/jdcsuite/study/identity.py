@@ -16,7 +16,19 @@ from jdcsuite.data.provenance import shortened
 from jdcsuite.study.composition import Changes
 
 # What decides a result, beside the data's contents, the runs it starts from and code outside the package.
-SECTIONS = ("method", "sigma", "seed", "model", "criterion", "task", "data", "trainer", "lossless_version", "teachers")
+SECTIONS = (
+    "method",
+    "curve",
+    "sigma",
+    "seed",
+    "model",
+    "criterion",
+    "task",
+    "data",
+    "trainer",
+    "lossless_version",
+    "teachers",
+)
 # Options that decide how a result is computed, or where its data lie.
 INCIDENTAL = {
     "data": ("root", "train", "test", "val", "clean", "workers", "cache", "resident"),
@@ -33,8 +45,9 @@ INSTALLED = {"site-packages", "dist-packages"}  # folders of installed packages
 def key(config: dict, *, data: str, needs: Mapping[str, str]) -> str:
     """Short SHA-256 of what decides a job's result: not of paths, devices, workers, launcher or logger.
 
-    ``data``: identity of the pictures (`Datamodule.identity`). ``needs``: role -> key of the run that fills it; that
-    run's weights are compared when a finished run is looked up."""
+    ``data``: identity of the images (`DataModule.identity`). ``needs``: role -> key of the run that fills it; that
+    run's weights are compared when a finished run is looked up. The curve is part of it, so that one key never has two
+    names where a configuration is written in two ways, as a group's choice or value by value."""
     parts = {name: config[name] for name in SECTIONS}
     for section, names in INCIDENTAL.items():
         parts[section] = {option: value for option, value in parts[section].items() if option not in names}
@@ -119,8 +132,8 @@ def _has_patterns(train: object) -> bool:
 
 
 def _word(value: object) -> str:
-    """A value without spaces or quotes, for a curve's name."""
-    return json.dumps(value, separators=(",", ":")).replace('"', "").replace(" ", "_")
+    """A value without spaces or quotes, for a curve's name; 1 and 1.0 are one value."""
+    return json.dumps(_canonical(value), separators=(",", ":")).replace('"', "").replace(" ", "_")
 
 
 def _canonical(node: object) -> object:

@@ -39,6 +39,7 @@ def check(composition: Composition, *, config_name: str = "config") -> None:
     if not config.get("method"):
         raise UserError(f"conf/experiment/{composition.experiment}.yaml sets no method: add `method: NAME`")
     _check_removed(composition)
+    _check_spelling(composition)
     check_values(config)
     _check_unknown(composition)
     _check_effect(composition, config_name)
@@ -105,6 +106,19 @@ def _check_removed(composition: Composition) -> None:
     for key in sorted(composition.changes.removed, key=len):
         if key.count(".") < 2:
             raise UserError(f"~{key} removes what jobs need: leave it out, or set {key} to another value")
+
+
+def _check_spelling(composition: Composition) -> None:
+    """UserError for a changed key that follows a root key in the experiment: the columns of the results and the names
+    of curves have the root key's value."""
+    plain = OmegaConf.to_container(composition.experiment_config, resolve=False)
+    for key, value in composition.changes.values.items():
+        own = plain
+        for name in key.split("."):
+            own = own.get(name) if isinstance(own, dict) else None
+        root = own[2:-1] if isinstance(own, str) and own.startswith("${") and own.endswith("}") else ""
+        if root in composition.config:
+            raise UserError(f"{key}={value} is written as {root}={value}, which {key} follows: give that instead")
 
 
 def _check_effect(composition: Composition, config_name: str) -> None:
