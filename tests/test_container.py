@@ -191,7 +191,7 @@ def test_a_mutated_file_with_a_valid_checksum_is_refused_or_another_valid_file(i
         {"payload": b""}, {"magic": b"JPG"}, {"version": 255}, {"version": 0}, {"flags": 4}, {"flags": 128},
         {"depth": 12}, {"depth": 0}, {"colour": 2}, {"tile": 63}, {"tile": 4160}, {"tile": 2**32 - 64},
         {"flags": 3}, {"flags": 3, "depth": 16, "used": b""}, {"flags": 3, "used": b"\x0c\0"},
-        *({"flags": 3, "depth": 16, "used": bytes(used)} for used in ((16, 0), (11, 0), (12, 5), (8, 1), (0, 0), (16, 9))),
+        *({"flags": 3, "depth": 16, "used": used} for used in (b"\x10\0", b"\x0b\0", b"\x0c\5", b"\x08\1", b"\0\0")),
         {"entries": 0}, {"entries": 2}, {"entries": 255}, {"metadata": b""}, {"metadata": b"\x01\x00\x00\x00\x00"},
         {"metadata": b"\x03\x01\x00\x00\x00x"}, {"metadata": b"\x00\x01\x00\x00\x00x"},
         {"metadata": b"\x01\xff\xff\xff\xff"}, {"metadata": b"\x01\x01\x00\x00\x00x" * 2, "entries": 2},
