@@ -63,6 +63,29 @@ def test_two_writers_of_one_file_share_no_temporary_file(tmp_path: Path) -> None
     assert names(tmp_path) == ["x"] and path.read_bytes() == b"first", "the last to finish stays"
 
 
+@pytest.mark.parametrize("kind", ["link", "broken link", "pipe", "device", "folder"])
+def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path, kind: str) -> None:
+    """`--force` used to put a file in the place of /dev/null."""
+    path, target = tmp_path / "x", tmp_path / "target"
+    match kind:
+        case "link":
+            target.write_bytes(b"mine")
+            path.symlink_to(target)
+        case "broken link":
+            path.symlink_to(target)
+        case "pipe":
+            os.mkfifo(path)
+        case "folder":
+            path.mkdir()
+        case "device":
+            path = Path(os.devnull)
+    before = path.lstat()
+    with pytest.raises(UserError, match="which is not replaced: choose another place"):
+        atomic.write(path, b"new")
+    assert os.path.samestat(path.lstat(), before) and not list(tmp_path.glob(".*"))
+    assert kind != "link" or target.read_bytes() == b"mine"
+
+
 def test_names_as_long_as_the_file_system_allows_are_written(tmp_path: Path) -> None:
     for name in ("字" * 81 + ".jdc", "x" * 251 + ".png", "\udcff" * 100 + ".jdc"):  # the last: bytes that are no UTF-8
         atomic.write(tmp_path / name, b"x")

@@ -23,6 +23,7 @@ app.command()(data.fetch)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(study.run)
 for verb in (judging.evaluate, judging.report, study.export, study.bench):
     app.command()(verb)
+INTERRUPTED = 130  # exit status
 
 
 def main() -> None:
@@ -35,6 +36,9 @@ def main() -> None:
         message = str(error) if isinstance(error, UserError) else sentence(error)
         print(f"jdc: {message}", file=sys.stderr)
         status = 2
-    except typer.Abort:  # Ctrl-C
-        status = 130
+    except (typer.Abort, KeyboardInterrupt):
+        status = INTERRUPTED
+    if status == INTERRUPTED:  # which typer makes of Ctrl-C
+        print("jdc: interrupted", file=sys.stderr, flush=True)
+        os._exit(INTERRUPTED)  # without waiting for threads and processes; the latter end with this one
     raise SystemExit(status)

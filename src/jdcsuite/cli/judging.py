@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from jdcsuite.cli.options import Device
+from jdcsuite.imaging import atomic
 from jdcsuite.types import UserError
 
 
@@ -42,6 +43,7 @@ def evaluate(
     """
     from jdcsuite.judging import evaluation, results
 
+    atomic.check(out)
     if out.exists() and not force:
         raise UserError(f"{out} exists: give another --out, or --force to replace it")
     if not out.absolute().parent.is_dir():

@@ -16,6 +16,7 @@ from jdcsuite.coding.container import unpack
 from jdcsuite.files import pool
 from jdcsuite.files.paths import Item
 from jdcsuite.files.rate_control import CompressionOptions, EncodedFile, ImageEncoder, choose
+from jdcsuite.imaging import atomic
 from jdcsuite.types import CorruptFile, UserError
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ def run(
 def _process(item: Item, *, options: BatchOptions, decode: bool) -> Outcome:
     """One file; every exception becomes its error."""
     try:
+        atomic.check(item.target)
         if item.target.exists() and not options.force:
             raise UserError(f"{item.target} exists: give --force to replace it, or another place")
         if item.target.exists() and item.target.samefile(item.source):
@@ -121,7 +123,6 @@ def _process(item: Item, *, options: BatchOptions, decode: bool) -> Outcome:
 def _compress(item: Item, options: BatchOptions) -> Outcome:
     from jdcsuite.artifacts.weights import read_about
     from jdcsuite.files import compression, noisiness
-    from jdcsuite.imaging import atomic
     from jdcsuite.imaging.depth import Depth
     from jdcsuite.imaging.picture import Picture
 
@@ -171,7 +172,6 @@ def _verified_psnr(data: bytes, *, codec: Codec, image: Picture) -> float:
 
 def _decompress(item: Item, options: BatchOptions) -> Outcome:
     from jdcsuite.files import compression
-    from jdcsuite.imaging import atomic
     from jdcsuite.imaging.picture import Picture
     from jdcsuite.imaging.write import encode
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from multiprocessing import connection
 from typing import TypeVar
 
 Item, Outcome = TypeVar("Item"), TypeVar("Outcome")
@@ -45,7 +48,8 @@ def _pooled(remaining: deque[Item], lost: list[Item], work: Callable[[Item], Out
             # few at a time, because a broken pool loses all that are submitted
             while remaining and not lost and len(pending) < (2 * jobs if jobs > 1 else 1):
                 try:
-                    pending[pool.submit(work, remaining[0])] = remaining[0]
+                    with _without_interrupts():
+                        pending[pool.submit(work, remaining[0])] = remaining[0]
                     remaining.popleft()
                 except BrokenExecutor:
                     lost.append(remaining.popleft())
@@ -55,7 +59,11 @@ def _pooled(remaining: deque[Item], lost: list[Item], work: Callable[[Item], Out
                     yield future.result()
                 except BrokenExecutor:
                     lost.append(item)
-    finally:
+    except KeyboardInterrupt:
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
+    finally:  # items in progress are finished where nobody takes further outcomes
         pool.shutdown(wait=True, cancel_futures=True)
 
 
@@ -68,10 +76,34 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
 
 
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Delay Ctrl-C to the end of the body. Processes that it starts never get it, from their first instruction on:
+    the parent ends them."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def end_with_parent() -> None:
+    """End this process as soon as its parent has ended, in whatever way, instead of working on for nobody."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _initialise(threads: int) -> None:
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # on Ctrl-C the parent lets items in progress finish and starts no more
+    end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # for systems without masks
     quieten()
     import torch
 

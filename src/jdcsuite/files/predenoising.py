@@ -144,6 +144,8 @@ def prepare(out: Path, *, force: bool) -> None:
         own = {out / provenance.FILE, out / SCORES}
         own |= {out / kind / name for name in (earlier.pictures if earlier else []) for kind in ("noisy", "clean")}
         files = [path for path in sorted(out.rglob("*")) if not path.is_dir()]
+        for path in files:
+            atomic.check(path)
         if foreign := [path for path in files if path not in own and not path.name.endswith(".part")]:
             raise UserError(f"{out} holds files that predenoise did not write (as {foreign[0]}): choose another place")
         for path in files:

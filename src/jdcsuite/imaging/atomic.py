@@ -22,14 +22,26 @@ def write(path: Path, data: bytes) -> None:
         part.write_bytes(data)
 
 
+def check(path: Path) -> None:
+    """UserError unless ``path`` is free or a regular file: a device, a pipe or the target of a link is not replaced."""
+    try:
+        is_link, exists, is_file = path.is_symlink(), path.exists(), path.is_file()
+    except OSError:  # writing reports it
+        return
+    if is_link or (exists and not is_file):
+        kind = "a link" if is_link else "a folder" if path.is_dir() else "a device or pipe"
+        raise UserError(f"{path} is {kind}, which is not replaced: choose another place")
+
+
 @contextmanager
 def replacing(path: Path, *, cure: str = CURE) -> Iterator[Path]:
     """Yield a temporary path in the same folder; when the body succeeds, sync that file to disk and rename it to
     ``path``, otherwise remove it.
 
     The temporary name is hidden and ends in ".part", so numpy and Pillow, which go by the suffix, need an open file or
-    a format. UserError: an OSError of the body or of the renaming; ``cure``: what its sentence advises.
+    a format. UserError: ``path`` as in `check`; an OSError of the body or of the renaming, with ``cure`` as advice.
     """
+    check(path)
     stem = path.name.encode("utf-8", "ignore")[:100].decode("utf-8", "ignore")  # file systems count bytes, up to 255
     part = path.with_name(f".{stem}.{uuid.uuid4().hex[:8]}.part")
     with writing(path, cure=cure):

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from jdcsuite.artifacts.folder import picture_stem
+from jdcsuite.imaging import atomic
 from jdcsuite.judging.results import DEMO, noise_label, rung_label
 
 # The palette of Okabe and Ito without its yellow, which is hard to see on white
@@ -54,7 +55,8 @@ def figure(curves: pd.DataFrame, path: Path) -> Figure:
     title = "Rate and distortion against the clean image" + (f", budget {budgets}" if budgets else "")
     fig.suptitle(title + (f"\n{DEMO}" if (curves["budget"] == "demo").any() else ""), fontweight="bold")
     fig.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=legend_columns, frameon=False)
-    fig.savefig(path, dpi=130)
+    with atomic.replacing(path) as part:
+        fig.savefig(part, dpi=130, format="png")
     return fig
 
 
