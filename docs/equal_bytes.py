@@ -16,8 +16,8 @@ from jdcsuite.data.noise import GaussianNoise
 from jdcsuite.data.samples import Pictures
 from jdcsuite.imaging.pixels import to_bytes
 from jdcsuite.imaging.read import embedded
-from jdcsuite.judging.equal_bytes import compared
-from jdcsuite.judging.figures import strip
+from jdcsuite.judging.equal_bytes import reconstructions
+from jdcsuite.judging.crops import strip
 
 ROOT = Path(__file__).resolve().parents[1]
 TOP, LEFT, SIDE = 52, 128, 128  # pixels shown; sizes and PSNR are those of the whole picture
@@ -32,7 +32,7 @@ noise = GaussianNoise(sigma=10.0)
 _, pair = Pictures(ImageCache.build(embedded("test")), noise=noise, noise_seed=0, lossless=None)[0]
 codec = weights.load(options.weights)
 name = weights.read_about(options.weights).get("method") or options.weights.stem
-images = [(caption, to_bytes(x[0])) for caption, x in compared(pair, codec, name=name)]
+images = [(caption, to_bytes(x[0])) for caption, x in reconstructions(pair, codec, name=name)]
 strip([(caption, x[TOP : TOP + SIDE, LEFT : LEFT + SIDE]) for caption, x in images], options.out)
 Image.open(options.out).quantize(256, dither=Image.Dither.NONE).save(options.out, optimize=True)
 for caption, _ in images:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from jdcsuite.judging import figures, report, results
+from jdcsuite.judging import crops, figures, report, results
 from jdcsuite.types import UserError
 
 IMAGES = ["001", "NA", "kodim03.png"]
@@ -371,7 +371,7 @@ def test_the_figure_has_a_panel_per_dataset_and_none_without_ms_ssim(tmp_path: P
 
 def test_a_strip_shows_the_pixels_of_its_images(tmp_path: Path) -> None:
     pictures = [np.asarray(picture(kind, 7)) for kind in range(3)]
-    figures.strip([(f"{i}\nbpp", image) for i, image in enumerate(pictures)], tmp_path / "strip.png")
+    crops.strip([(f"{i}\nbpp", image) for i, image in enumerate(pictures)], tmp_path / "strip.png")
     sheet = np.asarray(Image.open(tmp_path / "strip.png"))
     zoom, gap, head = 6, 8, 48  # 64 x 48 pixels at 384 // 64
     for i, image in enumerate(pictures):
@@ -380,11 +380,11 @@ def test_a_strip_shows_the_pixels_of_its_images(tmp_path: Path) -> None:
         assert (shown == image.repeat(zoom, axis=0).repeat(zoom, axis=1)).all()
         assert (sheet[:head, x : x + 48 * zoom] < 128).any()  # a caption
     large = np.random.default_rng(0).integers(0, 256, (300, 500, 3), dtype=np.uint8)
-    figures.strip([("", large)], tmp_path / "crop.png")
+    crops.strip([("", large)], tmp_path / "crop.png")
     sheet = np.asarray(Image.open(tmp_path / "crop.png"))
     assert (sheet[head : head + 384 : 2, gap : gap + 384 : 2] == large[54:246, 154:346]).all()
     with pytest.raises(ValueError, match="one size"):
-        figures.strip([("", large), ("", pictures[0])], tmp_path / "bad.png")
+        crops.strip([("", large), ("", pictures[0])], tmp_path / "bad.png")
 
 
 def test_the_strip_shows_the_middle_rung_of_each_curve(sweep: Path, tmp_path: Path) -> None:
@@ -392,7 +392,7 @@ def test_the_strip_shows_the_middle_rung_of_each_curve(sweep: Path, tmp_path: Pa
     report.make([sweep], tmp_path / "out", Console(quiet=True))
     shown = [(kind, seed) for kind, seed in ((0, 0), (1, 2048), (1, 8192), (2, 0))]
     expected = tmp_path / "expected.png"
-    figures.strip([("", np.asarray(picture(*which))) for which in shown], expected)
+    crops.strip([("", np.asarray(picture(*which))) for which in shown], expected)
     got, expected = (np.asarray(Image.open(path))[48:] for path in (tmp_path / "out" / "strip.png", expected))
     width = expected.shape[1]
     assert got.shape[1] >= width

@@ -9,7 +9,6 @@ import torch
 from compressai import ans
 from compressai.models import MeanScaleHyperprior
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from jdcsuite.bench.common import configuration
 from jdcsuite.coding.codec import Codec
@@ -110,13 +109,6 @@ def photograph(size: tuple[int, int]) -> Tensor:
     """A photograph with noise of 10 grey levels, extended to ``size`` by reflection: (1, 3, h, w)."""
     padded = np.pad(embedded("test")[0][1], [(0, max(size)), (0, max(size)), (0, 0)], mode="symmetric")
     return GaussianNoise(sigma=10.0)(to_tensor(padded[: size[0], : size[1]])[None], Draw.whole(1, seed=0))
-
-
-def kmac(model: nn.Module) -> float:
-    """Thousands of multiply-accumulates per pixel of `forward`: encoder and decoder."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.zeros(1, 3, 128, 128, device=next(model.parameters()).device))
-    return counter.get_total_flops() / 2 / 128**2 / 1000
 
 
 def _split(model: nn.Module, work: Callable[[], object], *, like: Tensor) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from jdcsuite.baselines.denoisers import NonLocalMeans
 from jdcsuite.baselines.standards import LOSSY, Standard
 from jdcsuite.coding.codec import Codec
 from jdcsuite.imaging.pixels import to_bytes
-from jdcsuite.judging.figures import strip
+from jdcsuite.judging.crops import strip
 from jdcsuite.judging.metrics import eight_bit, quality
 from jdcsuite.types import Pair
 

@@ -1,142 +1,135 @@
-"""Points of curves -> the rate-distortion figure; images -> a strip of crops side by side."""
+"""Points of curves, and the metrics of trainings -> figures for print (PNG, SVG)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import ceil
 from pathlib import Path
+from textwrap import fill
 
 import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageFont
 
-from jdcsuite.artifacts.folder import picture_stem
-from jdcsuite.imaging import atomic
-from jdcsuite.judging.results import DEMO, noise_label, rung_label
+from jdcsuite.judging.results import DEMO
+from jdcsuite.judging.styles import METRICS, RATE, Limits, Style, limits, metrics, panels, styles
 
-# The palette of Okabe and Ito without its yellow, which is hard to see on white
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
-MARKERS = "osD^vPX*<>"
+DPI = 130
+LEGEND_CHARACTERS = 60  # a longer label is broken into lines
+PANEL_CHARACTERS = 52
 
 
-def figure(curves: pd.DataFrame, path: Path) -> Figure:
-    """PSNR (and MS-SSIM below) over bpp, a panel for each dataset and noise level; learned codecs have solid lines,
-    standard ones dashed lines. ``curves``: `results.curves`."""
-    panels = list(curves.groupby(["dataset", "sigma"], dropna=False, sort=False))
-    metrics = ["psnr", "ms_ssim"] if curves["ms_ssim"].notna().any() else ["psnr"]
-    learned_first = curves.sort_values("lmbda", na_position="last", kind="stable")
-    styles = {
-        label: {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
-        for i, label in enumerate(learned_first["label"].unique())
-    }
-    columns, rows = min(4, len(panels)), ceil(len(panels) / 4) * len(metrics)
-    legend_columns = 3 * min(2, columns)
-    height = 3.4 * rows + 0.9 + 0.23 * ceil((len(styles) + 1) / legend_columns)
-    fig = Figure(figsize=(max(7.0, 4.6 * columns), height), layout="constrained")
+def figure(curves: pd.DataFrame, paths: Sequence[Path], *, columns: int = 4) -> Figure:
+    """PSNR (and MS-SSIM below) over bpp, a panel for each dataset and noise level, written to every one of ``paths``.
+
+    A codec behind a denoiser has a dashed line; error bars are the standard deviation over seeds. ``curves``:
+    `results.curves`. ``columns``: most panels beside each other.
+    """
+    drawn, shown = panels(curves), metrics(curves)
+    looks = styles(curves)
+    columns = min(columns, len(drawn))
+    rows = ceil(len(drawn) / columns) * len(shown)
+    fig = Figure(figsize=(max(7.0, 4.6 * columns), 3.4 * rows + 0.9), layout="constrained")
+    FigureCanvasAgg(fig)
     grid = fig.subplots(rows, columns, squeeze=False)
     entries = {}
-    for i, ((dataset, sigma), panel) in enumerate(panels):
-        for j, metric in enumerate(metrics):
-            ax = grid[i // 4 * len(metrics) + j, i % 4]
-            _panel(ax, panel, metric, styles)
+    for i, (title, panel) in enumerate(drawn):
+        top = i // columns * len(shown)
+        for j, metric in enumerate(shown):
+            ax = grid[top + j, i % columns]
+            _panel(ax, panel, metric, looks)
             handles, labels = ax.get_legend_handles_labels()
             entries.update(zip(labels, handles, strict=True))
-        title = ", ".join([str(dataset), noise_label(sigma), *(p for p in panel["noise_protocol"].unique() if p)])
         images = "-".join(map(str, np.unique([panel["images"].min(), panel["images"].max()])))
-        psnr = panel["psnr_noisy"].mean()
-        noisy = f"noisy input {psnr:.2f} dB" if np.isfinite(psnr) else "no noise"
-        grid[i // 4 * len(metrics), i % 4].set_title(f"{title}\n{images} images, {noisy}", loc="left")
+        noisy = panel["psnr_noisy"].mean()
+        about = f"{images} images, " + (f"noisy input {noisy:.2f} dB" if np.isfinite(noisy) else "no noise")
+        grid[top, i % columns].set_title(f"{fill(title, PANEL_CHARACTERS)}\n{about}", loc="left", fontsize="medium")
     for ax in grid.flat:
         ax.set_visible(ax.has_data())
     budgets = ", ".join(sorted({budget for budget in curves["budget"] if budget}))
     title = "Rate and distortion against the clean image" + (f", budget {budgets}" if budgets else "")
-    fig.suptitle(title + (f"\n{DEMO}" if (curves["budget"] == "demo").any() else ""), fontweight="bold")
-    fig.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=legend_columns, frameon=False)
-    with atomic.replacing(path) as part:
-        fig.savefig(part, dpi=130, format="png")
+    title += f"\n{DEMO}" if (curves["budget"] == "demo").any() else ""
+    width = int(fig.get_figwidth() * 10)  # characters of a bold line of the title's size
+    fig.suptitle("\n".join(fill(line, width) for line in title.split("\n")), fontweight="bold", fontsize="large")
+    _add_legend(fig, entries)
+    _save(fig, paths)
     return fig
 
 
-def _panel(ax: Axes, panel: pd.DataFrame, metric: str, styles: dict[str, dict[str, str]]) -> None:
-    """Draw the curves of one dataset; the limits of the axes are set by the learned curves, not by lossless codecs."""
-    ax.set(xlabel="rate in bpp (whole file)", ylabel={"psnr": "PSNR in dB", "ms_ssim": "MS-SSIM"}[metric])
+def _panel(ax: Axes, panel: pd.DataFrame, metric: str, looks: Mapping[str, Style]) -> None:
+    """Draw the curves of one dataset."""
+    ax.set(xlabel=RATE, ylabel=METRICS[metric])
     ax.grid(alpha=0.25)
     points = panel[np.isfinite(panel[metric])]
     for label, curve in points.groupby("label", sort=False):
-        style = styles[label]
+        look = looks[label]
         if curve["bpp"].isna().all():  # a denoiser without a codec
-            ax.axhline(curve[metric].mean(), color=style["color"], linestyle="-.", label=f"{label} (uncoded)")
-        else:
-            line = "-" if curve["lmbda"].notna().all() else "--"
-            ax.plot(curve["bpp"], curve[metric], linestyle=line, label=label, markersize=5, **style)
+            ax.axhline(curve[metric].mean(), color=look.colour, linestyle="-.", label=f"{label} (uncoded)")
+            continue
+        line = "--" if look.cascade else "-"
+        ax.plot(curve["bpp"], curve[metric], line, color=look.colour, marker=look.marker, markersize=5, label=label)
+        several = curve[curve["seeds"] > 1]
+        ax.errorbar(
+            several["bpp"], several[metric], several[f"{metric}_std"], several["bpp_std"], fmt="none",
+            ecolor=look.colour, elinewidth=1, capsize=2,
+        )  # fmt: skip
     noisy = panel[f"{metric}_noisy"].mean()
     if len(points) and np.isfinite(noisy):
         ax.axhline(noisy, color="0.45", linestyle=":", label="noisy input")
-    coded = points.dropna(subset=["bpp"])
-    if coded.empty:
-        return
-    # Single points (lossless codecs) do not extend the axis; every line shows at least its point of lowest rate.
-    lines = coded[coded.groupby("label")["bpp"].transform("size") > 1]
-    learned = coded.loc[coded["lmbda"].notna(), "bpp"].max()
-    of_lines = 1.5 * learned if learned > 0 else 1.05 * lines["bpp"].max()
-    right = np.nanmax([of_lines, 1.2 * lines.groupby("label")["bpp"].min().max(), 0.0]) or 1.1 * coded["bpp"].max()
-    beyond = coded.groupby("label", sort=False)["bpp"].min().loc[lambda bpp: bpp > right]
-    text = "\n".join(f"{label}: {bpp:.2f} bpp →" for label, bpp in beyond.items())
+    if (view := limits(panel, metric)) is not None:
+        _apply(ax, view)
+
+
+def _apply(ax: Axes, view: Limits) -> None:
+    """Set the limits of the axes, and name the curves that lie outside."""
+    text = "\n".join(f"{label}: {bpp:.2f} bpp →" for label, bpp in view.beyond.items())
     ax.text(0.985, 0.02, text, ha="right", va="bottom", fontsize="small", color="0.35", transform=ax.transAxes)
-    visible = [*points.loc[points["bpp"].fillna(0) <= right, metric], *([noisy] if np.isfinite(noisy) else [])]
-    margin = 0.07 * np.ptp(visible) or 0.01 * abs(visible[0])
-    ax.set(xlim=(0, right), ylim=(min(visible) - (1 + len(beyond)) * margin, max(visible) + margin))
+    room = len(view.beyond) * 0.06 * (view.high - view.low)
+    ax.set(xlim=(0, view.right), ylim=(view.low - room, view.high))
 
 
-def example(rows: pd.DataFrame) -> list[tuple[str, np.ndarray]]:
-    """Captions and images for `strip`: one test image noisy, decoded by the middle rung of each curve, and clean.
-
-    ``rows``: `results.read` with folders, where runs keep images as ``pictures/<dataset>_<image>_{noisy,decoded,clean}
-    .png``; the image that most curves have is taken. Empty where there are none.
-    """
-    stems = pd.Series(map(picture_stem, rows["dataset"], rows["image"]), index=rows.index, dtype=object)
-    rows = rows.assign(file=rows["folder"] + "/pictures/" + stems, which=stems + rows["sigma"].map(noise_label))
-    rows = rows[rows["file"].map(lambda file: Path(f"{file}_decoded.png").exists())].dropna(subset=["bpp", "psnr"])
-    if rows.empty:
-        return []
-    curves_of_image = rows.groupby("which", sort=False)["curve"].nunique()
-    rows = rows[rows["which"] == curves_of_image.idxmax()].sort_values("bpp")
-
-    def load(row: pd.Series, kind: str) -> np.ndarray:
-        return np.asarray(Image.open(f"{row['file']}_{kind}.png").convert("RGB"))
-
-    first = rows.iloc[0]
-    images = [(f"noisy, {noise_label(first['sigma'])}\n{first['psnr_noisy']:.2f} dB", load(first, "noisy"))]
-    for _, curve in rows.groupby("curve", sort=False):
-        row = curve.iloc[len(curve) // 2]
-        title = f"{row['method']}, {rung_label(row['lmbda'], row['quality'], row['method'])}".strip(", ")
-        images.append((f"{title}\n{row['bpp']:.3f} bpp, {row['psnr']:.2f} dB", load(row, "decoded")))
-    return [*images, (f"clean\n{first['dataset']}, {first['image']}", load(first, "clean"))]
+def _add_legend(fig: Figure, entries: Mapping[str, object]) -> None:
+    """A legend below the panels, in as many columns as fit, for which the figure grows."""
+    if not entries:
+        return
+    labels = [fill(label, LEGEND_CHARACTERS, break_long_words=True) for label in entries]
+    for columns in range(min(6, len(labels)), 0, -1):
+        legend = fig.legend(
+            list(entries.values()), labels, loc="outside lower center", ncols=columns, frameon=False, fontsize="medium"
+        )
+        extent = legend.get_window_extent(fig.canvas.get_renderer())
+        if extent.width <= fig.bbox.width or columns == 1:
+            break
+        legend.remove()
+    fig.set_figheight(fig.get_figheight() + extent.height / fig.dpi)
 
 
-def strip(images: Sequence[tuple[str, np.ndarray]], path: Path) -> None:
-    """Write the same crop of all images (uint8, h w 3) side by side, captions of two lines above.
+def training(runs: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]], paths: Sequence[Path]) -> None:
+    """Metrics over training steps. ``runs``: name of a run -> name of a metric -> steps, values."""
+    names = list(dict.fromkeys(name for metrics in runs.values() for name in metrics))[:4]
+    columns = min(2, len(names))
+    rows = ceil(len(names) / columns)
+    fig = Figure(figsize=(9, 3 * rows), layout="constrained")
+    FigureCanvasAgg(fig)
+    grid = fig.subplots(rows, columns, squeeze=False)
+    entries = {}
+    for ax, name in zip(grid.flat, names, strict=False):
+        for i, (run, measured) in enumerate(runs.items()):
+            if name in measured:
+                (entries[run],) = ax.plot(*measured[name], color=f"C{i % 10}", linestyle=["-", "--", ":"][i // 10 % 3])
+        ax.set(xlabel="step", ylabel=name)
+        ax.grid(alpha=0.25)
+    for ax in grid.flat:
+        ax.set_visible(ax.has_data())
+    _add_legend(fig, entries)
+    _save(fig, paths)
 
-    The crop is the central 192 pixels of each side (all of a smaller image), enlarged by a whole factor of 2 or more,
-    which makes the noise visible. ValueError: sizes differ, or images are not uint8 RGB.
-    """
-    height, width = images[0][1].shape[:2]
-    if any(image.shape != (height, width, 3) or image.dtype != np.uint8 for _, image in images):
-        raise ValueError("a strip takes uint8 RGB images of one size")
-    h, w = min(height, 192), min(width, 192)
-    top, left = (height - h) // 2, (width - w) // 2
-    zoom = max(1, 384 // max(h, w))
-    font = ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), 15)
-    gap, head = 8, 48
-    cell = max(zoom * w, *(ceil(font.getlength(line)) for caption, _ in images for line in caption.split("\n")))
-    sheet = Image.new("RGB", (gap + len(images) * (cell + gap), head + zoom * h + gap), "white")
-    draw = ImageDraw.Draw(sheet)
-    for i, (caption, image) in enumerate(images):
-        x = gap + i * (cell + gap)
-        crop = image[top : top + h, left : left + w].repeat(zoom, axis=0).repeat(zoom, axis=1)
-        sheet.paste(Image.fromarray(crop), (x, head))
-        draw.text((x, head - 6), caption, fill="black", font=font, anchor="ld")
-    sheet.save(path)
+
+def _save(fig: Figure, paths: Sequence[Path]) -> None:
+    """The same figure gives the same bytes."""
+    with matplotlib.rc_context({"svg.hashsalt": "jdcsuite"}):
+        for path in paths:
+            fig.savefig(path, dpi=DPI, metadata={"Date": None} if Path(path).suffix == ".svg" else None)

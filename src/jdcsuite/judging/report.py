@@ -1,27 +1,40 @@
-"""Run folders and csv files -> a folder with joined rows, a rate-distortion figure and a strip of images; tables on the
-terminal."""
+"""Run folders and csv files -> a folder with joined rows, one HTML page, figures and tables; tables on the terminal."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
 from rich.console import Console
 
-from jdcsuite.judging import comparison, figures, results, terminal
+from jdcsuite.judging import comparison, complexity, crops, figures, interactive, page, provenance, results, tables
+from jdcsuite.judging import terminal
+from jdcsuite.judging.page import Chart, Section
+from jdcsuite.judging.styles import panels, styles
 from jdcsuite.types import UserError
+
+PAGE = "report.html"
+READING = (
+    "Dashed: a denoiser comes before the codec. Dotted: the noisy input. Click a name to switch its curve off, "
+    "double-click it to see it alone. Error bars: standard deviation over seeds."
+)
+TABLES, PARTS = "tables", "parts"  # folders: tables as files; figures that the page shows one by one
 
 
 def make(paths: Sequence[Path], out: Path, console: Console, *, against: str | None = None) -> dict[str, Path]:
     """Write the report to the folder ``out`` and print its tables -> the files written, by name.
 
-    ``results``: all rows; ``figure`` and ``strip``, where there are curves and images; ``compared``: how far every
-    other curve is ahead of ``against``, a label. UserError: as `results.read` and `comparison.compare`, or ``out`` is
-    a file or a run's folder.
+    ``results``: all rows; ``page``: report.html, for which the folder's other files are not needed; ``figure``,
+    ``figure_svg`` and ``strip``, where there are curves and images; ``tables``: a folder of csv, Markdown and LaTeX
+    files; ``compared``: how far every other curve is ahead of ``against``, a label. UserError: as `results.read` and
+    `comparison.compare`, or ``out`` is a file or a run's folder.
     """
     rows = results.read(paths, with_folder=True)
     points = results.curves(rows)
-    compared = None if against is None else comparison.compare(results.labelled(rows, points), against)
+    labelled = results.labelled(rows, points)
+    compared = None if against is None else comparison.compare(labelled, against)
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: give a folder as the output.")
     if results.is_run(out):
@@ -30,21 +43,83 @@ def make(paths: Sequence[Path], out: Path, console: Console, *, against: str | N
     files = {"results": out / results.FILE}
     results.write(rows.drop(columns="folder"), files["results"])
     if len(points):
-        files["figure"] = out / "rd.png"
-        figures.figure(points, files["figure"])
+        files |= {"figure": out / "rd.png", "figure_svg": out / "rd.svg"}
+        figures.figure(points, [files["figure"], files["figure_svg"]])
         console.print(terminal.curves_table(points))
     if compared is not None:
         files["compared"] = out / "compared.csv"
         results.write(compared, files["compared"])
         console.print(terminal.comparison_table(compared))
-    versions = sorted({version for version in rows["code_version"] if version})
-    if len(versions) > 1:
-        console.print(f"These rows mix {len(versions)} versions of the code: {', '.join(versions)}.", markup=False)
+    notes = _notes(rows)
+    for note in notes:
+        if note != results.DEMO:  # the table's title
+            console.print(note, markup=False)
     if len(errors := results.entropy_errors(rows)):
         console.print(terminal.entropy_table(errors))
-    if images := figures.example(rows):
+    if images := crops.example(rows):
         files["strip"] = out / "strip.png"
-        figures.strip(images, files["strip"])
+        crops.strip(images, files["strip"])
+    command = shlex.join(["jdc", "report", *map(str, paths), "-o", str(out), *(["--against", against] if against else [])])
+    files |= _page(points, labelled, images, out, notes=notes, command=command)
     for name, path in files.items():
-        console.print(f"{name:8} {path}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"{name:10} {path}", soft_wrap=True, highlight=False, markup=False)
     return files
+
+
+def _notes(rows: pd.DataFrame) -> list[str]:
+    """What a reader must know before comparing the curves."""
+    versions = sorted({version for version in rows["code_version"] if version})
+    mixed = f"These rows mix {len(versions)} versions of the code: {', '.join(versions)}."
+    return [results.DEMO] * bool((rows["budget"] == "demo").any()) + [mixed] * (len(versions) > 1)
+
+
+def _page(
+    points: pd.DataFrame, labelled: pd.DataFrame, images: list, out: Path, *, notes: list[str], command: str
+) -> dict[str, Path]:
+    """Write the page and the tables -> the files written. Sections for which there is nothing are left out."""
+    if points.empty:
+        return {}
+    (out / PARTS).mkdir(exist_ok=True)
+    sources = provenance.curves(labelled)
+    own = [table for table in (tables.rate_table(points), complexity.table(labelled, sources)) if table is not None]
+    by_name = {table.name: [table] for table in (tables.points_table(points), *own)}
+    sections = [
+        Section("curves", "Rate and distortion", READING, charts=_charts(points, out)),
+        Section("points", "Points", tables=by_name["points"]),
+        Section("rate", "Rate split", tables=by_name.get("rate", ())),
+        Section("complexity", "Complexity", tables=by_name.get("complexity", ())),
+        Section("crops", "Images", crops=images),
+        Section("training", "Training", charts=_training(sources, out)),
+        Section("provenance", "Commands and provenance", curves=sources),
+    ]
+    tables.write([table for some in by_name.values() for table in some], out / TABLES)
+    page.write(out / PAGE, title=_title(out), notes=notes, sections=sections, command=command)
+    return {"page": out / PAGE, "tables": out / TABLES}
+
+
+def _title(out: Path) -> str:
+    """Of a sweep's report, which is in the study's folder, the name of the study."""
+    folder = out.absolute()
+    return f"Results of {folder.parent.name if folder.name == 'report' else folder.name}"
+
+
+def _charts(points: pd.DataFrame, out: Path) -> list[Chart]:
+    looks, charts = styles(points), []
+    for i, (title, panel) in enumerate(panels(points)):
+        svg = out / PARTS / f"rd-{i + 1}.svg"
+        figures.figure(panel, [svg])
+        html = interactive.rate_distortion(panel, looks, name=f"chart-rd-{i + 1}")
+        names = ", ".join(panel["label"].unique())
+        alt = f"PSNR and MS-SSIM over rate on {title}, of {names}; the numbers are in the table of points"
+        charts.append(Chart(title, html, svg, alt))
+    return charts
+
+
+def _training(sources: Sequence[provenance.Curve], out: Path) -> list[Chart]:
+    runs = {run.name: run.metrics for curve in sources for run in curve.runs if run.metrics}
+    if not runs:
+        return []
+    svg = out / PARTS / "training.svg"
+    figures.training(runs, [svg])
+    alt = f"Metrics of {len(runs)} trainings over their steps"
+    return [Chart("", interactive.training(runs, name="chart-training"), svg, alt)]

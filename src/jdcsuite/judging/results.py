@@ -26,7 +26,10 @@ IDENTITY = ["source", "quality", "dataset", "image", "sigma", "noise_seed", "noi
 TOLERANCE = {"bpp": 1e-3, "psnr": 0.01, "ms_ssim": 1e-4, "psnr_noisy": 0.01, "h_hat": 1e-2, "h_clean": 1e-3}
 POINT = ["curve", "method", "dataset", "sigma", "lmbda", "quality", "budget", "noise_protocol", "train_set"]
 POINT += ["sigma_train", "min_ms_ssim", "target", "rate_scale"]
-MEANS = ["bpp", "bpp_est", "bpp_payload", "psnr", "ms_ssim", "psnr_noisy", "ms_ssim_noisy"]
+MEANS = [
+    "bpp", "bpp_est", "bpp_payload", "bpp_y", "bpp_z", "bpp_index", "bpp_header", "psnr", "ms_ssim", "psnr_noisy",
+    "ms_ssim_noisy",
+]  # fmt: skip
 SPREAD = ["bpp", "psnr", "ms_ssim"]  # means with a standard deviation over seeds
 # Options in which the curves of a label may differ, and how the label says so
 DETAILS = {"sigma_train": "trained at sigma {:g}", "min_ms_ssim": "MS-SSIM > {:g}", "rate_scale": "rate scale {:g}"}

@@ -1,0 +1,128 @@
+"""Points of curves and their comparisons -> tables of text, as HTML shows them and as csv, Markdown and LaTeX files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from jdcsuite.imaging import atomic
+from jdcsuite.judging.results import rung_label
+from jdcsuite.judging.styles import panels
+
+PARTS = {"bpp_y": "latents", "bpp_z": "hyper-latents", "bpp_index": "index", "bpp_header": "header"}
+NONE = "-"  # a value that is unknown or does not apply
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells of text. ``name``: of its files. ``texts``: number of columns of words, which come first; the others hold
+    numbers. ``bars``: for each row, shares of a whole, drawn as a bar in HTML; their names are ``bar_names``."""
+
+    name: str
+    title: str
+    caption: str
+    header: list[str]
+    rows: list[list[str]]
+    texts: int = 1
+    bars: list[list[float]] | None = None
+    bar_names: tuple[str, ...] = ()
+
+    def csv(self) -> str:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([self.header, *self.rows])
+        return text.getvalue()
+
+    def markdown(self) -> str:
+        rule = ["---"] * self.texts + ["---:"] * (len(self.header) - self.texts)
+        cells = [list(map(_markdown, row)) for row in (self.header, *self.rows)]
+        lines = [f"| {' | '.join(row)} |" for row in (cells[0], rule, *cells[1:])]
+        return "\n".join([*lines, "", f"{_markdown(self.title)}. {_markdown(self.caption)}", ""])
+
+    def latex(self) -> str:
+        head, *body = (" & ".join(map(_latex, row)) + r" \\" for row in (self.header, *self.rows))
+        columns = "l" * self.texts + "r" * (len(self.header) - self.texts)
+        caption = rf"\caption{{{_latex(self.title)}. {_latex(self.caption)}}}"
+        return "\n".join(
+            [
+                r"% needs \usepackage{booktabs}", r"\begin{table}", r"\centering", caption,
+                rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule",
+                r"\end{tabular}", r"\end{table}", "",
+            ]
+        )  # fmt: skip
+
+
+def write(tables: Sequence[Table], folder: Path) -> None:
+    """Write every table as NAME.csv, NAME.md and NAME.tex."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for table in tables:
+        for ending, text in (("csv", table.csv()), ("md", table.markdown()), ("tex", table.latex())):
+            atomic.write(folder / f"{table.name}.{ending}", text.encode())
+
+
+def _markdown(text: str) -> str:
+    return re.sub(r"([\\`*_{}\[\]<>|#~])", r"\\\1", " ".join(text.split()))
+
+
+def _latex(text: str) -> str:
+    special = {
+        "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
+        ">": r"\textgreater{}", "|": r"\textbar{}", "λ": r"$\lambda$", "±": r"$\pm$", "−": "$-$",
+        **{letter: f"\\{letter}" for letter in "&%$#_{}"},
+    }  # fmt: skip
+    return "".join(special.get(letter, letter) for letter in " ".join(text.split()))
+
+
+def number(value: float, form: str, spread: float = np.nan) -> str:
+    """``value``, with its standard deviation where there is one; `NONE` where it is unknown."""
+    if not np.isfinite(value):
+        return NONE
+    return f"{value:{form}}" + (f" ± {spread:{form.lstrip('+')}}" if np.isfinite(spread) else "")
+
+
+def points_table(points: pd.DataFrame) -> Table:
+    """`results.curves`, one row for each point."""
+    rows = []
+    for title, panel in panels(points):
+        for point in panel.itertuples():
+            gain = point.psnr - point.psnr_noisy if np.isfinite(point.psnr_noisy) else np.nan
+            rows.append(
+                [
+                    title, point.label, rung_label(point.lmbda, point.quality),
+                    number(point.bpp, ".3f", point.bpp_std), number(point.bpp_est, ".3f"),
+                    number(point.psnr, ".2f", point.psnr_std), number(gain, "+.2f"),
+                    number(point.ms_ssim, ".4f", point.ms_ssim_std), str(point.images), str(point.seeds),
+                ]
+            )  # fmt: skip
+    caption = "Means over images, of PSNR in dB; ± the standard deviation over seeds. bpp: whole file; estimate: the "
+    caption += "model's own, of the payload; gain: PSNR over the noisy input"
+    header = ["test set", "curve", "rung", "bpp", "estimate", "PSNR", "gain", "MS-SSIM", "images", "seeds"]
+    return Table("points", "Points of all curves", caption, header, rows, texts=3)
+
+
+def rate_table(points: pd.DataFrame) -> Table | None:
+    """The parts of the files of learned codecs; None without any."""
+    split = points[points[list(PARTS)].notna().any(axis=1) & points["bpp"].notna()]
+    if split.empty:
+        return None
+    rows, bars = [], []
+    for title, panel in panels(split):
+        for point in panel.itertuples():
+            values = [getattr(point, part) for part in PARTS]
+            named = [title, point.label, rung_label(point.lmbda, point.quality)]
+            rows.append([*named, f"{point.bpp:.3f}", *(_share(value, point.bpp) for value in values)])
+            bars.append(list(np.nan_to_num(np.array(values) / point.bpp)))
+    caption = "bits per pixel, and the share of the whole file"
+    header = ["test set", "curve", "rung", "bpp", *PARTS.values()]
+    names = tuple(PARTS.values())
+    return Table("rate", "What the bits are spent on", caption, header, rows, texts=3, bars=bars, bar_names=names)
+
+
+def _share(value: float, whole: float) -> str:
+    return f"{value:.4f} ({value / whole:.1%})" if np.isfinite(value) else NONE
