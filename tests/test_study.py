@@ -27,7 +27,7 @@ from jdcsuite.artifacts import folder as run_folder
 from jdcsuite.cli.app import app
 from jdcsuite.data import provenance
 from jdcsuite.data.datamodule import DataModule
-from jdcsuite.judging import figures, report, results
+from jdcsuite.judging import report, results
 from jdcsuite.study import identity, plan, reporting
 from jdcsuite.study.launch.worker import attempt
 from jdcsuite.training import job as training
@@ -168,7 +168,7 @@ def test_nested_folders_have_pictures_in_the_run_and_the_report(command: Command
     name = f"{pictures.name}_test_0_decoded.png"
     assert [path.name for path in (folder / "pictures").glob("*_decoded.png")] == [name]
     assert rows(folder)[0]["dataset"] == f"{pictures.name}/test"
-    assert len(figures.example(results.read([folder], with_folder=True))) == 3, "noisy, decoded, clean"
+    assert len(crops.example(results.read([folder], with_folder=True))) == 3, "noisy, decoded, clean"
 
 
 def test_fllic_w_needs_the_entropy_net_which_needs_fllic(command: Command, pictures: Path) -> None:
@@ -179,6 +179,7 @@ def test_fllic_w_needs_the_entropy_net_which_needs_fllic(command: Command, pictu
     assert [len(command.runs(m)) for m in ("fllic", "clean_entropy", "fllic_w")] == [2, 2, 2]
     guided = next(f for f in command.runs("fllic_w") if "-l512-" in f.name)
     config = yaml.safe_load((guided / "config.yaml").read_text())
+    assert "+experiment=fllic_w" in config["overrides"]
     assert config["model"]["guide"]["_target_"].endswith("CleanEntropy") and config["lossless_version"]
     entropy = load_file(next(f for f in command.runs("clean_entropy") if "-l512-" in f.name) / "weights.safetensors")
     own = load_file(guided / "weights.safetensors")

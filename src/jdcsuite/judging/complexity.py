@@ -37,9 +37,11 @@ def table(labelled: pd.DataFrame, curves: Sequence[Curve]) -> Table | None:
         times = [_quartiles(own[column]) for column in ("enc_ms", "dec_ms")]
         per_megapixel = [number((own[column] / megapixels).median(), ".0f") for column in ("enc_ms", "dec_ms")]
         rows.append(
-            [label, device or NONE, number(parameters / 1e6, ".2f"), number(products, ".1f"), *times, *per_megapixel]
-            + [number(megapixels.median(), ".2f")]
-        )
+            [
+                label, device or NONE, number(parameters / 1e6, ".2f"), number(products, ".1f"), *times, *per_megapixel,
+                number(megapixels.median(), ".2f"),
+            ]
+        )  # fmt: skip
     if all(set(row[2:8]) == {NONE} for row in rows):
         return None
     caption = (
@@ -56,7 +58,7 @@ def _quartiles(values: pd.Series) -> str:
     if values.isna().all():
         return NONE
     low, median, high = values.quantile([0.25, 0.5, 0.75])
-    return f"{median:.0f} ({low:.0f}–{high:.0f})"
+    return f"{median:.0f} ({low:.0f} .. {high:.0f})"
 
 
 def _model(curve: Curve, counted: dict[str, tuple[int, float] | None]) -> tuple[int, float] | None:

@@ -71,11 +71,11 @@ def _panel(ax: Axes, panel: pd.DataFrame, metric: str, looks: Mapping[str, Style
             continue
         line = "--" if look.cascade else "-"
         ax.plot(curve["bpp"], curve[metric], line, color=look.colour, marker=look.marker, markersize=5, label=label)
-        several = curve[curve["seeds"] > 1]
-        ax.errorbar(
-            several["bpp"], several[metric], several[f"{metric}_std"], several["bpp_std"], fmt="none",
-            ecolor=look.colour, elinewidth=1, capsize=2,
-        )  # fmt: skip
+        if len(several := curve[curve["seeds"] > 1]):
+            ax.errorbar(
+                several["bpp"], several[metric], several[f"{metric}_std"], several["bpp_std"], fmt="none",
+                ecolor=look.colour, elinewidth=1, capsize=2,
+            )  # fmt: skip
     noisy = panel[f"{metric}_noisy"].mean()
     if len(points) and np.isfinite(noisy):
         ax.axhline(noisy, color="0.45", linestyle=":", label="noisy input")

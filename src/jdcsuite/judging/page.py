@@ -24,8 +24,8 @@ TEMPLATE = "page.html.j2"
 
 @dataclass(frozen=True)
 class Chart:
-    """``html``: the interactive chart. ``svg``: the file of the same figure for print and without scripts. ``alt``: what
-    it shows, for those who do not see it."""
+    """``html``: the interactive chart. ``svg``: the file of the same figure, for print and without scripts. ``alt``:
+    what it shows, for those who do not see it."""
 
     title: str
     html: str

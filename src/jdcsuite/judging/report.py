@@ -9,8 +9,18 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from jdcsuite.judging import comparison, complexity, crops, figures, interactive, page, provenance, results, tables
-from jdcsuite.judging import terminal
+from jdcsuite.judging import (
+    comparison,
+    complexity,
+    crops,
+    figures,
+    interactive,
+    page,
+    provenance,
+    results,
+    tables,
+    terminal,
+)
 from jdcsuite.judging.page import Chart, Section
 from jdcsuite.judging.styles import panels, styles
 from jdcsuite.types import UserError
@@ -59,7 +69,8 @@ def make(paths: Sequence[Path], out: Path, console: Console, *, against: str | N
     if images := crops.example(rows):
         files["strip"] = out / "strip.png"
         crops.strip(images, files["strip"])
-    command = shlex.join(["jdc", "report", *map(str, paths), "-o", str(out), *(["--against", against] if against else [])])
+    options = ["-o", str(out), *(["--against", against] if against else [])]
+    command = shlex.join(["jdc", "report", *map(str, paths), *options])
     files |= _page(points, labelled, images, out, notes=notes, command=command)
     for name, path in files.items():
         console.print(f"{name:10} {path}", soft_wrap=True, highlight=False, markup=False)

@@ -73,7 +73,7 @@ def _markdown(text: str) -> str:
 def _latex(text: str) -> str:
     special = {
         "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
-        ">": r"\textgreater{}", "|": r"\textbar{}", "λ": r"$\lambda$", "±": r"$\pm$", "−": "$-$",
+        ">": r"\textgreater{}", "|": r"\textbar{}", "λ": r"$\lambda$", "±": r"$\pm$",
         **{letter: f"\\{letter}" for letter in "&%$#_{}"},
     }  # fmt: skip
     return "".join(special.get(letter, letter) for letter in " ".join(text.split()))

@@ -49,13 +49,15 @@ class Parts:
 @dataclass
 class Job:
     """One run. ``config``: resolved, with ``curve``. ``needs``: role -> the job that fills it; ``into``: role -> the
-    module that its weights start. ``key`` and so the folder are known once the data are (`identify`)."""
+    module that its weights start. ``key`` and so the folder are known once the data are (`identify`). ``overrides``: of
+    the command that runs it, or the job that needs it."""
 
     config: dict
     changes: Changes
     needs: dict[str, Job] = field(default_factory=dict)
     into: dict[str, str] = field(default_factory=dict)
     key: str = ""
+    overrides: list[str] = field(default_factory=list)
 
     @property
     def study(self) -> Path:
@@ -74,7 +76,7 @@ class Job:
             role: {"run": os.path.relpath(need.folder, self.folder.parent), "key": need.key, "into": self.into[role]}
             for role, need in self.needs.items()
         }
-        return {**self.config, "key": self.key, "needs": needs}
+        return {**self.config, "key": self.key, "needs": needs, "overrides": list(self.overrides)}
 
 
 def draft(overrides: list[str], *, config_name: str = "config") -> Job:
@@ -83,9 +85,12 @@ def draft(overrides: list[str], *, config_name: str = "config") -> Job:
     composition = compose(overrides, config_name=config_name)
     try:
         validation.check(composition, config_name=config_name)
-        return _job(composition, config_name)
+        job = _job(composition, config_name)
     except RecursionError:
         raise UserError(f"the needs of {composition.experiment} form a circle: end it with experiment: null") from None
+    for each in drafts_in_order([job]):
+        each.overrides = overrides
+    return job
 
 
 def _job(composition: Composition, config_name: str) -> Job:
