@@ -61,7 +61,7 @@ def example(rows: pd.DataFrame) -> list[tuple[str, UInt8[np.ndarray, "h w 3"]]]:
         row = points.loc[np.log(points["bpp"] / rate).abs().idxmin()]
         image = _load(row, "decoded") if len(own) else _coded_again(row, noisy_image)
         if image is not None and image.shape == clean.shape:
-            title = f"{row['method']}, {rung_label(row['lmbda'], row['quality'])}".strip(", ")
+            title = f"{row['method']}, {rung_label(row['lmbda'], row['quality'], row['method'])}".strip(", ")
             images.append((f"{title}\n{row['bpp']:.3f} bpp, {row['psnr']:.2f} dB", image))
     return [*images, (f"clean\n{first['dataset']}, {first['image']}", clean)]
 

@@ -75,8 +75,8 @@ def rate_distortion(panel: pd.DataFrame, looks: Mapping[str, Style], *, name: st
 def _curve(label: str, coded: pd.DataFrame, look: Style) -> go.Scatter:
     """A trace without its y."""
     about = [
-        f"{escape(rung_label(point.lmbda, point.quality))}<br>{point.bpp:.3f} bpp<br>"
-        + f"PSNR {point.psnr:.2f} dB"
+        f"{escape(rung_label(point.lmbda, point.quality, point.method))}<br>{point.bpp:.3f} bpp<br>"
+        + (f"PSNR {point.psnr:.2f} dB" if np.isfinite(point.psnr) else "exact")
         + (f" ± {point.psnr_std:.2f}" if point.seeds > 1 else "")
         + (f"<br>MS-SSIM {point.ms_ssim:.4f}" if np.isfinite(point.ms_ssim) else "")
         + f"<br>{point.images} images"

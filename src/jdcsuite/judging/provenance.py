@@ -85,7 +85,7 @@ def _run(folder: str, label: str, rows: pd.DataFrame) -> Run | None:
         return None
     first = rows.iloc[0]
     seed = f"seed {first['seed']:g}" if rows["seed"].notna().all() else ""
-    name = ", ".join(filter(None, [label, rung_label(first["lmbda"], ""), seed]))
+    name = ", ".join(filter(None, [label, rung_label(first["lmbda"], "", first["method"]), seed]))
     state = run_folder.read_state(path) or {}
     return Run(
         path, name, _command(path), _text(path / run_folder.CONFIG), json.dumps(state, indent=2) if state else "",

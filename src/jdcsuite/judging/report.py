@@ -81,7 +81,11 @@ def _notes(rows: pd.DataFrame) -> list[str]:
     """What a reader must know before comparing the curves."""
     versions = sorted({version for version in rows["code_version"] if version})
     mixed = f"These rows mix {len(versions)} versions of the code: {', '.join(versions)}."
-    return [results.DEMO] * bool((rows["budget"] == "demo").any()) + [mixed] * (len(versions) > 1)
+    failed = rows[rows["error"] != ""]
+    failures = [f"{row.method} failed on {row.image} of {row.dataset}: {row.error}" for row in failed.itertuples()]
+    more = [f"{len(failures) - 3} more images failed."] * (len(failures) > 3)
+    demo = [results.DEMO] * bool((rows["budget"] == "demo").any())
+    return [*demo, *[mixed] * (len(versions) > 1), *failures[:3], *more]
 
 
 def _page(
@@ -92,18 +96,26 @@ def _page(
         return {}
     (out / PARTS).mkdir(exist_ok=True)
     sources = provenance.curves(labelled)
-    own = [table for table in (tables.rate_table(points), complexity.table(labelled, sources)) if table is not None]
-    by_name = {table.name: [table] for table in (tables.points_table(points), *own)}
+    candidates = {
+        "points": [tables.points_table(points)],
+        "bd": tables.bd_tables(points),
+        "fixed": [tables.fixed_rate_table(points), tables.functionally_lossless_table(points)],
+        "rate": [tables.rate_table(points)],
+        "complexity": [complexity.table(labelled, sources)],
+    }
+    shown = {name: [table for table in some if table is not None] for name, some in candidates.items()}
     sections = [
         Section("curves", "Rate and distortion", READING, charts=_charts(points, out)),
-        Section("points", "Points", tables=by_name["points"]),
-        Section("rate", "Rate split", tables=by_name.get("rate", ())),
-        Section("complexity", "Complexity", tables=by_name.get("complexity", ())),
         Section("crops", "Images", crops=images),
+        Section("bd", "BD-rate and BD-PSNR", tables=shown["bd"]),
+        Section("fixed", "At fixed rate or quality", tables=shown["fixed"]),
+        Section("points", "Points", tables=shown["points"]),
+        Section("rate", "Rate split", tables=shown["rate"]),
+        Section("complexity", "Complexity", tables=shown["complexity"]),
         Section("training", "Training", charts=_training(sources, out)),
         Section("provenance", "Commands and provenance", curves=sources),
     ]
-    tables.write([table for some in by_name.values() for table in some], out / TABLES)
+    tables.write([table for some in shown.values() for table in some], out / TABLES)
     page.write(out / PAGE, title=_title(out), notes=notes, sections=sections, command=command)
     return {"page": out / PAGE, "tables": out / TABLES}
 

@@ -13,8 +13,10 @@ import numpy as np
 import pandas as pd
 
 from jdcsuite.imaging import atomic
+from jdcsuite.judging.comparison import FEW, METHOD, bd_matrix, functionally_lossless, pareto, psnr_at
 from jdcsuite.judging.results import rung_label
 from jdcsuite.judging.styles import panels
+from jdcsuite.judging.terminal import exact_note
 
 PARTS = {"bpp_y": "latents", "bpp_z": "hyper-latents", "bpp_index": "index", "bpp_header": "header"}
 NONE = "-"  # a value that is unknown or does not apply
@@ -91,17 +93,17 @@ def points_table(points: pd.DataFrame) -> Table:
     rows = []
     for title, panel in panels(points):
         for point in panel.itertuples():
-            gain = point.psnr - point.psnr_noisy if np.isfinite(point.psnr_noisy) else np.nan
             rows.append(
                 [
-                    title, point.label, rung_label(point.lmbda, point.quality),
+                    title, point.label, rung_label(point.lmbda, point.quality, point.method),
                     number(point.bpp, ".3f", point.bpp_std), number(point.bpp_est, ".3f"),
-                    number(point.psnr, ".2f", point.psnr_std), number(gain, "+.2f"),
+                    "exact" if np.isnan(point.psnr) and point.exact else number(point.psnr, ".2f", point.psnr_std),
+                    number(point.psnr - point.psnr_noisy, "+.2f"),
                     number(point.ms_ssim, ".4f", point.ms_ssim_std), str(point.images), str(point.seeds),
                 ]
             )  # fmt: skip
     caption = "Means over images, of PSNR in dB; ± the standard deviation over seeds. bpp: whole file; estimate: the "
-    caption += "model's own, of the payload; gain: PSNR over the noisy input"
+    caption += "model's own, of the payload; gain: PSNR over the noisy input" + exact_note(points)
     header = ["test set", "curve", "rung", "bpp", "estimate", "PSNR", "gain", "MS-SSIM", "images", "seeds"]
     return Table("points", "Points of all curves", caption, header, rows, texts=3)
 
@@ -115,7 +117,7 @@ def rate_table(points: pd.DataFrame) -> Table | None:
     for title, panel in panels(split):
         for point in panel.itertuples():
             values = [getattr(point, part) for part in PARTS]
-            named = [title, point.label, rung_label(point.lmbda, point.quality)]
+            named = [title, point.label, rung_label(point.lmbda, point.quality, point.method)]
             rows.append([*named, f"{point.bpp:.3f}", *(_share(value, point.bpp) for value in values)])
             bars.append(list(np.nan_to_num(np.array(values) / point.bpp)))
     caption = "bits per pixel, and the share of the whole file"
@@ -126,3 +128,84 @@ def rate_table(points: pd.DataFrame) -> Table | None:
 
 def _share(value: float, whole: float) -> str:
     return f"{value:.4f} ({value / whole:.1%})" if np.isfinite(value) else NONE
+
+
+def bd_tables(points: pd.DataFrame) -> list[Table]:
+    """BD-rate and BD-PSNR of every curve (row) against every other one (column), two tables for each test set of two
+    curves or more."""
+    found = []
+    for i, (title, panel) in enumerate(panels(points)):
+        matrix = bd_matrix(panel)
+        labels = [] if matrix.empty else list(matrix["anchor"].unique())
+        if len(labels) < 2:
+            continue
+        cells = {(pair.label, pair.anchor): pair for pair in matrix.itertuples()}
+        limits = _limits(panel, labels)
+        for name, what, cell in (
+            ("bd_rate", f"BD-rate in per cent on {title}", _bd_rate_cell),
+            ("bd_psnr", f"BD-PSNR in dB on {title}", _bd_psnr_cell),
+        ):
+            rows = [[row, *("" if row == column else cell(cells[row, column]) for column in labels)] for row in labels]
+            caption = f"row against column, of the mean curves, by {METHOD}; in brackets the common share of their "
+            caption += ("PSNR range; negative: fewer bits" if name == "bd_rate" else "rates; positive: better") + limits
+            found.append(Table(f"{name}-{i + 1}", what, caption, ["against", *labels], rows))
+    return found
+
+
+def _limits(panel: pd.DataFrame, labels: Sequence[str]) -> str:
+    """What limits the figures of some curves: few points, and points that a BD-rate leaves out."""
+    notes = []
+    for label in labels:
+        curve = panel[panel["label"] == label]
+        _, cut = pareto(curve)
+        few = [f"{len(curve)} points only"] * (len(curve) < FEW)
+        if limits := [*few, *[f"{cut} of {len(curve)} points not used for BD-rate (not monotone)"] * (cut > 0)]:
+            notes.append(f"{label}: {', '.join(limits)}")
+    return "".join(f"; {note}" for note in notes)
+
+
+def _bd_rate_cell(pair: tuple) -> str:
+    return pair.reason or f"{pair.bd_rate:+.1f} ({pair.overlap:.0%})"
+
+
+def _bd_psnr_cell(pair: tuple) -> str:
+    return pair.reason_psnr or f"{pair.bd_psnr:+.2f} ({pair.overlap_rate:.0%})"
+
+
+def fixed_rate_table(points: pd.DataFrame) -> Table | None:
+    """PSNR at fixed rates that any curve reaches; None where none does."""
+    rows, rates = [], []
+    for title, panel in panels(points):
+        read = psnr_at(panel)
+        for label, values in [] if read.empty else read.groupby("label", sort=False):
+            own = panel.loc[(panel["label"] == label) & panel["psnr"].notna(), "bpp"]
+            rates = list(values["bpp"])
+            measured = f"{own.min():.2f} .. {own.max():.2f}"
+            rows.append([title, label, measured, *(number(value, ".2f") for value in values["psnr"])])
+    reached = [i for i in range(len(rates)) if any(row[3 + i] != NONE for row in rows)]
+    if not reached:
+        return None
+    header = ["test set", "curve", "measured, bpp", *(f"{rates[i]:g} bpp" for i in reached)]
+    rows = [[*row[:3], *(row[3 + i] for i in reached)] for row in rows]
+    caption = f"in dB, by {METHOD} over log-rate; a curve has none outside its measured rates"
+    return Table("psnr_at", "PSNR at fixed rates", caption, header, rows, texts=3)
+
+
+def functionally_lossless_table(points: pd.DataFrame) -> Table | None:
+    """The smallest rates near the best uncoded denoiser; None where no test set has one."""
+    rows: list[list[str]] = []
+    margins: list[float] = []
+    for title, panel in panels(points):
+        values = functionally_lossless(panel)
+        if values.empty or (values["denoiser"] == "").all():
+            continue
+        for label, own in values.groupby("label", sort=False):
+            margins = list(own["margin"])
+            best = own.iloc[0]
+            aim = f"{best['denoiser']}, {best['psnr'] + best['margin']:.2f} dB"
+            rows.append([title, label, aim, *(point.reason or f"{point.bpp:.3f}" for point in own.itertuples())])
+    if not rows:
+        return None
+    caption = "smallest bpp at which the PSNR is within a margin of the best uncoded denoiser's"
+    header = ["test set", "curve", "denoiser", *(f"within {margin:g} dB" for margin in margins)]
+    return Table("functionally_lossless", "Functionally lossless rate", caption, header, rows, texts=3)

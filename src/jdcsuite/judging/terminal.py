@@ -19,7 +19,7 @@ def curves_table(points: pd.DataFrame) -> Table:
     table = Table(
         title=DEMO if (points["budget"] == "demo").any() else None,
         caption="bpp: whole file; est.: the model's own estimate; gain: dB over the noisy input; n: images"
-        + _exact(points),
+        + exact_note(points),
         box=box.SIMPLE_HEAD,
         pad_edge=False,
     )
@@ -47,7 +47,7 @@ def curves_table(points: pd.DataFrame) -> Table:
     return table
 
 
-def _exact(points: pd.DataFrame) -> str:
+def exact_note(points: pd.DataFrame) -> str:
     """How many images are left out of means because of an infinite PSNR."""
     lossy = points[points["psnr"].notna()]
     parts = {"that a codec reproduces exactly, left out of all means": lossy["exact"].max()}
