@@ -20,6 +20,7 @@ from jdcsuite.artifacts.folder import picture_stem
 from jdcsuite.baselines.cascade import denoise
 from jdcsuite.baselines.denoisers import training_free
 from jdcsuite.baselines.standards import LADDERS, Standard
+from jdcsuite.imaging import atomic
 from jdcsuite.imaging.pixels import to_bytes, to_tensor
 from jdcsuite.judging.metrics import eight_bit
 from jdcsuite.judging.results import noise_label, rung_label
@@ -125,4 +126,5 @@ def strip(images: Sequence[tuple[str, np.ndarray]], path: Path) -> None:
         shown = crop(image).repeat(zoom, axis=0).repeat(zoom, axis=1)
         sheet.paste(Image.fromarray(shown), (x, y + head))
         draw.text((x, y + head - 6), caption, fill="black", font=font, anchor="ld")
-    sheet.save(path)
+    with atomic.replacing(path) as part:
+        sheet.save(part, "PNG")

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from jdcsuite.imaging import atomic
 from jdcsuite.judging.results import DEMO
 from jdcsuite.judging.styles import METRICS, RATE, Limits, Style, limits, metrics, panels, styles
 
@@ -131,5 +132,7 @@ def training(runs: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[flo
 def _save(fig: Figure, paths: Sequence[Path]) -> None:
     """The same figure gives the same bytes."""
     with matplotlib.rc_context({"svg.hashsalt": "jdcsuite"}):
-        for path in paths:
-            fig.savefig(path, dpi=DPI, metadata={"Date": None} if Path(path).suffix == ".svg" else None)
+        for path in map(Path, paths):
+            dates = {"Date": None} if path.suffix == ".svg" else None
+            with atomic.replacing(path) as part:
+                fig.savefig(part, dpi=DPI, format=path.suffix[1:], metadata=dates)
