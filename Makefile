@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test test-slow fuzz lint clean
+.PHONY: run test test-slow test-slurm fuzz lint clean
 
 run: .venv/ready
 	$(BIN)/python -m jdcsuite +experiment=fllic_w sigma=10 name=demo -m
@@ -12,6 +12,10 @@ test: .venv/ready lint
 
 test-slow: .venv/ready
 	$(BIN)/python -m pytest -m slow
+
+# on a cluster of two nodes that Debian's packages make of this machine; as root
+test-slurm: .venv/ready
+	$(BIN)/python -m pytest -m slurm
 
 fuzz: .venv/ready
 	$(BIN)/python tests/fuzz_jdc.py 20000

@@ -651,7 +651,7 @@ def test_a_folder_of_another_configuration_is_refused(command: Command, pictures
         (["+experiment=fllic", "lambda=3"], "there is no key 'lambda' in the configuration: did you mean lmbda?"),
         (["+experiment=fllic", "batch_size=3"], "did you mean data.batch?"),
         (["+experiment=fllic", "sigma=10,20"], "sigma=10,20 gives several values: add -m"),
-        (["+experiment=fllic", "launcher.kind=slurm", "-m"], "launcher=slurm is unknown"),
+        (["+experiment=fllic", "launcher.kind=slurm", "-m"], "launcher.kind=slurm lacks the other keys"),
         (["+experiment=jdc_cn8", "sigma=5"], "sigma=5 has no effect on jdc_cn8: leave it out"),
         (["+experiment=jdc_cn8", "sigma=5,20", "-m"], "sigma=5 has no effect on jdc_cn8: leave it out"),
         (["+experiment=fllic", "min_ms_ssim=.5,.8", "-m"], "min_ms_ssim=0.5 has no effect on fllic: leave it out"),

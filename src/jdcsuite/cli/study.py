@@ -1,9 +1,10 @@
-"""`jdc run`, `jdc export` and `jdc bench`: training, weights of runs, and the speed of this machine."""
+"""`jdc run`, `jdc status`, `jdc export` and `jdc bench`: training, weights of runs, and the speed of this machine."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -13,10 +14,34 @@ from rich.console import Console
 from jdcsuite.cli.options import Force
 from jdcsuite.types import UserError
 
+PAUSE = 5.0  # seconds between looks of `jdc status --wait`
+
 
 def run(context: typer.Context) -> None:
     """Train: passes all words that follow to `python -m jdcsuite`."""
     raise typer.Exit(subprocess.run([sys.executable, "-m", "jdcsuite", *context.args], check=False).returncode)
+
+
+def status(
+    studies: Annotated[
+        list[Path] | None, typer.Argument(metavar="STUDY...", help="study or run folders; default: all in runs/")
+    ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="return when no job is running or waiting for a cluster")
+    ] = False,
+) -> None:
+    """Show which jobs of a study are done, running, waiting, stopped or failed. Exit status 1 if any failed."""
+    from jdcsuite.study import state
+
+    paths = studies or [Path("runs")]
+    while wait and any(known.busy for _, folders in state.studies(paths) for known in map(state.state_of, folders)):
+        time.sleep(PAUSE)
+    console, failed = Console(), False
+    for study, folders in state.studies(paths):
+        known = {folder: state.state_of(folder) for folder in folders}
+        failed |= any(each.word == state.FAILED for each in known.values())
+        console.print(state.table(study, known))
+    raise typer.Exit(int(failed))
 
 
 def export(

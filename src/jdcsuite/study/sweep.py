@@ -10,7 +10,7 @@ from rich.console import Console
 
 from jdcsuite.judging import results
 from jdcsuite.study import reporting, trial
-from jdcsuite.study.launch import Failure
+from jdcsuite.study.launch import Failure, slurm
 from jdcsuite.study.launch.execute import execute
 from jdcsuite.study.plan import Job, Parts, draft, identify, in_order, write
 from jdcsuite.types import UserError
@@ -30,6 +30,9 @@ def run(jobs_overrides: Sequence[list[str]], *, config_name: str = "config") -> 
     folders = [job.folder for job in in_order(drafts)]
     if extra := len(folders) - len({job.folder for job in drafts}):
         console.print(f"{extra} more job{'s' if extra > 1 else ''}, which they need", highlight=False)
+    if drafts[0].config["launcher"]["kind"] == "slurm":
+        slurm.submit(folders, list(dict.fromkeys(job.folder for job in drafts)), console)
+        return []
     # A worker that is stopped by the same signal would look like a failed job, and the next one would start.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     failures = execute(folders, console)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from jdcsuite.study.launch import slurm
 from jdcsuite.study.plan import Job, Parts, drafts_in_order
 from jdcsuite.training import contract
 from jdcsuite.training import job as training
@@ -17,7 +18,11 @@ def construct(jobs: Sequence[Job], parts: Parts) -> None:
     criterion; no picture is read."""
     tried = set()
     for job in drafts_in_order(jobs):
-        training.check_device(job.config["trainer"])
+        launcher, trainer = job.config["launcher"], job.config["trainer"]
+        if launcher["kind"] == "slurm":
+            slurm.check()
+        else:
+            training.check_device(trainer)
         for section in ("model", "criterion", "data"):
             parts.get(job, section)
         side = smallest_crop(job, parts)
@@ -37,7 +42,7 @@ def construct(jobs: Sequence[Job], parts: Parts) -> None:
                 task,
                 sigma=None if sigma is None else float(sigma),
                 lossless=bool(job.config["data"]["lossless"]),
-                devices=job.config["trainer"]["devices"],
+                devices=trainer["devices"] * launcher.get("nodes", 1),
             )
 
 

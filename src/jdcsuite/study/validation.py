@@ -13,7 +13,7 @@ from jdcsuite.checks import choice, noise_level, number, whole
 from jdcsuite.study.composition import SELF, Composition, compose_need, resolved, without_start
 from jdcsuite.types import UserError
 
-LAUNCHERS = ("local",)
+LAUNCHERS = ("local", "slurm")
 TARGETS = ("codec", "lossless", "distortion")
 DATA_FOLDERS = ("data.train", "data.test", "data.clean")
 # Sections that are read option by option; in the others a constructor refuses what it does not know.
@@ -67,6 +67,13 @@ def check_values(config: DictConfig) -> None:
         number(name, config[name], above=0)
     choice("target", config.target, TARGETS)
     choice("launcher", config.launcher.kind, LAUNCHERS)
+    if config.launcher.kind == "slurm" and "nodes" not in config.launcher:
+        raise UserError("launcher.kind=slurm lacks the other keys of a cluster: write launcher=slurm")
+    for name, value in config.launcher.items():
+        if name in ("setup", "options") and not isinstance(value, ListConfig):
+            raise UserError(f"launcher.{name}={value} is not usable: give {ADVICE[ListConfig]}")
+        if name in ("nodes", "cpus", "minutes", "grace") or (name == "parallel" and value is not None):
+            whole(f"launcher.{name}", value, least=1)
     for name in ("max_steps", "devices", "val_every", "checkpoint_every", "log_every"):
         whole(f"trainer.{name}", config.trainer[name], least=1)
     for name, path in {"data.root": config.data.root, "init_from": config.init_from}.items():

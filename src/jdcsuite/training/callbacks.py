@@ -1,8 +1,11 @@
-"""Events of the Trainer -> averaged weights, compiled training steps, checkpoints and a progress bar."""
+"""Events of the Trainer -> averaged weights, compiled training steps, checkpoints, also at a signal, and a progress
+bar."""
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -101,6 +104,52 @@ class AtomicCheckpoints(TorchCheckpointIO):
             part.write_bytes(content.getbuffer())
             if path.is_file():
                 path.replace(path.with_name(Path(PREVIOUS).name))
+
+
+STOPPED = 128 + signal.SIGUSR2  # exit status of a process that SIGUSR2 has stopped
+
+
+class StopOnSignal(L.Callback):
+    """SIGUSR2 (a cluster, before the job's time is up) and SIGTERM: training writes its last checkpoint after the step
+    it is in and ends the process with status 128 + signal. Ranks agree on the step every ``trainer.log_every`` steps.
+
+    Lightning's own handlers are replaced: its handler of SIGTERM communicates between ranks from inside the handler,
+    which deadlocks ranks that are in other calls, and writes no checkpoint.
+    """
+
+    SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
+
+    def __init__(self) -> None:
+        self._received = 0
+        self._before: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._receive) for number in self.SIGNALS}
+
+    def _receive(self, number: int, frame: object) -> None:
+        self._received = number
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        received = self._received
+        if trainer.world_size > 1:
+            if trainer.global_step % trainer.log_every_n_steps:
+                return
+            numbers = torch.tensor(float(received), device=trainer.strategy.root_device)
+            received = int(trainer.strategy.reduce(numbers, reduce_op="max"))
+        if received and trainer.global_step < trainer.max_steps:
+            trainer.save_checkpoint(Path(trainer.default_root_dir) / LAST)
+            if trainer.is_global_zero:
+                name, step = signal.Signals(received).name, trainer.global_step
+                print(f"  stopped by {name} after step {step}; the same command goes on", file=sys.stderr, flush=True)
+            raise SystemExit(128 + received)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
 
 
 def resumable(folder: Path) -> Path | None:

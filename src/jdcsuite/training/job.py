@@ -13,6 +13,7 @@ import lightning as L
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from PIL import Image
 from torch import nn
@@ -29,7 +30,7 @@ from jdcsuite.imaging import atomic
 from jdcsuite.imaging.pixels import to_bytes
 from jdcsuite.judging import candidates, results
 from jdcsuite.training import loggers, tracker
-from jdcsuite.training.callbacks import EMA, AtomicCheckpoints, Compiled, Progress, checkpoint, resumable
+from jdcsuite.training.callbacks import EMA, AtomicCheckpoints, Compiled, Progress, StopOnSignal, checkpoint, resumable
 from jdcsuite.training.task import Task
 from jdcsuite.types import Row, UserError
 
@@ -119,12 +120,14 @@ def fit(trainer: L.Trainer, task: Task, data: object, *, resume: Path | None = N
 
 def make_trainer(config: Mapping, folder: Path, run_loggers: list) -> L.Trainer:
     """Lightning's Trainer for a run folder."""
-    options = config["trainer"]
+    options, nodes = config["trainer"], config["launcher"].get("nodes", 1)
+    cluster = [SLURMEnvironment(auto_requeue=False)] if config["launcher"]["kind"] == "slurm" else []
     return L.Trainer(
         default_root_dir=folder,
         accelerator=options["accelerator"],
         devices=options["devices"],
-        strategy="ddp" if options["devices"] > 1 else "auto",
+        num_nodes=nodes,
+        strategy="ddp" if options["devices"] * nodes > 1 else "auto",
         precision=precision(options["precision"]),
         max_steps=options["max_steps"],
         max_epochs=-1,
@@ -134,8 +137,12 @@ def make_trainer(config: Mapping, folder: Path, run_loggers: list) -> L.Trainer:
         log_every_n_steps=options["log_every"],
         use_distributed_sampler=False,
         logger=run_loggers,
-        plugins=[AtomicCheckpoints()],
-        callbacks=[EMA(), checkpoint(folder=(folder / run_folder.LAST).parent, every=options["checkpoint_every"])]
+        plugins=[AtomicCheckpoints(), *cluster],
+        callbacks=[
+            EMA(),
+            StopOnSignal(),
+            checkpoint(folder=(folder / run_folder.LAST).parent, every=options["checkpoint_every"]),
+        ]
         + ([Compiled()] if options["compile"] else [])
         + ([Progress()] if options["progress"] else []),
         enable_progress_bar=options["progress"],
@@ -156,6 +163,9 @@ def check_device(trainer: Mapping) -> None:
     accelerator = trainer["accelerator"]
     if "mixed" in trainer["precision"] and not torch.cuda.is_available():
         raise UserError(f"trainer.precision={trainer['precision']} crashes on CPUs: leave it at auto, or take a GPU")
+    there = torch.cuda.device_count()
+    if torch.cuda.is_available() and accelerator != "cpu" and trainer["devices"] > there:
+        raise UserError(f"trainer.devices={trainer['devices']}, but this machine has {there}: give at most so many")
     if torch.cuda.is_available() or accelerator == "cpu":
         return
     driver_file = Path("/proc/driver/nvidia/version")

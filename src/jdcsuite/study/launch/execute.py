@@ -2,65 +2,144 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from queue import Queue
+from threading import Event
 
+import torch
 from filelock import FileLock, Timeout
 from rich.console import Console
+from rich.markup import escape
 
 from jdcsuite.artifacts import folder as run_folder
 from jdcsuite.imaging import atomic
-from jdcsuite.study.launch import Failure
+from jdcsuite.study.launch import Failure, process_group
 from jdcsuite.study.launch.worker import attempt
 from jdcsuite.types import UserError
 
+Start = Callable[[Path, Mapping], str]  # (run folder, its job) -> why it failed; "" where it ended well
+
 
 def execute(folders: Sequence[Path], console: Console) -> list[Failure]:
-    """Run jobs one after another, each after those that it needs; the failures. A failed job does not stop the others,
-    except those that need it."""
-    failed: dict[Path, str] = {}
-    for number, folder in enumerate(folders, 1):
-        console.print(f"[bold][{number}/{len(folders)}][/] {folder}", highlight=False, soft_wrap=True)
-        if reason := _run(folder, failed, console):
-            failed[folder] = reason
-            console.print(f"  failed: {reason}", markup=False, highlight=False, soft_wrap=True)
-    return [Failure(folder, reason) for folder, reason in failed.items()]
+    """Run jobs, each after those that it needs; the failures. A failed job does not stop the others, except those that
+    need it. As many run at a time as `launcher.parallel` says, each on devices of its own."""
+    if not folders:
+        return []
+    config = run_folder.read_config(folders[0])
+    study, slots = _Study(folders, console), _slots(config)
+    one_by_one = (study.run(folder, _start) for folder in folders)
+    reasons = one_by_one if len(slots) == 1 else _side_by_side(study, slots)
+    return [Failure(folder, reason) for folder, reason in zip(folders, reasons, strict=True) if reason]
 
 
-def _run(folder: Path, failed: dict[Path, str], console: Console) -> str:
-    """Why a job failed; "" where it ended well, now or before."""
-    try:
-        config = run_folder.read_config(folder)
-        resolved = {path.resolve() for path in failed}
-        for need in run_folder.needed(folder, config).values():
-            if need.resolve() in resolved:
-                return f"it needs {need.name}, which failed"
-        with _locked(folder, console):
-            if run_folder.is_finished(folder, config["key"]) and not config["rerun"]:
-                console.print("  finished before: not run again (rerun=true does)")
-                return ""
-            if config["rerun"] or run_folder.needs_changed(folder):
-                run_folder.clear(folder)
-            run_folder.begin(folder, config)
-            devices = config["trainer"]["devices"]
-            return attempt(folder) if devices == 1 else _process_group(folder, devices)
-    except UserError as error:
-        return str(error)
+def _slots(config: Mapping) -> list[list[str]]:
+    """The devices of each job that runs at a time: the numbers of GPUs, or nothing on a CPU."""
+    devices, accelerator = config["trainer"]["devices"], config["trainer"]["accelerator"]
+    gpus = torch.cuda.device_count() if accelerator != "cpu" and torch.cuda.is_available() else 0
+    parallel = config["launcher"]["parallel"] or max(1, gpus // devices)
+    if not gpus:
+        return [[] for _ in range(parallel)]
+    if parallel * devices > gpus:
+        raise UserError(f"launcher.parallel={parallel} jobs of {devices} devices need more than the {gpus} GPUs here")
+    return [[str(slot * devices + i) for i in range(devices)] for slot in range(parallel)]
+
+
+class _Study:
+    """Jobs and why each failed. `run` may be called from several threads, a job in each."""
+
+    def __init__(self, folders: Sequence[Path], console: Console) -> None:
+        self.folders, self._console = list(folders), console
+        self._failed: set[Path] = set()
+
+    def run(self, folder: Path, start: Start) -> str:
+        """Why a job failed; "" where it ended well, now or before."""
+        number = self.folders.index(folder) + 1
+        self._console.print(
+            f"[bold][{number}/{len(self.folders)}][/] {escape(str(folder))}", highlight=False, soft_wrap=True
+        )
+        try:
+            reason = self._needed(folder) or run(folder, start, self._console)
+        except UserError as error:
+            reason = str(error)
+        if reason:
+            self._failed.add(folder.resolve())
+            self._console.print(f"  failed: {reason}", markup=False, highlight=False, soft_wrap=True)
+        return reason
+
+    def _needed(self, folder: Path) -> str:
+        needs = run_folder.needed(folder, run_folder.read_config(folder)).values()
+        return next((f"it needs {need.name}, which failed" for need in needs if need.resolve() in self._failed), "")
+
+
+def _start(folder: Path, config: Mapping) -> str:
+    devices = config["trainer"]["devices"]
+    if devices == 1:
+        return attempt(folder)
+    return process_group.reason(folder, process_group.status_of(process_group.torchrun(folder, devices)))
+
+
+def _side_by_side(study: _Study, slots: Sequence[Sequence[str]]) -> list[str]:
+    """Every job in processes of its own, as soon as those that it needs have ended and devices are free."""
+    free: Queue[Sequence[str]] = Queue()
+    for slot in slots:
+        free.put(slot)
+    threads = str(max(1, (os.cpu_count() or 1) // len(slots)))
+    ended = {folder.resolve(): Event() for folder in study.folders}
+
+    def start(folder: Path, config: Mapping) -> str:
+        slot = free.get()
+        try:
+            environment = {"OMP_NUM_THREADS": threads} | ({"CUDA_VISIBLE_DEVICES": ",".join(slot)} if slot else {})
+            command = process_group.torchrun(folder, config["trainer"]["devices"])
+            return process_group.reason(folder, process_group.status_of(command, environment=environment))
+        finally:
+            free.put(slot)
+
+    def work(folder: Path) -> str:
+        try:
+            for need in run_folder.needed(folder, run_folder.read_config(folder)).values():
+                if need.resolve() in ended:
+                    ended[need.resolve()].wait()
+            return study.run(folder, start)
+        finally:
+            ended[folder.resolve()].set()
+
+    with ThreadPoolExecutor(len(study.folders)) as pool:
+        futures = [pool.submit(work, folder) for folder in study.folders]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:  # Ctrl-C, SIGTERM
+            pool.shutdown(wait=False, cancel_futures=True)
+            process_group.terminate_all()
+            raise
+
+
+def run(folder: Path, start: Start, console: Console, *, resumed: bool = False) -> str:
+    """Begin or resume one job under its lock, unless it is finished -> why it failed; "" where it ended well.
+    ``resumed``: by the same launch that began it, so that rerun=true does not begin again."""
+    config = run_folder.read_config(folder)
+    with _locked(folder, console):
+        rerun = config["rerun"] and not resumed
+        if run_folder.is_finished(folder, config["key"]) and not rerun:
+            console.print("  finished before: not run again (rerun=true does)")
+            return ""
+        if rerun or run_folder.needs_changed(folder):
+            run_folder.clear(folder)
+        (folder / run_folder.ERROR).unlink(missing_ok=True)
+        run_folder.begin(folder, config)
+        return start(folder, config)
 
 
 @contextmanager
 def _locked(folder: Path, console: Console) -> Iterator[None]:
     """One process or process group a run folder: another launch of the same job waits for it."""
-    locks = folder.parent / ".locks"
-    lock = FileLock(locks / folder.name)
-    with atomic.writing(locks):
-        locks.mkdir(parents=True, exist_ok=True)
+    lock = lock_of(folder)
+    with atomic.writing(Path(lock.lock_file).parent):
+        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -72,29 +151,6 @@ def _locked(folder: Path, console: Console) -> Iterator[None]:
         lock.release()
 
 
-def _process_group(folder: Path, devices: int) -> str:
-    """Run a job on several devices under torchrun, which dies with this process. Lightning's own subprocesses cannot do
-    it: they replay this command with Hydra's overrides appended, and fail."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}"]
-    log = folder / run_folder.ERROR
-    log.unlink(missing_ok=True)
-    command = [*torchrun, "-m", "jdcsuite.study.launch.worker", str(folder)]
-    quiet = {"PYTHONWARNINGS": "ignore::FutureWarning,ignore::DeprecationWarning"}  # of imports, before any code can
-    on_linux = _die_with_parent if sys.platform == "linux" else None
-    with subprocess.Popen(command, env={**os.environ, **quiet}, preexec_fn=on_linux) as process:
-        try:
-            status = process.wait()
-        except BaseException:  # Ctrl-C, SIGTERM
-            process.terminate()
-            process.wait()
-            raise
-    if status == 0:
-        return ""
-    return log.read_text().partition("\n")[0] if log.is_file() else f"its process group ended with status {status}"
-
-
-def _die_with_parent() -> None:
-    """Linux: this process gets SIGTERM when its parent dies, however that happens."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-    if os.getppid() == 1:  # the parent died before that
-        os.kill(os.getpid(), signal.SIGTERM)
+def lock_of(folder: Path) -> FileLock:
+    """The lock that whoever runs the job of ``folder`` holds."""
+    return FileLock(folder.parent / ".locks" / folder.name)

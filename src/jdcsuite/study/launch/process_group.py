@@ -1,0 +1,63 @@
+"""A command that starts the ranks of a job -> its exit status; the ranks end with this process."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from jdcsuite.artifacts import folder as run_folder
+
+WORKER = "jdcsuite.study.launch.worker"
+_running: set[subprocess.Popen] = set()
+QUIET = {"PYTHONWARNINGS": "ignore::FutureWarning,ignore::DeprecationWarning"}  # of imports, before any code can
+
+
+def torchrun(folder: Path, devices: int) -> list[str]:
+    """The command that runs a job on several devices of this machine. Lightning's own subprocesses cannot do it: they
+    replay this command with Hydra's overrides appended, and fail."""
+    return [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}"),
+        *("-m", WORKER, str(folder)),
+    ]
+
+
+def status_of(command: Sequence[str], *, environment: Mapping[str, str] | None = None) -> int:
+    """Run ``command``, which is ended where this process is, however that happens. ``environment``: in addition to that
+    of this process."""
+    on_linux = _die_with_parent if sys.platform == "linux" else None
+    with subprocess.Popen(command, env={**os.environ, **QUIET, **(environment or {})}, preexec_fn=on_linux) as process:
+        _running.add(process)
+        try:
+            return process.wait()
+        except BaseException:  # Ctrl-C, SIGTERM
+            process.terminate()
+            process.wait()
+            raise
+        finally:
+            _running.discard(process)
+
+
+def terminate_all() -> None:
+    """End the commands that other threads of this process run."""
+    for process in list(_running):
+        process.terminate()
+
+
+def reason(folder: Path, status: int) -> str:
+    """Why the processes of a job ended with ``status``, in one sentence; "" for 0."""
+    if status == 0:
+        return ""
+    log = folder / run_folder.ERROR
+    return log.read_text().partition("\n")[0] if log.is_file() else f"its processes ended with status {status}"
+
+
+def _die_with_parent() -> None:
+    """Linux: this process gets SIGTERM when its parent dies, however that happens."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    if os.getppid() == 1:  # the parent died before that
+        os.kill(os.getpid(), signal.SIGTERM)

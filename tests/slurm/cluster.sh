@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# A SLURM cluster of two nodes on this machine, for `make test-slurm`, where Debian's packages can be had.
+#   cluster.sh start FOLDER    installs what is missing, starts it (as root), prints the path of its slurm.conf
+#   cluster.sh stop FOLDER
+set -euo pipefail
+verb=${1:?start or stop} folder=$(realpath -m "${2:?a folder for state and logs}")
+export SLURM_CONF=$folder/slurm.conf
+
+if [ "$verb" = stop ]; then
+  scancel --user=root --quiet || true
+  for pid in "$folder"/*.pid; do kill "$(cat "$pid")" 2> /dev/null || true; done
+  exit 0
+fi
+
+if ! command -v slurmctld slurmd munged srun > /dev/null; then
+  apt-get install --yes --no-install-recommends slurm-wlm munge > "$folder.apt.log" 2>&1 ||
+    { apt-get update > "$folder.apt.log" 2>&1 && apt-get install --yes --no-install-recommends slurm-wlm munge >> "$folder.apt.log" 2>&1; }
+fi
+mkdir -p "$folder"/{state,spool-node1,spool-node2}
+install -d -o munge -g munge /run/munge /var/log/munge /var/lib/munge
+[ -e /etc/munge/munge.key ] || { head --bytes 1024 /dev/urandom > /etc/munge/munge.key; chown munge: /etc/munge/munge.key; chmod 400 /etc/munge/munge.key; }
+pgrep --exact munged > /dev/null || runuser --user munge -- /usr/sbin/munged
+host=$(hostname --short)
+# Requeued jobs wait until their credential expires, 120 s by default. Cores are shared, so that a busy machine runs all.
+cat > "$SLURM_CONF" << CONF
+ClusterName=test
+SlurmctldHost=$host
+SlurmUser=root
+AuthType=auth/munge
+AuthInfo=cred_expire=5
+ProctrackType=proctrack/pgid
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+SwitchType=switch/none
+MpiDefault=none
+ReturnToService=2
+SchedulerParameters=batch_sched_delay=1,sched_interval=2
+KillWait=15
+JobRequeue=1
+StateSaveLocation=$folder/state
+SlurmdSpoolDir=$folder/spool-%n
+SlurmctldPidFile=$folder/slurmctld.pid
+SlurmdPidFile=$folder/slurmd-%n.pid
+SlurmctldLogFile=$folder/slurmctld.log
+SlurmdLogFile=$folder/slurmd-%n.log
+SlurmctldPort=16817
+AccountingStorageType=accounting_storage/none
+JobAcctGatherType=jobacct_gather/none
+NodeName=node1 NodeHostname=$host Port=17001 CPUs=$(nproc)
+NodeName=node2 NodeHostname=$host Port=17002 CPUs=$(nproc)
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=FORCE:4
+CONF
+slurmctld -c
+for node in node1 node2; do slurmd -N "$node"; done
+for _ in $(seq 120); do [ "$(sinfo --noheader --format=%t)" = idle ] && break; sleep 0.5; done
+sinfo --noheader > /dev/null
+echo "$SLURM_CONF"

@@ -1,0 +1,327 @@
+"""Launchers and `jdc status`: order, devices, what is submitted to a cluster, and what a run folder tells."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+import yaml
+from filelock import FileLock
+from rich.console import Console
+from torch import Tensor, nn
+from typer.testing import CliRunner
+
+from jdcsuite.artifacts import environment, weights
+from jdcsuite.artifacts import folder as run_folder
+from jdcsuite.cli.app import app
+from jdcsuite.study import state
+from jdcsuite.study.launch import execute, process_group, slurm
+from jdcsuite.training.callbacks import STOPPED, AtomicCheckpoints, StopOnSignal, resumable
+from jdcsuite.types import UserError
+
+CLUSTER = {"kind": "slurm", "nodes": 2, "cpus": 4, "minutes": 60, "grace": 30, "options": ["--partition=x"],
+           "setup": ["module load x"]}  # fmt: skip
+
+
+def job(folder: Path, *needs: Path, launcher: dict | None = None, **more: object) -> Path:
+    """A run folder that holds a job, as planning writes it."""
+    folder.mkdir(parents=True)
+    config = {
+        "key": folder.name,
+        "rerun": False,
+        "debug": False,
+        "trainer": {"devices": 2, "accelerator": "auto", "max_steps": 100},
+        "launcher": launcher or {"kind": "local", "parallel": 2},
+        "needs": {str(i): {"run": need.name, "key": need.name, "into": "model"} for i, need in enumerate(needs)},
+        **more,
+    }
+    (folder / run_folder.CONFIG).write_text(yaml.safe_dump(config))
+    return folder
+
+
+def finish(folder: Path) -> None:
+    (folder / weights.NAME).touch()
+    (folder / run_folder.ROWS).touch()
+    run_folder.write_state(folder, {"key": folder.name, "needs": {}, "finished": True})
+
+
+# -- this machine ----------------------------------------------------------------------------------------------
+
+
+def worker(tmp_path: Path, body: str) -> list[str]:
+    script = tmp_path / "worker.py"
+    script.write_text(f"import os, sys, time\nfrom pathlib import Path\nfolder = Path(sys.argv[1])\n{body}\n")
+    return [sys.executable, str(script)]
+
+
+def test_jobs_run_side_by_side_each_after_those_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = tmp_path / "study"
+    first, second = job(study / "first"), job(study / "second")
+    third, fourth = job(study / "third", first), job(study / "fourth", second)
+    body = (
+        "log = folder.parent / 'log'\n"
+        "def write(word):\n    with log.open('a') as file: file.write(f'{word} {folder.name}\\n')\n"
+        "write('begin'); time.sleep(.4); write('end'); sys.exit(folder.name == 'second')"
+    )
+    command = worker(tmp_path, body)
+    monkeypatch.setattr(process_group, "torchrun", lambda folder, devices: [*command, str(folder)])
+    failures = execute.execute([first, second, third, fourth], Console(quiet=True))
+    log = (study / "log").read_text().splitlines()
+    assert set(log[:2]) == {"begin first", "begin second"}
+    assert log.index("end first") < log.index("begin third") and "begin fourth" not in log
+    assert [failure.folder for failure in failures] == [second, fourth]
+    assert [failure.reason for failure in failures] == [
+        "its processes ended with status 1",
+        "it needs second, which failed",
+    ]
+
+
+def test_jobs_have_devices_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 5)
+    monkeypatch.setattr(environment, "hardware", lambda: "five GPUs")
+    folders = [job(tmp_path / name, launcher={"kind": "local", "parallel": None}) for name in ("a", "b", "c")]
+    body = (
+        "mine = folder.parent / os.environ['CUDA_VISIBLE_DEVICES']; mine.mkdir()  # fails where another job has them\n"
+        "(folder / 'seen').write_text(mine.name); time.sleep(.3); mine.rmdir()"
+    )
+    command = worker(tmp_path, body)
+    monkeypatch.setattr(process_group, "torchrun", lambda folder, devices: [*command, str(folder)])
+    assert not execute.execute(folders, Console(quiet=True))
+    seen = [(folder / "seen").read_text() for folder in folders]
+    assert set(seen) == {"0,1", "2,3"}
+    many = job(tmp_path / "many", launcher={"kind": "local", "parallel": 3})
+    with pytest.raises(UserError, match="need more than the 5 GPUs here"):
+        execute.execute([many], Console(quiet=True))
+
+
+# -- a cluster -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stand-ins for sbatch and scontrol: what sbatch is given goes to files NUMBER.job; states are read from NUMBER."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    programs = {
+        "sbatch": f"""n=$(ls {folder} | grep -c job || true); n=$((n + 1))
+            {{ echo "$@"; cat; }} > {folder}/$n.job; echo PENDING > {folder}/$n
+            case "$*" in *refuse*) echo 'invalid partition' >&2; exit 1;; esac; echo $n""",
+        "scontrol": f"""[ -e {folder}/$5 ] || exit 1; echo "JobId=$5 JobState=$(cat {folder}/$5) Reason=None" """,
+    }
+    programs["scontrol"] = programs["scontrol"].replace("$5", "$4")
+    for name, body in programs.items():
+        (folder / name).write_text(f"#!/bin/sh\n{body}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    return folder
+
+
+def test_a_sweep_becomes_jobs_that_depend_on_each_other_and_a_report(tmp_path: Path, fake: Path) -> None:
+    study = tmp_path / "study"
+    first = job(study / "first", launcher=CLUSTER)
+    second = job(study / "second", first, launcher=CLUSTER)
+    done = job(study / "done", launcher=CLUSTER)
+    finish(done)
+    slurm.submit([first, done, second], [second, done], Console(quiet=True))
+    one, two, report = ((fake / f"{i}.job").read_text() for i in (1, 2, 3))
+    for words in ("--nodes=2", "--ntasks-per-node=2", "--cpus-per-task=4", "--time=60", "--signal=USR2@30", "--requeue",
+                  "--gpus-per-node=2", "--partition=x"):  # fmt: skip
+        assert words in one and words in two
+    assert "--dependency" not in one and "--dependency=afterok:1" in two and "--dependency=afterany:1:2" in report
+    assert "--nodes=1" in report and "--ntasks-per-node=1" in report and "--gpus" not in report
+    assert "module load x\n" in one and f"slurm run {first}" in one and f"slurm report {second} {done}" in report
+
+    (fake / "1").write_text("RUNNING\n")
+    (fake / "2").write_text("FAILED\n")
+    slurm.submit([first, done, second], [second, done], Console(quiet=True))
+    again = (fake / "4.job").read_text()  # the first is in the queue: only the second is submitted again
+    assert f"slurm run {second}" in again and "--dependency=afterok:1" in again
+    assert "slurm report" in (fake / "5.job").read_text()
+
+
+def test_what_slurm_refuses_and_a_machine_without_it_are_one_sentence(
+    tmp_path: Path, fake: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = job(tmp_path / "study" / "a", launcher={**CLUSTER, "options": ["--partition=refuse"]})
+    with pytest.raises(UserError, match="SLURM refuses a: invalid partition"):
+        slurm.submit([refused], [refused], Console(quiet=True))
+    assert slurm.queued(refused) is None
+    slurm.check()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="needs SLURM's sbatch"):
+        slurm.check()
+
+
+@pytest.mark.parametrize("restarts, begins_again", [("0", True), ("1", False)])
+def test_a_requeued_job_does_not_begin_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restarts: str, begins_again: bool
+) -> None:
+    folder = job(tmp_path / "study" / "a", launcher=CLUSTER, rerun=True)
+    (folder / "metrics.csv").write_text("step\n1\n")
+    srun = tmp_path / "srun"
+    srun.write_text("#!/bin/sh\nexit 3\n")
+    srun.chmod(srun.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
+    assert slurm.main(["run", str(folder)]) == 1
+    assert (folder / "metrics.csv").exists() != begins_again
+    assert (folder / run_folder.ERROR).read_text() == "its processes ended with status 3\n"
+
+
+@pytest.mark.parametrize(
+    "stopped, status, error",
+    [
+        (lambda folder: 3, 1, "its processes ended with status 3"),
+        (finish, 0, None),
+        (lambda folder: 0, 1, "its time was up and it could not be queued again: no such job"),
+    ],
+)
+def test_ranks_that_leave_a_job_unfinished_without_error_queue_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped, status: int, error: str | None
+) -> None:
+    folder = job(tmp_path / "study" / "a", launcher=CLUSTER)
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setattr(process_group, "status_of", lambda command: stopped(folder) or 0)
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text(f"#!/bin/sh\necho $@ > {tmp_path}/asked; echo no such job >&2; exit 1\n")
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    assert slurm.main(["run", str(folder)]) == status
+    log = folder / run_folder.ERROR
+    assert (log.read_text().strip() if log.exists() else None) == error
+    assert (tmp_path / "asked").exists() == (error is not None and "queued" in error)
+
+
+@pytest.mark.parametrize("code, status", [(STOPPED, 0), (143, 143), (None, 0)])
+def test_a_rank_that_is_stopped_ends_well(monkeypatch: pytest.MonkeyPatch, code: int | None, status: int) -> None:
+    def stop(folder: Path) -> str:
+        if code is None:
+            return ""
+        raise SystemExit(code)
+
+    monkeypatch.setattr(slurm, "attempt", stop)
+    assert slurm.main(["rank", "folder"]) == status
+
+
+# -- signals ---------------------------------------------------------------------------------------------------
+
+
+class Slow(L.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.seen = nn.Linear(1, 1), []
+
+    def training_step(self, batch: Tensor, index: int) -> Tensor:
+        if index == 3 and not self.trainer.default_root_dir.endswith("quiet"):
+            os.kill(os.getpid(), signal.SIGUSR2)
+        self.seen.append(index)
+        return self.layer(batch).square().mean()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+    def train_dataloader(self) -> torch.utils.data.DataLoader:
+        return torch.utils.data.DataLoader(torch.ones(10, 1), batch_size=1)
+
+
+def trainer(folder: Path) -> L.Trainer:
+    return L.Trainer(
+        default_root_dir=folder, max_steps=10, logger=False, enable_progress_bar=False, enable_model_summary=False,
+        accelerator="cpu", plugins=[AtomicCheckpoints()], callbacks=[StopOnSignal()], enable_checkpointing=False,
+    )  # fmt: skip
+
+
+def test_a_signal_ends_training_after_its_step_with_a_checkpoint(tmp_path: Path, capfd) -> None:
+    before = [signal.getsignal(number) for number in StopOnSignal.SIGNALS]
+    module = Slow()
+    with pytest.raises(SystemExit) as end:
+        trainer(tmp_path).fit(module)
+    assert end.value.code == STOPPED and module.seen == [0, 1, 2, 3]
+    assert "stopped by SIGUSR2 after step 4" in capfd.readouterr().err
+    assert [signal.getsignal(number) for number in StopOnSignal.SIGNALS] == before
+    checkpoint = resumable(tmp_path)
+    assert torch.load(checkpoint, weights_only=True)["global_step"] == 4
+
+
+# -- status ----------------------------------------------------------------------------------------------------
+
+
+def test_status_of_run_folders(tmp_path: Path, fake: Path) -> None:
+    study = tmp_path / "study"
+    names = ("done", "planned", "running", "stopped", "failed", "queued", "lost")
+    folders = {name: job(study / name) for name in names}
+    finish(folders["done"])
+    for name in ("running", "stopped", "failed"):
+        run_folder.write_state(folders[name], {"key": name, "needs": {}, "finished": False})
+        (folders[name] / "metrics.csv").write_text("step,loss\n9,1\n19,.5\n2")
+    (folders["failed"] / run_folder.ERROR).write_text("no space left\ntraceback\n")
+    for name, number in {"queued": "7", "lost": "8"}.items():
+        (folders[name] / slurm.SUBMITTED).write_text(json.dumps({"job": number}))
+    (fake / "7").write_text("PENDING\n")
+    (fake / "8").write_text("NODE_FAIL\n")
+    (study / ".locks").mkdir()
+    with FileLock(study / ".locks" / "running"):
+        # of another thread's lock, as of another process's
+        known = {name: state.state_of(folder) for name, folder in folders.items()}
+        shown = CliRunner().invoke(app, ["status", str(tmp_path)])
+    assert {name: each.word for name, each in known.items()} == {
+        "done": "done", "planned": "waiting", "running": "running", "stopped": "stopped", "failed": "failed",
+        "queued": "waiting", "lost": "failed",
+    }  # fmt: skip
+    assert (known["running"].step, known["running"].steps) == (20, 100)
+    assert known["failed"].note == "no space left" and "node_fail" in known["lost"].note
+    assert shown.exit_code == 1 and "1 done, 1 running, 2 waiting, 1 stopped, 2 failed" in shown.output
+
+
+def test_status_waits_until_no_job_is_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = job(tmp_path / "study" / "a")
+    finish(folder)
+    (folder / run_folder.ROWS).unlink()
+    (tmp_path / "study" / ".locks").mkdir()
+    lock = FileLock(tmp_path / "study" / ".locks" / "a", thread_local=False)
+    lock.acquire()
+
+    def later() -> None:
+        time.sleep(0.3)
+        finish(folder)
+        lock.release()
+
+    monkeypatch.setattr("jdcsuite.cli.study.PAUSE", 0.1)
+    threading.Thread(target=later).start()
+    shown = CliRunner().invoke(app, ["status", str(tmp_path), "--wait"])
+    assert shown.exit_code == 0 and "1 done" in shown.output
+
+
+def test_status_of_no_run_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no run in"):
+        list(state.studies([tmp_path]))
+
+
+def test_ranks_end_with_their_parent(tmp_path: Path) -> None:
+    child = "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(600)"
+    code = (
+        "import sys\nfrom jdcsuite.study.launch import process_group\n"
+        f"process_group.status_of([sys.executable, '-c', {child!r}, sys.argv[1]])"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "pid")])
+    until = time.monotonic() + 300
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    number = int((tmp_path / "pid").read_text())
+    while Path(f"/proc/{number}").exists() and "Z" not in Path(f"/proc/{number}/stat").read_text().split()[2]:
+        assert time.monotonic() < until
+        time.sleep(0.05)
