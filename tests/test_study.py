@@ -28,7 +28,7 @@ from jdcsuite.cli.app import app
 from jdcsuite.data import provenance
 from jdcsuite.data.datamodule import DataModule
 from jdcsuite.judging import report, results
-from jdcsuite.study import identity, plan, reporting
+from jdcsuite.study import identity, plan, reporting, sweep
 from jdcsuite.study.launch.worker import attempt
 from jdcsuite.training import job as training
 from jdcsuite.training import loggers
@@ -1177,3 +1177,40 @@ def test_testolina_range_sets_both_noise_levels() -> None:
 def test_a_tilde_in_an_override_is_the_home_folder() -> None:
     words = ["data.root=~/a", "data.root=~", "name=a~b", "+experiment=~x"]
     assert entry._arguments(words) == [f"data.root={Path.home()}/a", f"data.root={Path.home()}", *words[2:]]
+
+
+@pytest.mark.parametrize(
+    ("words", "axes"),
+    [
+        (
+            ["+sweep=ablation", "sigma=5"],
+            {"+experiment": {"fllic", "fllic_u", "fllic_w", "fllic_w0"}, "lmbda": {"16384", "4096", "1024"}},
+        ),
+        (
+            ["+experiment=fllic", "+sweep=sigmas"],
+            {"+experiment": {"fllic"}, "sigma": {"10", "15", "20"}, "lmbda": {"8192", "2048", "512"}},
+        ),
+        (
+            ["+sweep=thresholds"],
+            {
+                "+experiment": {"jdc_cn8"},
+                "min_ms_ssim": {"0.2", "0.4", "0.5", "0.6", "0.7", "0.8", "0.9"},
+                "lmbda": {"4096", "1024", "256"},
+            },
+        ),
+    ],
+)
+def test_the_papers_axes_are_sweeps(
+    command: Command, monkeypatch: pytest.MonkeyPatch, words: list[str], axes: dict[str, set[str]]
+) -> None:
+    jobs: list[dict[str, str]] = []
+
+    def collect(overrides: list[list[str]], *, config_name: str) -> list[object]:
+        jobs.extend(dict(word.split("=", 1) for word in each) for each in overrides)
+        return []
+
+    monkeypatch.setattr(sweep, "run", collect)
+    status, _, err = command(*words, "-m")
+    assert status == 0, err
+    assert {name: {job[name] for job in jobs} for name in axes} == axes
+    assert len(jobs) == np.prod([len(values) for values in axes.values()])
