@@ -49,7 +49,7 @@ def message(of: Task) -> str:
 MS_SSIM = ("criterion.distance=ms_ssim", "lmbda=32")
 EXPERIMENTS = [("fllic",), ("fllic_w", "target=distortion"), ("clean_entropy", "target=lossless"), ("jdc_cn",),
                ("jdc_cn8_ms_ssim",), ("codec", *MS_SSIM), ("testolina_range", *MS_SSIM), ("fllic", *MS_SSIM), ("unet",),
-               ("restormer",), ("flagship",), ("mbt2018_mean",)]  # fmt: skip
+               ("restormer",), ("lcfdnet",), ("flagship",), ("mbt2018_mean",)]  # fmt: skip
 
 
 @pytest.mark.parametrize("words", EXPERIMENTS, ids=" ".join)

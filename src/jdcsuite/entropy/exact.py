@@ -30,22 +30,27 @@ class _Exact:
         """``x`` in units of 2**-11, as integer-valued float64."""
         return x.clamp(-MAX_INPUT, MAX_INPUT).mul_(INPUT_UNITS).round_()
 
+    def _affine(self) -> tuple[Tensor, Tensor | None]:
+        """Weights and bias in float64, before rounding."""
+        return self.weight.detach().double(), None if self.bias is None else self.bias.detach().double()
+
     def _dyadic(self) -> tuple[Tensor, Tensor | None]:
         """Weights and bias in float64, scaled so that the output of a convolution of `_integers` is in natural units.
         Cached until the weights change, because rounding them takes as long as a convolution of a small image."""
-        version = tuple((p._version, p.data_ptr()) for p in (self.weight, self.bias) if p is not None)
+        version = tuple((t._version, t.data_ptr()) for t in self.state_dict(keep_vars=True).values())
         if self._rounded is None or self._rounded[0] != version:
-            weight = torch.round(self.weight.detach().double() * WEIGHT_UNITS) / (INPUT_UNITS * WEIGHT_UNITS)
-            bias = None if self.bias is None else torch.round(self.bias.detach().double() * INPUT_UNITS * WEIGHT_UNITS)
+            weight, bias = self._affine()
+            weight = torch.round(weight * WEIGHT_UNITS) / (INPUT_UNITS * WEIGHT_UNITS)
+            bias = None if bias is None else torch.round(bias * INPUT_UNITS * WEIGHT_UNITS)
             self._rounded = (version, weight, None if bias is None else bias / (INPUT_UNITS * WEIGHT_UNITS))
         return self._rounded[1:]
 
     def largest(self) -> float:
         """Bound on the magnitude of any sum that this convolution can form, over all inputs."""
         outputs = 1 if isinstance(self, nn.ConvTranspose2d) else 0
-        weight = (self.weight.detach().double().abs() + 1 / WEIGHT_UNITS).transpose(0, outputs).flatten(1).sum(1)
-        bias = 0 if self.bias is None else self.bias.detach().double().abs()
-        return float((MAX_INPUT * weight + bias).max())
+        weight, bias = self._affine()
+        weight = (weight.abs() + 1 / WEIGHT_UNITS).transpose(0, outputs).flatten(1).sum(1)
+        return float((MAX_INPUT * weight + (0 if bias is None else bias.abs())).max())
 
 
 class ExactConv2d(_Exact, nn.Conv2d):

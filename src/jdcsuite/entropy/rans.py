@@ -172,3 +172,23 @@ def lookup(cdf: np.ndarray, length: np.ndarray) -> np.ndarray:
     starts = np.arange(1 << LOOKUP) << (PRECISION - LOOKUP)
     rows = [np.searchsorted(row[:n], starts, side="right") - 1 for row, n in zip(cdf, length, strict=True)]
     return np.asarray(rows, dtype=np.int32)
+
+
+@_compiled
+def cumulate(logits, first, powers, per_step, units, out):
+    """Fills the rows of ``out`` (int32) with the cumulative probabilities of its ``count`` outcomes and an escape
+    without probability; see `entropy.logits`. ``powers``: int64, of falling exponents in steps of 1 / ``per_step``."""
+    count = out.shape[1] - 2
+    for row in range(len(out)):
+        start, top, total = first[row], logits[row, first[row]], 0
+        for i in range(1, count):
+            top = max(top, logits[row, start + i])
+        sums = np.empty(count, np.int64)
+        for i in range(count):
+            # no addition after the product, which a compiler could fuse with it
+            total += powers[int(min((top - logits[row, start + i]) * per_step, len(powers) - 1.0))]
+            sums[i] = total
+        out[row, 0] = 0
+        for i in range(count):
+            out[row, i + 1] = sums[i] * (units - count) // total + i + 1
+        out[row, count + 1] = units

@@ -35,7 +35,7 @@ def mse(x_hat: Tensor, pair: Pair) -> Tensor:
 
 
 class RateDistortion(nn.Module):
-    """bpp + lmbda * distance to the target that ``supervision`` chooses.
+    """bpp + lmbda * distance to the target that ``supervision`` chooses, + the auxiliary loss of models that have one.
 
     ``distance``: mse, or ms_ssim (1 - MS-SSIM), which needs other values of lmbda (CompressAI: 2.4 to 220) and refuses
     a Pair with a ``weight``, because it cannot ignore single samples."""
@@ -58,7 +58,11 @@ class RateDistortion(nn.Module):
                 )
             error = 1 - _differentiable_ms_ssim(output.x_hat, pair.clean)
             parts["ms_ssim"] = (1 - error).mean().detach()
-        return {"loss": (bpp + self.lmbda * error).mean(), **parts}
+        loss = bpp + self.lmbda * error
+        if output.auxiliary is not None:
+            loss = loss + output.auxiliary
+            parts["auxiliary"] = output.auxiliary.mean().detach()
+        return {"loss": loss.mean(), **parts}
 
 
 class EntropyGuided(nn.Module):

@@ -1,0 +1,432 @@
+"""Image -> lossless code: LC-FDNet, which predicts the image quarter by quarter, smooth parts first.
+
+Rhee et al., "LC-FDNet: learned lossless image compression with frequency decomposition network" (CVPR 2022).
+The pixels of a reversible YUV image are split into four subsampled images a, b, c, d (even and odd rows and columns). A
+conventional coder stores a. Then d, b and c follow, in each of them Y, U and V: nine networks, each of which sees all
+that is decoded already. A network predicts a sample, the distribution of its error and the magnitude of the error.
+Samples whose magnitude is below a threshold, which the network sets for each image, are coded first; a second branch
+codes the others with these as further input.
+
+The networks lie between bits and symbols, so coding computes them exactly (`entropy.exact`) and turns their outputs
+into probabilities with integers only: a file decodes to the same image on every machine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from jdcsuite.coding.codec import Codec, coding_mode, tile_checksum
+from jdcsuite.coding.container import Contents, Tile
+from jdcsuite.coding.tiling import Array, Box, boxes, in_windows
+from jdcsuite.entropy.coder import Decoder, Encoder
+from jdcsuite.entropy.exact import INPUT_UNITS, MAX_INPUT, ExactConv2d
+from jdcsuite.entropy.logits import RowPerSymbol, tables
+from jdcsuite.imaging.lossless import Lossless
+from jdcsuite.imaging.pixels import quantized
+from jdcsuite.types import CorruptFile, Output, Side, UserError
+
+PLACES = {"d": (1, 1), "b": (0, 1), "c": (1, 0)}  # subsampled image -> its first row and column, in coding order
+RANGES = ((0, 255), (-255, 255), (-255, 255))  # smallest and largest Y, U and V
+SCALE = 256  # the networks see samples divided by it
+REACH, HEAD_REACH, THRESHOLD_REACH = 7, 2, 2  # pixels that the parts of a network reach; the last in units of 4
+WINDOW, HEAD_WINDOW = 128, 64  # side of what a network computes at once when coding
+
+Exchange = Callable[[RowPerSymbol, Tensor, Tensor], Tensor]
+
+
+def to_yuv(rgb: Int64[Tensor, "*b 3 h w"]) -> Int64[Tensor, "*b 3 h w"]:
+    """The reversible transform of the paper, after Pei and Ding; Y in 0..255, U and V in -255..255."""
+    r, g, b = rgb.unbind(-3)
+    u, v = b - ((87 * r + 169 * g + 128) >> 8), r - g
+    return torch.stack([g + ((86 * v + 29 * u + 128) >> 8), u, v], -3)
+
+
+def to_rgb(yuv: Int64[Tensor, "*b 3 h w"]) -> Int64[Tensor, "*b 3 h w"]:
+    """Inverse of `to_yuv`."""
+    y, u, v = yuv.unbind(-3)
+    g = y - ((86 * v + 29 * u + 128) >> 8)
+    r = v + g
+    return torch.stack([r, g, u + ((87 * r + 169 * g + 128) >> 8)], -3)
+
+
+class NormalizedConv2d(ExactConv2d):
+    """A convolution followed by batch normalisation, which exact evaluation folds into its weights. ``gamma``,
+    ``beta``, ``mean`` and ``var``: of the normalisation."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 3, padding=1)
+        self.gamma, self.beta = nn.Parameter(torch.ones(outputs)), nn.Parameter(torch.zeros(outputs))
+        self.register_buffer("mean", torch.zeros(outputs))
+        self.register_buffer("var", torch.ones(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = super().forward(x)
+        if x.dtype == torch.float64:
+            return out
+        return F.batch_norm(out, self.mean, self.var, self.gamma, self.beta, self.training, 0.1, 1e-5)
+
+    def _affine(self) -> tuple[Tensor, Tensor]:
+        weight, bias = super()._affine()
+        gain = self.gamma.detach().double() / (self.var.double() + 1e-5).sqrt()
+        return weight * gain[:, None, None, None], (bias - self.mean.double()) * gain + self.beta.detach().double()
+
+
+def _conv(inputs: int, outputs: int) -> ExactConv2d:
+    return ExactConv2d(inputs, outputs, 3, padding=1)
+
+
+class _Branch(nn.Module):
+    """Known samples -> features; features -> error of the prediction, logits of its distribution."""
+
+    def __init__(self, inputs: int, hidden: int, outcomes: int) -> None:
+        super().__init__()
+        self.first = NormalizedConv2d(inputs, hidden)
+        self.blocks = nn.ModuleList(nn.ModuleList(NormalizedConv2d(hidden, hidden) for _ in range(2)) for _ in range(3))
+        self.residual = _conv(hidden, 1)
+        self.widen = NormalizedConv2d(hidden, 2 * hidden)
+        self.logits = _conv(2 * hidden, outcomes)
+
+    def features(self, x: Float[Tensor, "b k h w"]) -> Float[Tensor, "b n h w"]:
+        x = self.first(x).relu()
+        for one, two in self.blocks:
+            x = (two(one(x).relu()) + x).relu()
+        return x
+
+    def logits_at(self, x: Float[Tensor, "1 n h w"], rows: Tensor, columns: Tensor) -> Float[Tensor, "p k"]:
+        """The exact logits of some pixels only."""
+        last, wide = self.logits, self.widen(x).relu()
+        patches = F.unfold(last._integers(wide), 3, padding=1).unflatten(2, wide.shape[-2:])[0, :, rows, columns]
+        weight, bias = last._dyadic()
+        return torch.addmm(bias, patches.mT, weight.flatten(1).mT)
+
+
+class FrequencyNet(nn.Module):
+    """One of the nine networks. ``inputs``: planes that are decoded already. ``low``, ``high``: smallest and largest
+    sample of its plane."""
+
+    def __init__(self, *, inputs: int, hidden: int, low: int, high: int) -> None:
+        super().__init__()
+        self.smallest, self.largest = low, high
+        self.half = high - low  # largest magnitude of a residual
+        self.low = _Branch(inputs, hidden, 2 * self.half + 1)
+        self.high = _Branch(inputs + 1, hidden, 2 * self.half + 1)
+        self.error = _conv(hidden, 1)
+        self.threshold = nn.ModuleList(NormalizedConv2d(hidden, n) for n in (hidden, hidden, 1))
+
+    def threshold_map(self, features: Float[Tensor, "b n h w"]) -> Float[Tensor, "b 1 _ _"]:
+        """Its mean over the image, times 10, is the threshold. Images below 4 pixels are not pooled further."""
+        for layer in self.threshold[:2]:
+            features = layer(features).relu()
+            features = F.max_pool2d(features, [min(2, side) for side in features.shape[-2:]])
+        return self.threshold[2](features).relu()
+
+    def first_outcome(self, prediction: Tensor) -> Int64[Tensor, "*shape"]:
+        """Index of the smallest possible residual, prediction - sample, among the logits: only as many residuals as
+        there are samples are possible, from this one on."""
+        rounded = (prediction.clamp(self.smallest, self.largest) + 0.5).floor().long()
+        return rounded - self.largest + self.half
+
+    # -- training ----------------------------------------------------------------------------------------------
+
+    def forward(
+        self, known: Float[Tensor, "b k h w"], reference: Float[Tensor, "b 1 h w"], target: Float[Tensor, "b 1 h w"]
+    ) -> tuple[Float[Tensor, "b 1 h w"], Float[Tensor, "b"]]:
+        """Samples in grey levels -> log2 likelihood of each target, and the auxiliary loss of each image: the absolute
+        errors of both predictions and of the predicted magnitude, means in grey levels."""
+        features = self.low.features(known / SCALE)
+        magnitude = self.error(features).relu()
+        threshold = 10 * self.threshold_map(features).mean((2, 3), keepdim=True)
+        smooth = (magnitude < threshold).to(known)
+        soft = torch.sigmoid(threshold - magnitude)
+        share = smooth + soft - soft.detach()  # straight-through: the threshold learns from the difference in bits
+        bits_low, error_low = self._log2_likelihood(self.low, features, reference, target)
+        features = self.high.features(torch.cat([known, smooth * target], 1) / SCALE)
+        bits_high, error_high = self._log2_likelihood(self.high, features, reference, target)
+        auxiliary = smooth * error_low + (1 - smooth) * error_high + (magnitude - error_low).abs()
+        return share * bits_low + (1 - share) * bits_high, auxiliary.flatten(1).mean(1)
+
+    def _log2_likelihood(
+        self, branch: _Branch, features: Tensor, reference: Tensor, target: Tensor
+    ) -> tuple[Float[Tensor, "b 1 h w"], Float[Tensor, "b 1 h w"]]:
+        """Of each target, and the absolute error of its prediction."""
+        prediction = (branch.residual(features) + reference).float().clamp(self.smallest, self.largest)
+
+        def likelihood(features: Tensor, first: Tensor) -> Tensor:
+            outcomes = first + torch.arange(self.half + 1, device=first.device)[:, None, None]
+            logits = branch.logits(branch.widen(features).relu()).float().gather(1, outcomes)
+            return logits.gather(1, (self.largest - target).long()) - logits.logsumexp(1, keepdim=True)
+
+        first = self.first_outcome(prediction.detach())
+        if torch.is_grad_enabled():  # the logits of nine networks would take most of the memory of a step
+            log = checkpoint(likelihood, features, first, use_reentrant=False)
+        else:
+            log = likelihood(features, first)
+        return log / math.log(2), (target - prediction).abs()
+
+    # -- coding ------------------------------------------------------------------------------------------------
+
+    def code(
+        self,
+        known: Int64[Tensor, "1 k h w"],
+        reference: Int64[Tensor, "1 1 h w"],
+        exchange: Exchange,
+    ) -> Int64[Tensor, "1 1 h w"]:
+        """The plane of this network. ``exchange``: tables of the samples at some rows and columns, from the largest
+        sample down -> these samples, which it writes or reads. Called in the same order by encoder and decoder."""
+        height, width = known.shape[-2:]
+        known, plane = known.double() / SCALE, torch.zeros_like(reference)
+        features = self._windowed(self.low.features, known)
+        smooth = self._windowed(lambda x: self.error(x).relu(), features) < self._exact_threshold(features)
+        for branch, chosen in ((self.low, smooth), (self.high, ~smooth)):
+            if branch is self.high:
+                features = self._windowed(branch.features, torch.cat([known, (plane * smooth).double() / SCALE], 1))
+            for box in boxes(height, width, HEAD_WINDOW):
+                rows, columns = (place + start for place, start in zip(
+                    chosen[0, 0, *box.pixels].nonzero(as_tuple=True), (box.top, box.left), strict=True
+                ))  # fmt: skip
+                if len(rows):
+                    coding = self._tables(branch, features, reference, box, rows, columns)
+                    plane[0, 0, rows, columns] = exchange(coding, rows, columns)
+        return plane
+
+    def _tables(
+        self, branch: _Branch, features: Tensor, reference: Tensor, box: Box, rows: Tensor, columns: Tensor
+    ) -> RowPerSymbol:
+        top, left = max(0, box.top - HEAD_REACH), max(0, box.left - HEAD_REACH)
+        part = features[..., top : box.top + box.height + HEAD_REACH, left : box.left + box.width + HEAD_REACH]
+        inside = rows - top, columns - left
+        prediction = branch.residual(part)[0, 0, *inside] + reference[0, 0, rows, columns]
+        cdf = tables(branch.logits_at(part, *inside), self.first_outcome(prediction), count=self.half + 1)
+        return RowPerSymbol.of(cdf)
+
+    def _windowed(self, work: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """``work`` in windows, which bound its memory."""
+        return in_windows(lambda *part: work(x[..., *part]), *x.shape[-2:], side=WINDOW, margin=REACH, scale=1)
+
+    def _exact_threshold(self, features: Float[Tensor, "1 n h w"]) -> Float[Tensor, ""]:
+        """The same bits in any order of summation."""
+        sides = features.shape[-2:]
+        fours = [max(1, side // 4) for side in sides]
+
+        def work(*parts: slice) -> Tensor:
+            pixels = (
+                slice(4 * part.start, None if part.stop >= n else 4 * part.stop)
+                for part, n in zip(parts, fours, strict=True)
+            )
+            return self.threshold_map(features[..., *pixels])
+
+        maps = in_windows(work, *fours, side=WINDOW // 4, margin=THRESHOLD_REACH, scale=1)
+        total = (maps.clamp(0, MAX_INPUT) * INPUT_UNITS).round().long().sum()
+        return 10 * (total.double() / (maps.numel() * INPUT_UNITS))
+
+
+class LCFDNet(Codec):
+    """``hidden``: features of each network; 64 as published, 23.8 M parameters.
+
+    Codes 8-bit images exactly, each tile on its own, so it has no rate to choose and no lmbda.
+
+    differs from the paper: image a is coded by JPEG-LS instead of JPEG XL, because a forged JPEG XL stream could claim
+    any amount of memory (.08 bpp more on Kodak). Residuals that no sample can have get no probability. The threshold
+    learns from the difference in bits between the branches (straight-through), where the published code gives it no
+    gradient. One optimiser trains all nine networks together, whose losses do not depend on each other.
+    """
+
+    segment_names = ("a", "dbc")
+    prior_networks = ("nets",)
+
+    def __init__(self, *, hidden: int = 64) -> None:
+        super().__init__()
+        self.nets = nn.ModuleDict()
+        for place in PLACES:
+            for name, (low, high) in zip("yuv", RANGES, strict=True):
+                inputs = 3 + len(self.nets)
+                self.nets[f"{name}_{place}"] = FrequencyNet(inputs=inputs, hidden=hidden, low=low, high=high)
+        self._seed = Lossless()
+
+    # -- training ----------------------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        x: Float[Tensor, "b 3 h w"],
+        *,
+        sigma: Float[Tensor, "b"] | None = None,
+        bpp_noisy: Float[Tensor, "b"] | None = None,
+    ) -> Output:
+        """``x_hat`` is the input in 8 bits. ``likelihoods``: of images d, b and c, and in evaluation mode of a, whose
+        rate no weight changes. The auxiliary loss is the paper's, in the units of its rate."""
+        planes = _subsampled(to_yuv((quantized(x) * 255).round().long()))
+        known, reference = planes["a"].float(), planes["a"].float()
+        likelihoods, auxiliary = {}, x.new_zeros(len(x))
+        for place in PLACES:
+            target, bits = planes[place].float(), []
+            for i, name in enumerate("yuv"):
+                net = self.nets[f"{name}_{place}"]
+                bit, loss = net(known, reference[:, i : i + 1], target[:, i : i + 1])
+                bits.append(bit)
+                auxiliary = auxiliary + loss / (4 * math.log(2))  # nats of a quarter of the pixels -> bits per pixel
+                known = torch.cat([known, target[:, i : i + 1]], 1)
+            likelihoods[place] = torch.exp2(torch.cat(bits, 1)).clamp(1e-30, 1)
+        if not self.training:
+            a = to_rgb(planes["a"])
+            bits = [8 * len(self._encode_seed(image)) / image[0].numel() for image in a]
+            likelihoods = {"a": torch.exp2(-x.new_tensor(bits))[:, None, None].expand(-1, *a.shape[-2:])} | likelihoods
+        return Output(x_hat=quantized(x), likelihoods=likelihoods, auxiliary=auxiliary)
+
+    # -- coding ------------------------------------------------------------------------------------------------
+
+    def header(self, x: Float[Tensor, "1 3 h w"] | Array, **options: object) -> Contents:
+        if isinstance(x, np.ndarray) and x.dtype != np.uint8:
+            raise UserError(f"LC-FDNet codes 8 bits a sample, this image has 16: {ADVICE}")
+        return super().header(x, **options)
+
+    def decoding_memory(self, contents: Contents) -> int:
+        """The image, and for a tile the features of a network and what one window of it takes."""
+        hidden = self.nets["y_d"].error.in_channels
+        area = contents.boxes[0].area // 4
+        return super().decoding_memory(contents) + 8 * area * (4 * hidden + 16) + (1 << 29)
+
+    def encode_tiles(self, x: Float[Tensor, "1 3 h w"] | Array, contents: Contents) -> Iterator[Tile]:
+        return (self._encode_box(x, box, side=contents.side) for box in contents.boxes)
+
+    def decode_tiles(self, contents: Contents) -> Iterator[tuple[Box, Float[Tensor, "1 3 _ _"]]]:
+        if contents.bit_depth != 8:
+            raise CorruptFile(f"a bit depth of {contents.bit_depth}, where this codec writes 8")
+        return (
+            (box, self._decode_box(tile, box, side=contents.side))
+            for box, tile in zip(contents.boxes, contents.tiles, strict=True)
+        )
+
+    @coding_mode
+    def _encode_box(self, x: Float[Tensor, "1 3 h w"] | Array, box: Box, *, side: Side) -> Tile:
+        rgb = (self.crop(x, box) * 255).round().long()
+        planes, coder = _subsampled(to_yuv(rgb)), Encoder()
+
+        def write(place: str, i: int) -> Exchange:
+            def put(coding: RowPerSymbol, rows: Tensor, columns: Tensor) -> Tensor:
+                samples = planes[place][0, i, rows, columns]
+                intervals = coding.intervals((RANGES[i][1] - samples).cpu())
+                coder.put(torch.zeros(len(rows), dtype=torch.int32), torch.arange(len(rows)), intervals)
+                return samples
+
+            return put
+
+        self._code(planes["a"], write)
+        segments = [self._encode_seed(to_rgb(planes["a"])[0]), coder.segment()]
+        return Tile(checksum=tile_checksum(rgb.flatten(), box=box, side=side), segments=segments)
+
+    @coding_mode
+    def _decode_box(self, tile: Tile, box: Box, *, side: Side) -> Float[Tensor, "1 3 _ _"]:
+        size = ((box.height + 1) // 2, (box.width + 1) // 2)
+        a = to_yuv(self._decode_seed(tile.segments[0], size).to(self.device))
+        coder = Decoder(tile.segments[1])
+
+        def read(place: str, i: int) -> Exchange:
+            def get(coding: RowPerSymbol, rows: Tensor, columns: Tensor) -> Tensor:
+                return RANGES[i][1] - coder.get(torch.arange(len(rows)), coding).to(rows)
+
+            return get
+
+        planes = self._code(a[None], read) | {"a": a[None]}
+        coder.finish()
+        rgb = to_rgb(_interleaved(planes))[..., : box.height, : box.width]
+        checksum = tile_checksum(rgb.flatten(), box=box, side=side)
+        if checksum != tile.checksum or rgb.min() < 0 or rgb.max() > 255:
+            raise CorruptFile("the decoded samples are not those that were written")
+        return rgb.float() / 255
+
+    def _code(
+        self, a: Int64[Tensor, "1 3 h w"], exchange: Callable[[str, int], Exchange]
+    ) -> dict[str, Int64[Tensor, "1 3 h w"]]:
+        """Images d, b and c, of which ``exchange`` writes or reads each plane."""
+        known, planes = a, {}
+        for place in PLACES:
+            for i, name in enumerate("yuv"):
+                plane = self.nets[f"{name}_{place}"].code(known, a[:, i : i + 1], exchange(place, i))
+                known = torch.cat([known, plane], 1)
+            planes[place] = known[:, -3:]
+        return planes
+
+    def _encode_seed(self, rgb: Int64[Tensor, "3 h w"]) -> bytes:
+        image = rgb.byte().permute(1, 2, 0).contiguous().cpu().numpy()
+        return self._seed.encode(image)[len(self._seed_header(rgb.shape[1:])) :]
+
+    def _decode_seed(self, data: bytes, size: tuple[int, int]) -> Int64[Tensor, "3 h w"]:
+        try:
+            image = self._seed.decode(self._seed_header(size) + data)
+        except UserError as error:
+            raise CorruptFile(f"the first segment of a tile is damaged ({error})") from None
+        if image.shape[:2] != tuple(size):
+            raise CorruptFile("the first segment of a tile does not have the size of the tile")
+        return torch.from_numpy(image.copy()).permute(2, 0, 1).long()
+
+    def _seed_header(self, size: tuple[int, int]) -> bytes:
+        """What a JPEG-LS stream of this size begins with, up to its first sample. Files do not contain it, so no file
+        can claim another size."""
+        blank = self._seed.encode(np.zeros((*size, 3), np.uint8))
+        start = blank.index(b"\xff\xda")
+        return blank[: start + 2 + int.from_bytes(blank[start + 2 : start + 4], "big")]
+
+    # -- published weights ---------------------------------------------------------------------------------------
+
+    @staticmethod
+    def from_published(published: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The nine published state_dicts, each under its name (as "network_Y_d."), with this module's names."""
+        own = {}
+        for name, tensor in published.items():
+            net, _, rest = name.partition(".")
+            layer, _, part = rest.rpartition(".")
+            _, plane, place = net.split("_")
+            if part != "num_batches_tracked":
+                own_layer, normalises = _published_layers()[layer]
+                part = NORMALISATION[part] if normalises else part
+                scale = SCALE if part == "weight" and own_layer.endswith(".first") else 1  # they see grey levels
+                own[f"nets.{plane.lower()}_{place}.{own_layer}.{part}"] = tensor * scale
+        return own
+
+
+ADVICE = "give an 8-bit image, or weights of another codec"
+
+NORMALISATION = {"weight": "gamma", "bias": "beta", "running_mean": "mean", "running_var": "var"}
+
+
+def _published_layers() -> dict[str, tuple[str, bool]]:
+    """Layer of a published network -> ours, and whether it is the batch normalisation of that layer."""
+    layers = {"error_var_enc.0": ("error", False)}
+    normalised = {f"var_th_enc.{4 * i}": f"threshold.{i}" for i in range(3)}
+    for letter, branch in {"L": "low", "H": "high"}.items():
+        layers |= {
+            f"res_enc_{letter}": (f"{branch}.residual", False),
+            f"pmf_enc_{letter}.3": (f"{branch}.logits", False),
+        }
+        normalised |= {f"enc_{letter}.0": f"{branch}.first", f"pmf_enc_{letter}.0": f"{branch}.widen"}
+        for block in range(3):
+            for i in range(2):
+                name, own = f"enc_{letter}.{3 + block}", f"{branch}.blocks.{block}.{i}"
+                layers |= {f"{name}.conv{i + 1}": (own, False), f"{name}.bn{i + 1}": (own, True)}
+    for name, own in normalised.items():
+        before, _, place = name.rpartition(".")
+        layers |= {name: (own, False), f"{before}.{int(place) + 1}": (own, True)}
+    return layers
+
+
+def _subsampled(planes: Int64[Tensor, "b 3 h w"]) -> dict[str, Int64[Tensor, "b 3 _ _"]]:
+    """Images a, b, c and d; odd sides are extended by their last row or column."""
+    height, width = planes.shape[-2:]
+    padded = F.pad(planes.double(), (0, width % 2, 0, height % 2), mode="replicate").long()
+    return {place: padded[..., row::2, column::2] for place, (row, column) in {"a": (0, 0), **PLACES}.items()}
+
+
+def _interleaved(images: dict[str, Int64[Tensor, "b 3 h w"]]) -> Int64[Tensor, "b 3 _ _"]:
+    """Inverse of `_subsampled`, but for the extension."""
+    whole = images["a"].repeat_interleave(2, 2).repeat_interleave(2, 3)
+    for place, (row, column) in PLACES.items():
+        whole[..., row::2, column::2] = images[place]
+    return whole
