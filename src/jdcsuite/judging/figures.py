@@ -16,11 +16,12 @@ from matplotlib.figure import Figure
 
 from jdcsuite.imaging import atomic
 from jdcsuite.judging.results import DEMO
-from jdcsuite.judging.styles import METRICS, RATE, Limits, Style, limits, metrics, panels, styles
+from jdcsuite.judging.styles import COLOURS, METRICS, RATE, Limits, Style, limits, metrics, panels, styles
 
 DPI = 130
-LEGEND_CHARACTERS = 60  # a longer label is broken into lines
+LEGEND_CHARACTERS = 50  # a longer label is broken into lines
 PANEL_CHARACTERS = 52
+DASHES = ["-", "--", ":"]
 
 
 def figure(curves: pd.DataFrame, paths: Sequence[Path], *, columns: int = 4) -> Figure:
@@ -99,7 +100,7 @@ def _add_legend(fig: Figure, entries: Mapping[str, object]) -> None:
     labels = [fill(label, LEGEND_CHARACTERS, break_long_words=True) for label in entries]
     for columns in range(min(6, len(labels)), 0, -1):
         legend = fig.legend(
-            list(entries.values()), labels, loc="outside lower center", ncols=columns, frameon=False, fontsize="medium"
+            list(entries.values()), labels, loc="outside lower center", ncols=columns, frameon=False, fontsize="small"
         )
         extent = legend.get_window_extent(fig.canvas.get_renderer())
         if extent.width <= fig.bbox.width or columns == 1:
@@ -116,11 +117,11 @@ def training(runs: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[flo
     fig = Figure(figsize=(9, 3 * rows), layout="constrained")
     FigureCanvasAgg(fig)
     grid = fig.subplots(rows, columns, squeeze=False)
-    entries = {}
+    entries, n = {}, len(COLOURS)
     for ax, name in zip(grid.flat, names, strict=False):
         for i, (run, measured) in enumerate(runs.items()):
             if name in measured:
-                (entries[run],) = ax.plot(*measured[name], color=f"C{i % 10}", linestyle=["-", "--", ":"][i // 10 % 3])
+                (entries[run],) = ax.plot(*measured[name], color=COLOURS[i % n], linestyle=DASHES[i // n % 3])
         ax.set(xlabel="step", ylabel=name)
         ax.grid(alpha=0.25)
     for ax in grid.flat:

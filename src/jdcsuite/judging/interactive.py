@@ -19,8 +19,9 @@ from jdcsuite.judging.results import rung_label
 from jdcsuite.judging.styles import COLOURS, MARKERS, METRICS, RATE, Limits, Style, limits, metrics
 
 GREY = "#666666"
-HEIGHT, LEGEND_LINE = 460, 19  # pixels: of the axes with titles and buttons, and of a line of the legend
-LEGEND_COLUMNS = 3  # of a wide window
+HEIGHT, LEGEND_LINE = 480, 20  # pixels: of the axes with titles and buttons, and of a line of the legend
+WIDE, CHARACTER, SYMBOL = 1100, 7, 45  # pixels: of a wide window, a character of the legend, and what is before a name
+LEGEND_LINES = 16  # a longer legend scrolls
 DASHES = ["solid", "dash", "dot", "dashdot"]
 script = get_plotlyjs  # () -> the JavaScript that the charts need, 4.8 MB
 
@@ -149,20 +150,30 @@ def training(runs: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[flo
 
 
 def _axes(fig: go.Figure, titles: Mapping[str, str]) -> None:
-    lines = -(-len(fig.data) // LEGEND_COLUMNS)
+    longest = max(len(trace.name) for trace in fig.data)
+    legend_columns = max(1, WIDE // (SYMBOL + CHARACTER * longest))
+    legend = LEGEND_LINE * min(LEGEND_LINES, max(5, -(-len(fig.data) // legend_columns)))
     axis = {"gridcolor": "#dddddd", "linecolor": "#444444", "zeroline": False, "ticks": "outside", "automargin": True}
     fig.update_layout(
         template="none",
         xaxis={**axis, "title": {"text": titles["x"], "standoff": 8}},
         yaxis={**axis, "title": {"text": titles["y"], "standoff": 8}},
-        height=HEIGHT + LEGEND_LINE * lines,
+        height=HEIGHT + legend,
         margin={"l": 50, "r": 10, "t": 72, "b": 10},
-        legend={"orientation": "h", "x": 0, "xref": "container", "yref": "container", "y": 0, "yanchor": "bottom"},
+        legend={
+            "orientation": "h",
+            "x": 0,
+            "xref": "container",
+            "yref": "container",
+            "y": 0,
+            "yanchor": "bottom",
+            "maxheight": legend,
+        },
         hoverlabel={"align": "left", "namelength": -1},
         hovermode="closest",
         font={"family": "system-ui, sans-serif", "size": 13},
         showlegend=True,
-    )
+    )  # fmt: skip
 
 
 def _buttons(fig: go.Figure, groups: Sequence[list[dict]]) -> None:

@@ -80,7 +80,7 @@ def limits(panel: pd.DataFrame, metric: str) -> Limits | None:
     noisy = panel[f"{metric}_noisy"].mean()
     lines = coded[coded.groupby("label")["bpp"].transform("size") > 1]
     learned = coded.loc[coded["lmbda"].notna(), "bpp"].max()
-    of_lines = 1.5 * learned if learned > 0 else 1.05 * lines["bpp"].max()
+    of_lines = 1.25 * learned if learned > 0 else 1.05 * lines["bpp"].max()
     right = np.nanmax([of_lines, 1.2 * lines.groupby("label")["bpp"].min().max(), 0.0]) or 1.1 * coded["bpp"].max()
     beyond = coded.groupby("label", sort=False)["bpp"].min().loc[lambda bpp: bpp > right]
     visible = [*points.loc[points["bpp"].fillna(0) <= right, metric], *([noisy] if np.isfinite(noisy) else [])]

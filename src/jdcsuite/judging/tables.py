@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +20,15 @@ from jdcsuite.judging.styles import panels
 from jdcsuite.judging.terminal import exact_note
 
 PARTS = {"bpp_y": "latents", "bpp_z": "hyper-latents", "bpp_index": "index", "bpp_header": "header"}
+HEADER_CHARACTERS = 90  # a matrix whose names are longer has numbers above its columns
 NONE = "-"  # a value that is unknown or does not apply
 
 
 @dataclass(frozen=True)
 class Table:
     """Cells of text. ``name``: of its files. ``texts``: number of columns of words, which come first; the others hold
-    numbers. ``bars``: for each row, shares of a whole, drawn as a bar in HTML; their names are ``bar_names``."""
+    numbers. ``grouped``: the first column is the test set; HTML shows it above its rows. ``bars``: for each row, shares
+    of a whole, drawn as a bar in HTML; their names are ``bar_names``."""
 
     name: str
     title: str
@@ -33,8 +36,16 @@ class Table:
     header: list[str]
     rows: list[list[str]]
     texts: int = 1
+    grouped: bool = False
     bars: list[list[float]] | None = None
     bar_names: tuple[str, ...] = ()
+
+    def groups(self) -> list[tuple[str, list[tuple[int, list[str]]]]]:
+        """Test set -> its rows with their numbers; one group without a name where rows are not grouped."""
+        numbered = enumerate(self.rows)
+        if not self.grouped:
+            return [("", list(numbered))]
+        return [(name, list(rows)) for name, rows in groupby(numbered, key=lambda row: row[1][0])]
 
     def csv(self) -> str:
         text = io.StringIO()
@@ -105,7 +116,7 @@ def points_table(points: pd.DataFrame) -> Table:
     caption = "Means over images, of PSNR in dB; ± the standard deviation over seeds. bpp: whole file; estimate: the "
     caption += "model's own, of the payload; gain: PSNR over the noisy input" + exact_note(points)
     header = ["test set", "curve", "rung", "bpp", "estimate", "PSNR", "gain", "MS-SSIM", "images", "seeds"]
-    return Table("points", "Points of all curves", caption, header, rows, texts=3)
+    return Table("points", "Points of all curves", caption, header, rows, texts=3, grouped=True)
 
 
 def rate_table(points: pd.DataFrame) -> Table | None:
@@ -122,8 +133,10 @@ def rate_table(points: pd.DataFrame) -> Table | None:
             bars.append(list(np.nan_to_num(np.array(values) / point.bpp)))
     caption = "bits per pixel, and the share of the whole file"
     header = ["test set", "curve", "rung", "bpp", *PARTS.values()]
-    names = tuple(PARTS.values())
-    return Table("rate", "What the bits are spent on", caption, header, rows, texts=3, bars=bars, bar_names=names)
+    return Table(
+        "rate", "What the bits are spent on", caption, header, rows, texts=3, grouped=True, bars=bars,
+        bar_names=tuple(PARTS.values()),
+    )  # fmt: skip
 
 
 def _share(value: float, whole: float) -> str:
@@ -139,27 +152,33 @@ def bd_tables(points: pd.DataFrame) -> list[Table]:
         labels = [] if matrix.empty else list(matrix["anchor"].unique())
         if len(labels) < 2:
             continue
+        numbered = sum(map(len, labels)) > HEADER_CHARACTERS
+        rows_named = [f"{k}. {label}" if numbered else label for k, label in enumerate(labels, 1)]
+        columns = [f"{k}." if numbered else label for k, label in enumerate(labels, 1)]
         cells = {(pair.label, pair.anchor): pair for pair in matrix.itertuples()}
-        limits = _limits(panel, labels)
         for name, what, cell in (
             ("bd_rate", f"BD-rate in per cent on {title}", _bd_rate_cell),
             ("bd_psnr", f"BD-PSNR in dB on {title}", _bd_psnr_cell),
         ):
-            rows = [[row, *("" if row == column else cell(cells[row, column]) for column in labels)] for row in labels]
+            rows = [
+                [name, *("" if row == column else cell(cells[row, column]) for column in labels)]
+                for name, row in zip(rows_named, labels, strict=True)
+            ]
             caption = f"row against column, of the mean curves, by {METHOD}; in brackets the common share of their "
-            caption += ("PSNR range; negative: fewer bits" if name == "bd_rate" else "rates; positive: better") + limits
-            found.append(Table(f"{name}-{i + 1}", what, caption, ["against", *labels], rows))
+            caption += "PSNR range; negative: fewer bits" if name == "bd_rate" else "rates; positive: better"
+            caption += _limits(panel, labels, cuts=name == "bd_rate")
+            found.append(Table(f"{name}-{i + 1}", what, caption, ["against", *columns], rows))
     return found
 
 
-def _limits(panel: pd.DataFrame, labels: Sequence[str]) -> str:
-    """What limits the figures of some curves: few points, and points that a BD-rate leaves out."""
+def _limits(panel: pd.DataFrame, labels: Sequence[str], *, cuts: bool) -> str:
+    """What limits the figures of some curves: few points, and (``cuts``) points that a BD-rate leaves out."""
     notes = []
     for label in labels:
         curve = panel[panel["label"] == label]
         _, cut = pareto(curve)
         few = [f"{len(curve)} points only"] * (len(curve) < FEW)
-        if limits := [*few, *[f"{cut} of {len(curve)} points not used for BD-rate (not monotone)"] * (cut > 0)]:
+        if limits := [*few, *[f"{cut} of {len(curve)} points not used, not monotone"] * (cuts and cut > 0)]:
             notes.append(f"{label}: {', '.join(limits)}")
     return "".join(f"; {note}" for note in notes)
 
@@ -188,7 +207,7 @@ def fixed_rate_table(points: pd.DataFrame) -> Table | None:
     header = ["test set", "curve", "measured, bpp", *(f"{rates[i]:g} bpp" for i in reached)]
     rows = [[*row[:3], *(row[3 + i] for i in reached)] for row in rows]
     caption = f"in dB, by {METHOD} over log-rate; a curve has none outside its measured rates"
-    return Table("psnr_at", "PSNR at fixed rates", caption, header, rows, texts=3)
+    return Table("psnr_at", "PSNR at fixed rates", caption, header, rows, texts=3, grouped=True)
 
 
 def functionally_lossless_table(points: pd.DataFrame) -> Table | None:
@@ -208,4 +227,4 @@ def functionally_lossless_table(points: pd.DataFrame) -> Table | None:
         return None
     caption = "smallest bpp at which the PSNR is within a margin of the best uncoded denoiser's"
     header = ["test set", "curve", "denoiser", *(f"within {margin:g} dB" for margin in margins)]
-    return Table("functionally_lossless", "Functionally lossless rate", caption, header, rows, texts=3)
+    return Table("functionally_lossless", "Functionally lossless rate", caption, header, rows, texts=3, grouped=True)
