@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from jdcsuite.cli import data, files, judging, study
+from jdcsuite.cli import data, files, judging, published, study
 from jdcsuite.cli.options import UsageError, sentence
 from jdcsuite.files import pool
 from jdcsuite.types import UserError
@@ -21,7 +21,7 @@ for verb in (files.compress, files.decompress, files.info, files.noise, files.pr
     app.command()(verb)
 app.command()(data.fetch)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(study.run)
-for verb in (study.status, judging.evaluate, judging.report, study.export, study.bench):
+for verb in (study.status, judging.evaluate, judging.report, study.export, published.convert, study.bench):
     app.command()(verb)
 INTERRUPTED = 130  # exit status
 
