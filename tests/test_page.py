@@ -99,7 +99,7 @@ def test_the_page_has_a_section_for_everything_that_is_there_and_none_for_the_re
     ):
         assert word in page.text
     assert all(image["alt"] for image in page.all("img"))
-    assert {header["scope"] for header in page.all("th")} == {"col", "row"}
+    assert {header["scope"] for header in page.all("th")} == {"col", "row", "rowgroup"}
     plain = pd.DataFrame([row("m", image, 1.0, 30.0, ms_ssim="") for image in IMAGES])
     plain.to_csv(tmp_path / "plain.csv", index=False)
     few = made([tmp_path / "plain.csv"], tmp_path / "few")

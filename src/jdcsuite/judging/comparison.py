@@ -69,7 +69,7 @@ def compare(rows: pd.DataFrame, anchor: str) -> pd.DataFrame:
                 {"dataset": dataset, "sigma": sigma, "label": label, "anchor": anchor}
                 | _statistics(_bd_psnr_by_image(reference, other), dataset, any_common=bool(common))
                 | {"rungs": min(len(_mean_curve(part)) for part in (reference, other)), "exact": len(exact)}
-                | _bd_rate(*means)
+                | _bd_rate(*map(pareto, means))
             )
     return pd.DataFrame(compared)
 
@@ -92,8 +92,9 @@ def _bd_psnr(anchor: pd.DataFrame, other: pd.DataFrame) -> float:
     return float(bd_psnr(*_columns(curves, "bpp", "psnr"), METHOD, require_matching_points=False, min_overlap=0))
 
 
-def _bd_rate(anchor: pd.DataFrame, other: pd.DataFrame) -> dict[str, float | str]:
-    curves, cuts = zip(*map(pareto, (anchor, other)), strict=True)
+def _bd_rate(anchor: tuple[pd.DataFrame, int], other: tuple[pd.DataFrame, int]) -> dict[str, float | str]:
+    """Of two curves as `pareto` gives them."""
+    curves, cuts = zip(anchor, other, strict=True)
     points = min(map(len, curves))
     overlap = _overlap(*(curve["psnr"] for curve in curves)) if points > 1 else 0.0
     if overlap <= 0:
@@ -114,24 +115,29 @@ def bd_matrix(points: pd.DataFrame) -> pd.DataFrame:
     """
     matrix = []
     for (dataset, sigma), panel in points.groupby(["dataset", "sigma"], dropna=False, sort=False):
-        curves = {label: curve for label, curve in panel.groupby("label", sort=False) if curve["bpp"].notna().any()}
+        curves = {
+            label: (set(curve["images"]), pareto(curve), _by_rate(curve))
+            for label, curve in panel.groupby("label", sort=False)
+            if curve["bpp"].notna().any()
+        }
         for anchor, label in itertools.product(curves, repeat=2):
-            pair = curves[anchor], curves[label]
             matrix.append(
                 {"dataset": dataset, "sigma": sigma, "anchor": anchor, "label": label, "method": METHOD}
-                | _bd_figures(*pair)
+                | _bd_figures(*zip(curves[anchor], curves[label], strict=True))
             )
     return pd.DataFrame(matrix)
 
 
-def _bd_figures(anchor: pd.DataFrame, other: pd.DataFrame) -> dict[str, float | str]:
-    images = sorted({*anchor["images"], *other["images"]})
+def _bd_figures(
+    counts: tuple[set[int], ...], rising: tuple[tuple[pd.DataFrame, int], ...], by_rate: tuple[pd.DataFrame, ...]
+) -> dict[str, float | str]:
+    """The figures of two curves. ``counts``: of images behind their points; ``rising``: `pareto` of each."""
+    images = sorted(set.union(*counts))
     if len(images) > 1:
         reason = f"of {images[0]} and {images[-1]} images"
         undefined = {"bd_rate": np.nan, "overlap": 0.0, "bd_psnr": np.nan, "overlap_rate": 0.0, "note": ""}
         return undefined | {"reason": reason, "reason_psnr": reason}
-    rate = _bd_rate(anchor, other)
-    by_rate = [_by_rate(anchor), _by_rate(other)]
+    rate = _bd_rate(*rising)
     count = min(map(len, by_rate))
     overlap = _overlap(*(np.log10(curve["bpp"]) for curve in by_rate)) if count > 1 else 0.0
     reason = "" if overlap >= MIN_OVERLAP else f"rates overlap by {overlap:.0%}" if overlap > 0 else "no overlap"
