@@ -25,15 +25,17 @@ DASHES = ["-", "--", ":"]
 
 
 def figure(curves: pd.DataFrame, paths: Sequence[Path], *, columns: int = 4) -> Figure:
-    """PSNR (and MS-SSIM below) over bpp, a panel for each dataset and noise level, written to every one of ``paths``.
+    """PSNR and MS-SSIM over bpp for each dataset and noise level, written to every one of ``paths``. MS-SSIM is below
+    PSNR, or beside it where there is one dataset alone.
 
     A codec behind a denoiser has a dashed line; error bars are the standard deviation over seeds. ``curves``:
     `results.curves`. ``columns``: most panels beside each other.
     """
     drawn, shown = panels(curves), metrics(curves)
     looks = styles(curves)
-    columns = min(columns, len(drawn))
-    rows = ceil(len(drawn) / columns) * len(shown)
+    beside = len(drawn) == 1
+    columns = len(shown) if beside else min(columns, len(drawn))
+    rows = 1 if beside else ceil(len(drawn) / columns) * len(shown)
     fig = Figure(figsize=(max(7.0, 4.6 * columns), 3.4 * rows + 0.9), layout="constrained")
     FigureCanvasAgg(fig)
     grid = fig.subplots(rows, columns, squeeze=False)
@@ -41,7 +43,7 @@ def figure(curves: pd.DataFrame, paths: Sequence[Path], *, columns: int = 4) -> 
     for i, (title, panel) in enumerate(drawn):
         top = i // columns * len(shown)
         for j, metric in enumerate(shown):
-            ax = grid[top + j, i % columns]
+            ax = grid[0, j] if beside else grid[top + j, i % columns]
             _panel(ax, panel, metric, looks)
             handles, labels = ax.get_legend_handles_labels()
             entries.update(zip(labels, handles, strict=True))
