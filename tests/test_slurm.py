@@ -143,5 +143,5 @@ def test_ranks_on_several_nodes_train_one_job(place: Path) -> None:
 
 
 def test_a_job_that_slurm_refuses_is_one_sentence(place: Path) -> None:
-    refused = launch(*SWEEP, *CLUSTER, "launcher.options=[--partition=none]", "name=refused")
+    refused = launch(*SWEEP, *CLUSTER, 'launcher.options=["--partition=none"]', "name=refused")
     assert refused.returncode == 2 and "SLURM refuses" in refused.stderr and "Traceback" not in refused.stderr
