@@ -19,7 +19,9 @@ from jaxtyping import install_import_hook
 
 # Every module but those that numba compiles: a checked function it cannot. Packages would stand for all in them.
 SOURCE = Path(__file__).parents[1] / "src"
-modules = (path for path in (SOURCE / "jdcsuite").rglob("*.py") if path.stem not in ("__init__", "rans", "jpeg"))
+modules = (
+    path for path in (SOURCE / "jdcsuite").rglob("*.py") if path.stem not in ("__init__", "rans", "jpeg", "fidelity")
+)
 paths = [path.relative_to(SOURCE) for path in modules]
 install_import_hook([".".join(path.with_suffix("").parts) for path in paths], "typecheck.checked")
 

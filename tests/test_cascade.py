@@ -17,6 +17,7 @@ from jdcsuite.artifacts import weights
 from jdcsuite.baselines.cascade import denoise, denoised
 from jdcsuite.baselines.standards import LADDERS, Standard
 from jdcsuite.data.layouts import scene_and_iso
+from jdcsuite.imaging.folders import image_files
 from jdcsuite.imaging.pixels import to_bytes, to_tensor
 from jdcsuite.judging import candidates, evaluation
 from jdcsuite.judging.metrics import judge, timed
@@ -63,7 +64,11 @@ def test_time_and_quality_are_those_of_denoiser_and_codec_together() -> None:
     assert row.psnr == pytest.approx(-10 * np.log10(error), abs=1e-3) and row.psnr_noisy > 90
 
 
-def test_each_image_is_denoised_once_for_all_codecs(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:  # noqa: F811
+def test_each_image_is_denoised_once_for_all_codecs(
+    monkeypatch: pytest.MonkeyPatch,
+    folder: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
     sizes = []
 
     class Counting(Darker):
@@ -72,11 +77,13 @@ def test_each_image_is_denoised_once_for_all_codecs(monkeypatch: pytest.MonkeyPa
             return super().forward(x, **other)
 
     monkeypatch.setitem(candidates.TRAINING_FREE, "counting", lambda sigma: Counting())
-    rows = evaluation.evaluate(
-        ["counting+jpeg", "counting+png", "jpegls"], folders=[folder], sigmas=[5.0, 10.0], noise_seed=0,
+    out = tmp_path / "rows.csv"
+    failed = evaluation.evaluate(
+        ["counting+jpeg", "counting+png", "jpegls"], out=out, folders=[folder], sigmas=[5.0, 10.0], noise_seed=0,
         protocol="clip8", device="cpu", console=Console(),
     )  # fmt: skip
-    assert sizes == [(64, 64), (66, 70), (66, 70)] * 2, "a warm-up and two images at each of two sigmas"
+    assert failed == [] and sizes == [(64, 64), *[(66, 70)] * 4], "a warm-up, and two images at each of two sigmas"
+    rows = list(pd.read_csv(out).itertuples())
     assert len(rows) == (len(LADDERS["jpeg"]) + 2) * 4
     own = [row for row in rows if row.method != "noisy + jpegls"]
     assert all(row.enc_ms >= 50 for row in own), "a row's time is the denoiser's and the codec's"
@@ -113,7 +120,7 @@ def test_evaluate_takes_a_denoiser_before_any_codec(jdc, folder: Path, run: Path
     assert set(standard["curve"]) == {"unet + jpeg"}
     assert rows.groupby("image")["psnr_noisy"].nunique().eq(1).all(), "every codec gets the same noisy image"
     row = learned.iloc[0]
-    cache = evaluation.ImageCache.build(evaluation.image_files(folder))
+    cache = evaluation.ImageCache.build(image_files(folder))
     noise = evaluation.GaussianNoise(sigma=5.0)
     pair = evaluation.Pictures(cache, noise=noise, noise_seed=0, lossless=None)[0][1]
     coded = denoised(weights.load(unet), pair).noisy
@@ -188,6 +195,9 @@ def test_pairs_are_judged_with_their_own_noise(jdc, tmp_path: Path) -> None:  # 
     assert status == 2 and "is a file: give a folder" in err
     status, _, err = jdc("evaluate", "png", "--data", tmp_path / "pairs" / "clean", "--out", out, "--force")
     assert status == 2 and "give the noise level to add" in err
+    status, _, err = jdc("evaluate", "png", "--data", tmp_path / "pairs", "--sigma", 5, "--out", out, "--force")
+    assert status == 2 and "judged with their own noise: leave out --sigma" in err
+    assert len(pd.read_csv(out)) == 4, "a refused command leaves the file as it is"
 
 
 def test_evaluate_names_weights_that_were_trained_on_its_images(jdc, folder: Path, tmp_path: Path) -> None:  # noqa: F811
@@ -202,7 +212,7 @@ def test_evaluate_names_weights_that_were_trained_on_its_images(jdc, folder: Pat
         "seed": 0,
     }
     about |= {"seed": 0, "train_set": "mine", "teacher_saw": "2 of 2"}
-    about["train_scenes"] = [scene_and_iso(path)[0] for path in evaluation.image_files(folder)][:1]
+    about["train_scenes"] = [scene_and_iso(path)[0] for path in image_files(folder)][:1]
     config = {"_target_": "jdcsuite.models.manypriors.ManyPriors", "num_channels": 8, "num_latents": 8}
     model = ManyPriors(num_channels=8, num_latents=8)
     model.update()

@@ -14,7 +14,7 @@ from rich.console import Console
 from jdcsuite.artifacts import weights
 from jdcsuite.data.noise import GaussianNoise
 from jdcsuite.imaging.pixels import to_tensor
-from jdcsuite.judging import candidates, equal_bytes, references, results
+from jdcsuite.judging import candidates, equal_bytes, evaluation, references, results
 from jdcsuite.judging.references import reference_rows
 from jdcsuite.models.flagship import Flagship
 from jdcsuite.types import Pair, UserError
@@ -100,14 +100,14 @@ def test_a_reference_codec_without_weights_is_reported_and_the_others_are_judged
 
 def test_two_launches_make_the_rows_of_a_reference_codec_once(tmp_path: Path, monkeypatch) -> None:
     calls: list[str] = []
-    rows_of = references.rows_of
+    write_rows = references.write_rows
 
-    def slow(judged: list, image_set: object, **options: object) -> list:
-        calls.append(image_set.dataset)
+    def slow(evaluator: evaluation.Evaluator, *rest: object, **options: object) -> list:
+        calls.append(evaluator.test_sets[0].dataset)
         time.sleep(0.3)
-        return rows_of(judged, image_set, **options)
+        return write_rows(evaluator, *rest, **options)
 
-    monkeypatch.setattr(references, "rows_of", slow)
+    monkeypatch.setattr(references, "write_rows", slow)
     config = study(tmp_path, standards={"avif": [30]}, beside=[])
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(lambda config: reference_rows(config, Console()), [config, config])

@@ -11,6 +11,7 @@ import torch.multiprocessing as mp
 from pytorch_msssim import ms_ssim
 from skimage.data import coffee
 from skimage.metrics import peak_signal_noise_ratio
+from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
 from jdcsuite.baselines.standards import Standard
 from jdcsuite.data.noise import GaussianNoise
@@ -50,6 +51,19 @@ def test_quality_of_a_picture(pairs: list[Pair]) -> None:
         measured = quality(pair.noisy, pair.clean)
         assert measured["psnr"] == pytest.approx(psnr, abs=1e-3)
         assert measured["ms_ssim"] == pytest.approx(structural, abs=2e-3)  # the two treat borders differently
+
+
+@pytest.mark.parametrize(
+    ("size", "noise"), [((176, 176), 0.002), ((301, 177), 0.1), ((180, 333), 0.5), ((256, 192), 0)]
+)
+def test_ms_ssim_is_that_of_torchmetrics(size: tuple[int, int], noise: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(1, 3, 20, 30, generator=generator)
+    clean = torch.nn.functional.interpolate(coarse, size=size, mode="bicubic").clamp(0, 1)
+    x = (clean + noise * torch.randn(clean.shape, generator=generator)).clamp(0, 1)
+    images = [(255 * image).round().double() / 255 for image in (x, clean)]
+    expected = multiscale_structural_similarity_index_measure(*images, data_range=1.0)
+    assert quality(x, clean)["ms_ssim"] == pytest.approx(float(expected), abs=1e-6)
 
 
 def test_quality_is_measured_on_eight_bits() -> None:

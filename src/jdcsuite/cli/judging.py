@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from jdcsuite.cli.options import Device
-from jdcsuite.imaging import atomic
-from jdcsuite.types import UserError
+from jdcsuite.cli.options import Device, Jobs
 
 
 def evaluate(
@@ -25,7 +24,7 @@ def evaluate(
     data: Annotated[
         list[Path], typer.Option(help="folder of clean images, or of noisy/ and clean/ ones; may be repeated")
     ],
-    out: Annotated[Path, typer.Option("-o", "--out", help="csv file to write")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="csv file to write; rows that it holds are not made again")],
     sigma: Annotated[
         list[float] | None,
         typer.Option(help="noise level to add to clean images, in grey levels; may be repeated"),
@@ -35,26 +34,26 @@ def evaluate(
         str, typer.Option(help="clip8: noisy images are rounded and clipped to 8 bits; float: they are not")
     ] = "clip8",
     device: Device = "cpu",
-    force: Annotated[bool, typer.Option("--force", help="replace OUT if it exists")] = False,
+    jobs: Jobs = 1,
+    force: Annotated[bool, typer.Option("--force", help="start OUT anew if it exists")] = False,
 ) -> None:
     """Measure codecs on test images: rate, quality against the clean image, and time, one csv row per image.
 
-    Rates are those of files that are written and decoded.
+    Rates are those of files that are written and decoded. The same command again goes on where a stopped one was.
     """
-    from jdcsuite.judging import evaluation, results
+    from jdcsuite.judging import evaluation
 
-    atomic.check(out)
-    if out.exists() and not force:
-        raise UserError(f"{out} exists: give another --out, or --force to replace it")
-    if not out.absolute().parent.is_dir():
-        raise UserError(f"the folder of {out} does not exist: make it first")
     console = Console()
-    rows = evaluation.evaluate(
-        codecs, folders=data, sigmas=sigma or [], noise_seed=noise_seed, protocol=protocol, device=device,
-        console=console,
+    failed = evaluation.evaluate(
+        codecs, out=out, folders=data, sigmas=sigma or [], noise_seed=noise_seed, protocol=protocol, device=device,
+        console=console, jobs=jobs, force=force,
     )  # fmt: skip
-    results.write(rows, out)
-    console.print(f"{len(rows)} rows in {out}", soft_wrap=True)
+    for row in failed[:20]:
+        print(f"failed: {row.run or row.method} on {row.image} of {row.dataset}: {row.error}", file=sys.stderr)
+    console.print(f"results in {out}", soft_wrap=True, highlight=False, markup=False)
+    if failed:
+        print(f"{len(failed)} rows failed, see the column error: the same command tries them again", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 def report(

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from torchmetrics import MetricCollection
 from torchmetrics.image import MultiScaleStructuralSimilarityIndexMeasure, PeakSignalNoiseRatio
@@ -25,7 +26,7 @@ from jdcsuite.coding.container import H_UNIT, header_bytes, unpack
 from jdcsuite.coding.transform import TransformCodec
 from jdcsuite.data.estimate import estimate_sigma
 from jdcsuite.imaging.pixels import to_bytes
-from jdcsuite.imaging.similarity import SMALLEST, full_float32
+from jdcsuite.judging import fidelity
 from jdcsuite.types import Compressor, Pair, Request, Row
 
 T = TypeVar("T")
@@ -52,23 +53,24 @@ class Quality(MetricCollection):
 
 def quality(x_hat: Float[Tensor, "1 3 h w"], clean: Float[Tensor, "1 3 h w"]) -> dict[str, float | None]:
     """``psnr`` (dB) and ``ms_ssim`` of one image rounded to 8 bits; MS-SSIM is None if a side is below 176 pixels."""
-    metrics = Quality(ms_ssim=min(clean.shape[-2:]) >= SMALLEST).to(clean.device)
-    with full_float32():
-        # The clean image is rounded too, because a GPU's division by 255 may differ in the last bits.
-        values = metrics(eight_bit(x_hat), eight_bit(clean))
-    return {name: float(values[name]) if name in values else None for name in ("psnr", "ms_ssim")}
+    return _quality(to_bytes(x_hat[0]), to_bytes(clean[0]))
+
+
+def _quality(x_hat: UInt8[np.ndarray, "h w 3"], clean: UInt8[np.ndarray, "h w 3"]) -> dict[str, float | None]:
+    return {"psnr": fidelity.psnr(x_hat, clean), "ms_ssim": fidelity.ms_ssim(x_hat, clean)}
 
 
 def of_input(pair: Pair) -> Row:
     """The columns of one image that do not depend on the codec: noise level, size, identity, and the noisy image's
     quality."""
     height, width = pair.clean.shape[-2:]
-    noisy = quality(pair.noisy, pair.clean)
+    clean = to_bytes(pair.clean[0])
+    noisy = _quality(to_bytes(pair.noisy[0]), clean)
     return Row(
         sigma=float(pair.sigma[0]),
         height=height,
         width=width,
-        image_id=image_id(zlib.crc32(to_bytes(pair.clean[0]).tobytes())),
+        image_id=image_id(zlib.crc32(clean)),
         psnr_noisy=noisy["psnr"],
         ms_ssim_noisy=noisy["ms_ssim"],
     )
@@ -97,12 +99,8 @@ def judge(
     """
     height, width = pair.clean.shape[-2:]
     coded = pair if denoised is None else denoised
-    # An any-rate codec is used without the noise level, so it is judged without.
-    unknown = math.isnan(coded.sigma[0]) or (isinstance(codec, Codec) and codec.any_rate)
-    sigma = None if unknown else float(coded.sigma[0])
-    data, enc_ms = timed(lambda: codec.compress(coded.noisy, sigma=sigma, **(settings or {})), coded.noisy)
+    data, enc_ms = timed(lambda: compressed(codec, coded, settings), coded.noisy)
     x_hat, dec_ms = timed(lambda: codec.decompress(data), pair.noisy)
-    x_hat = x_hat.to(pair.clean.device)  # standard codecs decode on the CPU
     row = replace(
         input_row or of_input(pair),
         bpp=8 * len(data) / (height * width),
@@ -111,7 +109,13 @@ def judge(
         dec_ms=round(dec_ms, 3),
         device=pair.noisy.device.type,
     )
-    return (_bits(codec, coded, data).fill(row) if isinstance(codec, Codec) else row), x_hat
+    return (_bits(codec, coded, data).fill(row) if isinstance(codec, Codec) else row), x_hat.to(pair.clean.device)
+
+
+def compressed(codec: Compressor, pair: Pair, settings: dict[str, float] | None = None) -> bytes:
+    """The file of a Pair's noisy image. An any-rate codec is used without the noise level, so it is judged without."""
+    unknown = math.isnan(pair.sigma[0]) or (isinstance(codec, Codec) and codec.any_rate)
+    return codec.compress(pair.noisy, sigma=None if unknown else float(pair.sigma[0]), **(settings or {}))
 
 
 def _bits(codec: Codec, pair: Pair, data: bytes) -> Row:
@@ -130,8 +134,13 @@ def _bits(codec: Codec, pair: Pair, data: bytes) -> Row:
     estimate = None
     if isinstance(codec, TransformCodec):
         settings = {name: pair.sigma.new_tensor([request[name]]) for name in ("quality", "strength") if request}
-        output = codec(pair.noisy, sigma=pair.sigma, bpp_noisy=pair.bpp_noisy, **settings)
-        estimate = sum(map(float, output.bpp(contents.height * contents.width).values()))
+        # the networks see a tile at a time, as in coding, so that a large image takes no more memory
+        bits = 0.0
+        for box in contents.boxes:
+            x = codec.crop(pair.noisy, box)
+            output = codec(x, sigma=pair.sigma, bpp_noisy=pair.bpp_noisy, **settings)
+            bits += box.height * box.width * sum(map(float, output.bpp(box.height * box.width).values()))
+        estimate = bits / (contents.height * contents.width)
     return Row(
         bpp_payload=bpp_per_byte * (len(data) - header),
         bpp_est=estimate,

@@ -18,9 +18,9 @@ from rich.console import Console
 
 from jdcsuite.artifacts import environment
 from jdcsuite.data.datamodule import DataModule
-from jdcsuite.judging import candidates, results
+from jdcsuite.judging import rows_file
 from jdcsuite.judging.candidates import Candidate
-from jdcsuite.judging.evaluation import ImageSet, rows_of
+from jdcsuite.judging.evaluation import Evaluator, ImageSet, write_rows
 from jdcsuite.types import Row, UserError
 
 
@@ -29,27 +29,28 @@ def reference_rows(config: dict, console: Console) -> list[Path]:
     reported and left out, since the runs' own results do not depend on it."""
     data: DataModule = instantiate(config["data"], _convert_="all")
     data.prepare()
+    row = Row(noise_protocol=data.noise.protocol, noise_seed=data.noise_seed, code_version=environment.code_version())
+    test_sets = [ImageSet(name, data.pictures(name), row) for name in data.test_sets]
     standards = [f"{name}@{','.join(map(str, q))}" for name, q in (config["report"]["standards"] or {}).items() if q]
     paths = []
     for word in [*standards, *(config["report"]["beside"] or [])]:
+        evaluator = Evaluator((word,), test_sets)
         try:
-            judged = candidates.parse([word])
+            path = _path(config, data, word, evaluator.codecs.judged)
         except UserError as error:
             console.print(f"{word} is left out of the report: {error}", highlight=False, markup=False)
             continue
-        path = _path(config, data, word, judged)
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):  # of several launches, one makes the file and the others wait
             if not path.is_file():
-                results.write(_rows(data, judged, console), path)
+                part = path.with_suffix(".part")  # a killed launch leaves its rows there for the next one
+                with rows_file.opened(part) as file:
+                    failed = write_rows(evaluator, file, console=console)
+                for row in failed:
+                    console.print(f"{word} on {row.image}: {row.error}", highlight=False, markup=False, soft_wrap=True)
+                part.replace(path)
         paths.append(path)
     return paths
-
-
-def _rows(data: DataModule, judged: list[Candidate], console: Console) -> list[Row]:
-    row = Row(noise_protocol=data.noise.protocol, noise_seed=data.noise_seed, code_version=environment.code_version())
-    test_sets = [ImageSet(name, data.pictures(name), row) for name in data.test_sets]
-    return [row for test_set in test_sets for row in rows_of(judged, test_set, console=console)]
 
 
 def _path(config: dict, data: DataModule, word: str, judged: list[Candidate]) -> Path:

@@ -5,6 +5,8 @@ Nothing is printed or drawn here. This is the only module that averages rows ove
 
 from __future__ import annotations
 
+import csv
+import io
 import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, fields
@@ -137,11 +139,34 @@ def is_report(folder: Path) -> bool:
     return (folder / "rd.png").exists()
 
 
+def complete_lines(file: Path) -> list[list[str]]:
+    """Header and rows of a csv file, without a last row that is cut off, as a killed writer leaves it.
+
+    UserError: it cannot be read, is empty, or has another row with more or fewer fields than the header."""
+    try:
+        lines = list(csv.reader(io.StringIO(file.read_bytes().decode("utf-8", "surrogateescape"), newline="")))
+    except (OSError, csv.Error) as error:
+        raise UserError(f"{file} is not a csv file of results: {getattr(error, 'strerror', None) or error}.") from None
+    if not lines:
+        raise UserError(f"{file} is not a csv file of results: it is empty.")
+    if len(lines) > 1 and len(lines[-1]) < len(lines[0]):
+        lines.pop()
+    for number, line in enumerate(lines, 1):
+        if len(line) != len(lines[0]):
+            raise UserError(
+                f"{file} is not a csv file of results: row {number} has {len(line)} fields, the header {len(lines[0])}."
+            )
+    return lines
+
+
 def _read_file(file: Path) -> pd.DataFrame:
     """The rows of one csv file; numbers are parsed exactly."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(complete_lines(file))
+    text.seek(0)
     try:
         rows = pd.read_csv(
-            file,
+            text,
             dtype=dict.fromkeys(TEXT, str),
             keep_default_na=False,  # an image may be called "NA"
             na_values=["", "nan"],
