@@ -15,11 +15,13 @@ from PIL import Image
 from rich.console import Console
 from test_report import IMAGES, row, run_folder, standard
 
+from jdcsuite.artifacts import weights
 from jdcsuite.baselines.standards import Standard
 from jdcsuite.data.noise import GaussianNoise
 from jdcsuite.imaging.pixels import to_bytes, to_tensor
-from jdcsuite.judging import crops, figures, provenance, report, results, tables
+from jdcsuite.judging import complexity, crops, figures, provenance, report, results, tables
 from jdcsuite.judging.metrics import quality
+from jdcsuite.models.fllic import FLLIC
 
 HOSTILE = (
     '<img src="http://example.invalid/x" onerror="document.title=1">&"\'</script><script>document.title=2</script>'
@@ -250,6 +252,32 @@ def test_images_of_a_set_without_noise_are_not_shown_where_there_is_another(pict
     assert both[-1][0] == "clean\nkodak24, kodim03.png"
     alone = crops.example(results.read([tmp_path / "clean"], with_folder=True))
     assert alone[-1][0] == "clean\na, kodim03.png"
+
+
+def test_damaged_images_and_weights_do_not_stop_a_report(pictures: Path, tmp_path: Path) -> None:
+    decoded = pictures / "pictures" / "kodak24_kodim03_decoded.png"
+    decoded.write_bytes(decoded.read_bytes()[:200])
+    trained(pictures)
+    (pictures / "weights.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}")
+    page = made([pictures], tmp_path / "one")
+    assert not [image for image in page.all("img") if str(image["alt"]).startswith("Crop: fllic")]
+    decoded.with_name("kodak24_kodim03_clean.png").write_bytes(b"")
+    assert "crops" not in made([pictures], tmp_path / "two").sections
+
+
+def test_complexity_counts_the_model_of_a_run_and_its_measured_times(tmp_path: Path) -> None:
+    run = trained(run_folder(tmp_path, "fllic", 512.0, enc_ms=40.0, dec_ms=10.0, device="cpu"))
+    config = {"_target_": "jdcsuite.models.fllic.FLLIC", "widths": [8, 8, 8], "num_latents": 8, "prior_width": 8}
+    model = FLLIC(widths=[8, 8, 8], num_latents=8, prior_width=8).eval()
+    model.update()
+    weights.save(model, config, run / "weights.safetensors", about={})
+    page = made([run], tmp_path / "out")
+    table = pd.read_csv(tmp_path / "out" / report.TABLES / "complexity.csv").iloc[0]
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    assert table["parameters, M"] == round(parameters / 1e6, 2)
+    assert table["kMAC/px"] == pytest.approx(complexity.kmac(model), abs=0.1) and table["kMAC/px"] > 1
+    assert table["encode, ms"] == "40 (40 .. 40)" and table["decode, ms/MP"] == round(10 / (64 * 48 / 1e6))
+    assert "kMAC/px" in page.text
 
 
 def test_an_error_map_is_white_at_32_grey_levels() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from jdcsuite.artifacts import weights
+from jdcsuite.judging.candidates import SHIPPED
 from jdcsuite.judging.provenance import Curve
 from jdcsuite.judging.tables import NONE, Table, number
 from jdcsuite.types import UserError
@@ -29,7 +31,8 @@ def kmac(model: nn.Module, **inputs: Tensor) -> float:
 def table(labelled: pd.DataFrame, curves: Sequence[Curve]) -> Table | None:
     """``labelled``: `results.labelled`. None without times and without weights."""
     counted: dict[str, tuple[int, float] | None] = {}
-    models = {curve.label: _model(curve, counted) for curve in curves}
+    shipped = set(labelled.loc[labelled["run"] == SHIPPED, "label"])
+    models = {curve.label: _model(curve, counted, shipped=curve.label in shipped) for curve in curves}
     rows = []
     for (label, device), own in labelled.groupby(["label", "device"], sort=False):
         parameters, products = models.get(label) or (np.nan, np.nan)
@@ -61,14 +64,15 @@ def _quartiles(values: pd.Series) -> str:
     return f"{median:.0f} ({low:.0f} .. {high:.0f})"
 
 
-def _model(curve: Curve, counted: dict[str, tuple[int, float] | None]) -> tuple[int, float] | None:
+def _model(curve: Curve, counted: dict[str, tuple[int, float] | None], *, shipped: bool) -> tuple[int, float] | None:
     """Parameters and kMAC/px of the model of a curve's first run with weights. ``counted``: of models of equal
-    configuration, counted once."""
-    for run in curve.runs:
+    configuration, counted once. ``shipped``: the weights are those in the package."""
+    for find in [*(partial(weights.path_of, run.folder) for run in curve.runs), *[weights.shipped] * shipped]:
         try:
-            config = json.dumps(weights.read(weights.path_of(run.folder))[0], sort_keys=True)
+            path = find()
+            config = json.dumps(weights.read(path)[0], sort_keys=True)
             if config not in counted:
-                counted[config] = _count(weights.load(run.folder))
+                counted[config] = _count(weights.load(path))
         except UserError:
             continue
         return counted[config]

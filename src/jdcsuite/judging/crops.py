@@ -52,7 +52,9 @@ def example(rows: pd.DataFrame) -> list[tuple[str, UInt8[np.ndarray, "h w 3"]]]:
     kept = kept[kept["which"] == which]
     first = kept.iloc[0]
     noisy_image, clean = (_load(first, kind) for kind in ("noisy", "clean"))
-    images = [(f"noisy, {noise_label(first['sigma'])}\n{first['psnr_noisy']:.2f} dB", noisy_image)]
+    if noisy_image is None or clean is None:
+        return []
+    images = [(f"noisy, {noise_label(first['sigma'])}\n{_db(first['psnr_noisy'])}", noisy_image)]
     same_image = rows[rows["which"] == which].sort_values("bpp")
     longest = same_image[same_image["curve"] == kept["curve"].value_counts().idxmax()]
     rate = longest["bpp"].iloc[len(longest) // 2]
@@ -63,12 +65,20 @@ def example(rows: pd.DataFrame) -> list[tuple[str, UInt8[np.ndarray, "h w 3"]]]:
         image = _load(row, "decoded") if len(own) else _coded_again(row, noisy_image)
         if image is not None and image.shape == clean.shape:
             title = f"{row['method']}, {rung_label(row['lmbda'], row['quality'], row['method'])}".strip(", ")
-            images.append((f"{title}\n{row['bpp']:.3f} bpp, {row['psnr']:.2f} dB", image))
+            images.append((f"{title}\n{row['bpp']:.3f} bpp, {_db(row['psnr'])}", image))
     return [*images, (f"clean\n{first['dataset']}, {first['image']}", clean)]
 
 
-def _load(row: pd.Series, kind: str) -> UInt8[np.ndarray, "h w 3"]:
-    return np.asarray(Image.open(f"{row['file']}_{kind}.png").convert("RGB"))
+def _load(row: pd.Series, kind: str) -> UInt8[np.ndarray, "h w 3"] | None:
+    """None for a file that is missing or damaged."""
+    try:
+        return np.asarray(Image.open(f"{row['file']}_{kind}.png").convert("RGB"))
+    except (OSError, SyntaxError, ValueError):  # SyntaxError: Pillow's, of damaged PNG files
+        return None
+
+
+def _db(psnr: float) -> str:
+    return f"{psnr:.2f} dB" if np.isfinite(psnr) else "exact"
 
 
 def _coded_again(row: pd.Series, noisy: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"] | None:

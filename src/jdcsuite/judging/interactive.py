@@ -108,8 +108,11 @@ def _level(name: str, x: list[float], colour: str, dash: str) -> go.Scatter:
 
 
 def _rate_axes(view: Limits, lowest: float) -> list[dict]:
-    linear = {"xaxis.type": "linear", "xaxis.range": [0, view.right]}
-    logarithmic = {"xaxis.type": "log", "xaxis.range": [log10(lowest), log10(view.right)]}
+    linear = {"xaxis.type": "linear", "xaxis.range": [0, view.right], "xaxis.tickmode": "auto"}
+    logarithmic = {
+        "xaxis.type": "log", "xaxis.range": [log10(lowest), log10(view.right)], "xaxis.tickmode": "array",
+        "xaxis.tickvals": [digit * 10.0**power for power in range(-4, 3) for digit in (1, 2, 5)],
+    }  # fmt: skip
     return [
         {"label": label, "method": "relayout", "args": [axis]}
         for label, axis in (("linear rate", linear), ("log rate", logarithmic))

@@ -64,7 +64,7 @@ def write(path: Path, *, title: str, notes: Sequence[str], sections: Sequence[Se
         title=title, notes=notes, sections=filled, command=command, script=Markup(script()) if interactive else "",
         svg=_svg, png=_png, crop=crops.crop, error_map=crops.error_map, full_error=crops.FULL_ERROR, Markup=Markup,
     )  # fmt: skip
-    atomic.write(path, text.encode())
+    atomic.write(path, text.encode(errors="replace"))  # file names may be no UTF-8
 
 
 def _svg(path: Path) -> str:

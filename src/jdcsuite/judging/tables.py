@@ -76,7 +76,7 @@ def write(tables: Sequence[Table], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for table in tables:
         for ending, text in (("csv", table.csv()), ("md", table.markdown()), ("tex", table.latex())):
-            atomic.write(folder / f"{table.name}.{ending}", text.encode())
+            atomic.write(folder / f"{table.name}.{ending}", text.encode(errors="replace"))
 
 
 def _markdown(text: str) -> str:
