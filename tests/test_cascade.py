@@ -14,12 +14,13 @@ from test_cli import folder, jdc, run  # noqa: F401
 from torch import Tensor, nn
 
 from jdcsuite.artifacts import weights
+from jdcsuite.baselines import denoisers
 from jdcsuite.baselines.cascade import denoise, denoised
 from jdcsuite.baselines.standards import LADDERS, Standard
 from jdcsuite.data.layouts import scene_and_iso
 from jdcsuite.imaging.folders import image_files
 from jdcsuite.imaging.pixels import to_bytes, to_tensor
-from jdcsuite.judging import candidates, evaluation
+from jdcsuite.judging import evaluation
 from jdcsuite.judging.metrics import judge, timed
 from jdcsuite.models.manypriors import ManyPriors
 from jdcsuite.models.unet import UNet
@@ -76,7 +77,7 @@ def test_each_image_is_denoised_once_for_all_codecs(
             sizes.append(tuple(x.shape[-2:]))
             return super().forward(x, **other)
 
-    monkeypatch.setitem(candidates.TRAINING_FREE, "counting", lambda sigma: Counting())
+    monkeypatch.setitem(denoisers.TRAINING_FREE, "counting", lambda sigma: Counting())
     out = tmp_path / "rows.csv"
     failed = evaluation.evaluate(
         ["counting+jpeg", "counting+png", "jpegls"], out=out, folders=[folder], sigmas=[5.0, 10.0], noise_seed=0,

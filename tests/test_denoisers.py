@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from jdcsuite.baselines.denoisers import BM3D, NonLocalMeans, training_free
+from jdcsuite.baselines.denoisers import BM3D, NonLocalMeans, is_named, named
+from jdcsuite.judging import candidates
 from jdcsuite.models.denoiser import tiled
 from jdcsuite.models.unet import UNet
 from jdcsuite.types import Output, UserError
@@ -107,10 +108,10 @@ def test_non_local_means_takes_any_size_and_keeps_images_without_noise(size: tup
 
 
 def test_a_name_may_include_the_noise_level() -> None:
-    assert training_free("nlm").sigma is None and training_free("nlm@5.5").sigma == 5.5
-    assert training_free("avif@50") is None
+    assert named("nlm").sigma is None and named("nlm@5.5").sigma == 5.5
+    assert named("avif@50") is None
     x = noised(smooth(height=40, width=40), sigma=10)
-    assert torch.equal(training_free("nlm@10").denoise(x), NonLocalMeans(sigma=10).denoise(x))
+    assert torch.equal(named("nlm@10").denoise(x), NonLocalMeans(sigma=10).denoise(x))
 
 
 def test_missing_bm3d_is_reported_with_its_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,3 +142,43 @@ def test_bm3d_denoises() -> None:
     assert psnr(BM3D().denoise(noisy), clean) > psnr(noisy, clean) + 8
     flat = torch.full((1, 3, 5, 6), 0.5)
     assert torch.allclose(BM3D().denoise(flat), flat)
+
+
+LIBRARY = """
+class Half:
+    def denoise(self, x):
+        return x / 2
+
+
+class Scaled:
+    def __init__(self, sigma=None):
+        self.sigma = sigma
+
+    def denoise(self, x):
+        return x * self.sigma
+
+
+class Nothing:
+    pass
+"""
+
+
+def test_a_librarys_denoiser_is_named_by_its_class_or_an_entry_point(tmp_path, monkeypatch) -> None:
+    (tmp_path / "a_library.py").write_text(LIBRARY)
+    info = tmp_path / "a_library-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: a_library\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[jdcsuite.denoisers]\nscaled = a_library:Scaled\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    x = torch.rand(1, 3, 4, 4)
+    assert torch.equal(named("a_library.Half").denoise(x), x / 2)
+    for word in ("a_library.Scaled@3", "scaled@3"):
+        assert is_named(word) and torch.equal(named(word).denoise(x), 3 * x)
+    assert not is_named("a_library.Missing") and named("no_such_library.Denoiser") is None
+    assert not is_named("../runs/x.safetensors") and not is_named("runs") and not is_named("x.csv")
+    with pytest.raises(UserError, match="takes no noise level: leave out @5"):
+        named("a_library.Half@5")
+    with pytest.raises(UserError, match=r"need a method denoise\(x\)"):
+        named("a_library.Nothing")
+    (candidate,) = candidates.parse(["a_library.Half+png"])
+    assert candidate.row.method == "a_library.Half + png" and torch.equal(candidate.denoiser.denoise(x), x / 2)

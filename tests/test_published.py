@@ -85,8 +85,8 @@ def test_other_files_are_one_sentence(tmp_path: Path, monkeypatch: pytest.Monkey
     torch.save({"params": theirs | {"output.weight": torch.full((3, 96, 3, 3), torch.nan)}}, "nan.pth")
     for name, message in {
         "evil.pth": "holds no plain PyTorch weights", "text.pth": "holds no plain", "empty.pth": "holds no plain",
-        "missing.pth": "cannot be read", "deraining.pth": "other tensors than restormer's", "short.pth": "other tensors",
-        "nan.pth": "not finite",
+        "missing.pth": "cannot be read", "deraining.pth": "other tensors than restormer's",
+        "short.pth": "other tensors", "nan.pth": "not finite",
     }.items():  # fmt: skip
         with pytest.raises(UserError, match=message) as refused:
             convert("restormer", [Path(name)], Path("out.safetensors"))

@@ -7,11 +7,14 @@ Their `denoise` has the interface of `models.denoiser`, so either can be a teach
 from __future__ import annotations
 
 import importlib
+import inspect
+from collections.abc import Callable
+from importlib.metadata import entry_points
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from jdcsuite import checks
 from jdcsuite.data.estimate import estimate_sigma
@@ -92,16 +95,48 @@ def _tensor(samples: np.ndarray, like: Tensor) -> Float[Tensor, "1 3 _ _"]:
 
 
 TRAINING_FREE = {denoiser.name: denoiser for denoiser in (NonLocalMeans, BM3D)}  # names on the command line
+ENTRY_POINTS = "jdcsuite.denoisers"  # installed packages declare their denoisers in this group
 
 
-def training_free(spec: str) -> object | None:
-    """The denoiser ``nlm`` or ``bm3d``, with a known noise level in grey levels as ``bm3d@5.5``; None for another name.
-    UserError: not a noise level."""
+def named(spec: str) -> object | None:
+    """The denoiser that a word of the command line names; None for another word.
+
+    ``nlm`` or ``bm3d``; an entry point of the group "jdcsuite.denoisers"; or the path of a class, as
+    ``mypackage.MyDenoiser``. After an @, the noise level that it is given in grey levels, as in ``bm3d@5.5``. A class
+    has a method ``denoise(x)``, (1, 3, h, w) in [0, 1] -> the same, or is a network as `cascade.denoise` takes.
+    UserError: not a noise level, or no denoiser."""
     name, at, level = spec.partition("@")
-    if name not in TRAINING_FREE:
+    make = _factory(name)
+    if make is None:
         return None
     try:
         sigma = float(level) if at else None
     except ValueError:
         raise UserError(f"{spec} names no noise level: give grey levels, as in {name}@5.5") from None
-    return TRAINING_FREE[name](sigma=sigma)
+    takes_sigma = "sigma" in inspect.signature(make).parameters
+    if at and not takes_sigma:
+        raise UserError(f"{name} takes no noise level: leave out @{level}")
+    denoiser = make(sigma=sigma) if takes_sigma else make()
+    if not callable(getattr(denoiser, "denoise", None)) and not isinstance(denoiser, nn.Module):
+        raise UserError(f"{name} is no denoiser: its objects need a method denoise(x)")
+    return denoiser
+
+
+def is_named(spec: str) -> bool:
+    """Whether `named` knows the word; nothing is built."""
+    return _factory(spec.partition("@")[0]) is not None
+
+
+def _factory(name: str) -> Callable | None:
+    if name in TRAINING_FREE:
+        return TRAINING_FREE[name]
+    for point in entry_points(group=ENTRY_POINTS, name=name):
+        return point.load()
+    module, _, attribute = name.rpartition(".")
+    if not all(part.isidentifier() for part in name.split(".")) or not module:
+        return None
+    try:
+        factory = getattr(importlib.import_module(module), attribute, None)
+    except ImportError:
+        return None
+    return factory if isinstance(factory, type) else None

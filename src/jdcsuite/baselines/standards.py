@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from jdcsuite.baselines.external import EXTERNAL, External
 from jdcsuite.imaging.lossless import CODERS, Lossless, check_effort, library_version, load_imagecodecs
 from jdcsuite.imaging.pixels import to_bytes, to_tensor
 from jdcsuite.types import UserError
@@ -135,3 +136,14 @@ class Standard:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise UserError(f"These bytes are no 8-bit RGB {self.codec} image.")
         return to_tensor(image)[None]
+
+
+def ladder(name: str) -> list[float] | None:
+    """Qualities of a standard or external codec, from the smallest to the largest file; None for another name."""
+    return list(map(float, EXTERNAL[name].ladder)) if name in EXTERNAL else LADDERS.get(name)
+
+
+def standard(name: str, quality: float) -> Standard | External:
+    """The codec of a name that has a `ladder`. MissingCommand: its programs are not installed. Other errors as
+    `Standard`."""
+    return EXTERNAL[name](quality=quality) if name in EXTERNAL else Standard(codec=name, quality=quality)

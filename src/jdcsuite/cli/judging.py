@@ -18,7 +18,8 @@ def evaluate(
         typer.Argument(
             metavar="CODEC...",
             help="run folders, weights files, standard codecs (avif, or avif@30,50 for these qualities), or "
-            "DENOISER+CODEC; DENOISER is a run, a weights file, nlm or bm3d (bm3d@5.5: with this noise level)",
+            "DENOISER+CODEC; DENOISER is a run, a weights file, nlm or bm3d (bm3d@5.5: with this noise level), or the "
+            "path of a Python class",
         ),
     ],
     data: Annotated[
@@ -41,9 +42,11 @@ def evaluate(
 
     Rates are those of files that are written and decoded. The same command again goes on where a stopped one was.
     """
-    from jdcsuite.judging import evaluation
+    from jdcsuite.judging import candidates, evaluation
 
     console = Console()
+    for word, reason in candidates.left_out(codecs).items():
+        console.print(f"{word} is left out: {reason}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     failed = evaluation.evaluate(
         codecs, out=out, folders=data, sigmas=sigma or [], noise_seed=noise_seed, protocol=protocol, device=device,
         console=console, jobs=jobs, force=force,

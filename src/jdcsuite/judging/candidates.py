@@ -1,9 +1,9 @@
 """Words of the command line -> what is judged: codecs at one operating point each, some with a denoiser before them.
 
 A word is a run folder, a weights file, ``flagship`` (the weights in the package), a standard codec, or
-``DENOISER+CODEC`` with any of these after a denoiser: a run folder, a weights file, nlm or bm3d (``bm3d@5.5``: with
-this noise level). Standard codecs and any-rate codecs are judged at a ladder of qualities, or those after an @, as in
-``avif@30,50`` or ``RUN@40,60``.
+``DENOISER+CODEC`` with any of these after a denoiser: a run folder, a weights file, or a name that
+`baselines.denoisers.named` knows (``bm3d@5.5``: with this noise level). Standard codecs and any-rate codecs are judged
+at a ladder of qualities, or those after an @, as in ``avif@30,50`` or ``RUN@40,60``.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jdcsuite.artifacts import weights
-from jdcsuite.baselines.denoisers import TRAINING_FREE, training_free
-from jdcsuite.baselines.standards import LADDERS, Standard
+from jdcsuite.baselines import denoisers
+from jdcsuite.baselines.external import EXTERNAL, MissingCommand
+from jdcsuite.baselines.standards import LADDERS, ladder, standard
 from jdcsuite.coding.codec import Codec
 from jdcsuite.types import Compressor, Row, UserError
 
@@ -48,15 +49,31 @@ class Loaded(NamedTuple):
 
 
 def parse(words: list[str], *, device: str = "cpu") -> list[Candidate]:
-    """The candidates of all words, in order; a model that several words name is loaded once."""
-    load = cache(partial(_load, device=device))
-    return [candidate for word in words for candidate in _parse(word, load)]
+    """The candidates of all words, in order; a model that several words name is loaded once. Words with an external
+    codec that is not installed are left out (`left_out`). UserError: no other words."""
+    load, missing = cache(partial(_load, device=device)), left_out(words)
+    if missing and set(words) == missing.keys():
+        raise UserError(f"no codec is left: {'; '.join(dict.fromkeys(missing.values()))}")
+    return [candidate for word in words if word not in missing for candidate in _parse(word, load)]
+
+
+def left_out(words: list[str]) -> dict[str, str]:
+    """The words whose external codec is not installed here, and what is missing."""
+    missing = {}
+    for word in words:
+        name = word.rpartition("+")[2].partition("@")[0]
+        if name in EXTERNAL and not Path(word).exists():
+            try:
+                standard(name, EXTERNAL[name].ladder[0])
+            except MissingCommand as error:
+                missing[word] = str(error)
+    return missing
 
 
 def _parse(word: str, load: Callable[[str], Loaded]) -> list[Candidate]:
     name = word.partition("@")[0]
-    if name in LADDERS:
-        return [_standard(name, quality) for quality in _qualities(word, LADDERS[name])]
+    if (qualities := ladder(name)) is not None:
+        return [_standard(name, quality) for quality in _qualities(word, qualities)]
     if name == SHIPPED and "+" not in word:
         return _learned(word, name, load)
     path = word if Path(word).exists() else word.rpartition("@")[0]
@@ -64,20 +81,22 @@ def _parse(word: str, load: Callable[[str], Loaded]) -> list[Candidate]:
         return _learned(word, path, load)
     if "+" in word:
         return _cascade(word, load)
-    raise UserError(f"{word} is neither a run, a weights file, {SHIPPED} nor a standard codec ({', '.join(LADDERS)})")
+    raise UserError(
+        f"{word} is neither a run, a weights file, {SHIPPED} nor a standard codec ({', '.join([*LADDERS, *EXTERNAL])})"
+    )
 
 
-def _qualities(word: str, ladder: list[float]) -> list[float]:
-    """``avif@30,50`` -> 30 and 50; without an @, ``ladder``."""
+def _qualities(word: str, defaults: list[float]) -> list[float]:
+    """``avif@30,50`` -> 30 and 50; without an @, ``defaults``."""
     name, at, listed = word.rpartition("@")
     try:
-        return list(dict.fromkeys(float(quality) for quality in (listed.split(",") if at else ladder)))
+        return list(dict.fromkeys(float(quality) for quality in (listed.split(",") if at else defaults)))
     except ValueError:
         raise UserError(f"{word} names no qualities: give numbers, as in {name}@30,50") from None
 
 
 def _standard(name: str, quality: float) -> Candidate:
-    codec = Standard(codec=name, quality=quality)
+    codec = standard(name, quality)
     method = f"noisy + {codec.name}"
     return Candidate(codec, Row(method=method, curve=method, quality=codec.quality, codec_version=codec.version))
 
@@ -91,8 +110,8 @@ def _learned(word: str, path: str, load: Callable[[str], Loaded]) -> list[Candid
             f"denoiser, as in {word}+avif"
         )
     if model.any_rate:
-        row, ladder = replace(row, sigma_train=None), _qualities(word, QUALITIES) if word != path else QUALITIES
-        return [Candidate(model, row, None, train_scenes, {"quality": quality}) for quality in ladder]
+        row, qualities = replace(row, sigma_train=None), _qualities(word, QUALITIES) if word != path else QUALITIES
+        return [Candidate(model, row, None, train_scenes, {"quality": quality}) for quality in qualities]
     if word != path:
         raise UserError(f"{path} serves one rate: leave out {word.removeprefix(path)}")
     return [Candidate(model, row, None, train_scenes)]
@@ -102,7 +121,7 @@ def _cascade(word: str, load: Callable[[str], Loaded]) -> list[Candidate]:
     """``DENOISER+CODEC`` -> the denoiser before each operating point of the codec."""
     parts = word.split("+")  # a path may contain a + too
     splits = [("+".join(parts[:i]), "+".join(parts[i:])) for i in range(1, len(parts))]
-    is_denoiser = [split[0].partition("@")[0] in TRAINING_FREE or Path(split[0]).exists() for split in splits]
+    is_denoiser = [denoisers.is_named(split[0]) or Path(split[0]).exists() for split in splits]
     first, second = splits[is_denoiser.index(True) if any(is_denoiser) else 0]
     denoiser, row, train_scenes = load(first)
     if isinstance(denoiser, Codec):
@@ -123,7 +142,7 @@ def _cascade(word: str, load: Callable[[str], Loaded]) -> list[Candidate]:
 
 def _cascade_row(denoiser: Row, candidate: Candidate) -> Row:
     codec = candidate.row
-    if isinstance(candidate.codec, Standard):
+    if not isinstance(candidate.codec, Codec):
         name = candidate.codec.name
         codec = replace(codec, run=name, curve=name, method=name, seed=denoiser.seed)
     return replace(
@@ -145,7 +164,7 @@ def weights_id(model: object) -> str | None:
 
 def _load(word: str, *, device: str) -> Loaded:
     """``word``: a run folder, a weights file, nlm or bm3d. Without a name in its metadata, a model has its file's."""
-    if (denoiser := training_free(word)) is not None:
+    if (denoiser := denoisers.named(word)) is not None:
         return Loaded(denoiser, Row(run=word, curve=word, method=word))
     path = weights.shipped() if word.partition("@")[0] == SHIPPED else weights.path_of(word)
     model, metadata = weights.load(path, device=device), weights.read_about(path)

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from jdcsuite.artifacts.folder import picture_stem
 from jdcsuite.baselines.cascade import denoise
-from jdcsuite.baselines.denoisers import training_free
+from jdcsuite.baselines.denoisers import named as named_denoiser
 from jdcsuite.baselines.standards import LADDERS, Standard
 from jdcsuite.imaging import atomic
 from jdcsuite.imaging.pixels import to_bytes, to_tensor
@@ -91,7 +91,7 @@ def _coded_again(row: pd.Series, noisy: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.
     x = to_tensor(noisy)[None]
     try:
         codec = Standard(codec=named[1], quality=float(row["quality"] or 0), effort=named[2] and int(named[2]))
-        data = codec.compress(x if before == "noisy" else eight_bit(denoise(training_free(before), x)))
+        data = codec.compress(x if before == "noisy" else eight_bit(denoise(named_denoiser(before), x)))
         image = codec.decompress(data)
     except (UserError, ValueError):
         return None
