@@ -171,6 +171,15 @@ def test_the_report_writes_its_tables_and_vector_figures(sweep: Path, avif: Path
     assert (tmp_path / "out" / "rd.svg").read_text().count("<svg") == 1
 
 
+def test_a_comparison_is_a_table_of_the_page(sweep: Path, avif: Path, tmp_path: Path) -> None:
+    files = report.make([sweep, avif], tmp_path / "out", Console(quiet=True), against="fllic")
+    shown = pd.read_csv(tmp_path / "out" / report.TABLES / "compared.csv").iloc[0]
+    compared = pd.read_csv(files["compared"]).iloc[0]
+    assert (shown["curve"], shown["beats it?"]) == ("noisy + avif", compared["verdict"])
+    assert shown["BD-PSNR"] == round(compared["bd_psnr"], 2)
+    assert "Against fllic" in Page(files["page"].read_text()).text
+
+
 def test_legend_and_titles_stay_inside_the_figure(tmp_path: Path) -> None:
     """With five curves and more, and long names, they used to run out of it."""
     for number in range(12):

@@ -71,7 +71,7 @@ def make(paths: Sequence[Path], out: Path, console: Console, *, against: str | N
         crops.strip(images, files["strip"])
     options = ["-o", str(out), *(["--against", against] if against else [])]
     command = shlex.join(["jdc", "report", *map(str, paths), *options])
-    files |= _page(points, labelled, images, out, notes=notes, command=command)
+    files |= _page(points, labelled, compared, images, out, notes=notes, command=command)
     for name, path in files.items():
         console.print(f"{name:10} {path}", soft_wrap=True, highlight=False, markup=False)
     return files
@@ -89,8 +89,9 @@ def _notes(rows: pd.DataFrame) -> list[str]:
 
 
 def _page(
-    points: pd.DataFrame, labelled: pd.DataFrame, images: list, out: Path, *, notes: list[str], command: str
-) -> dict[str, Path]:
+    points: pd.DataFrame, labelled: pd.DataFrame, compared: pd.DataFrame | None, images: list, out: Path, *,
+    notes: list[str], command: str,
+) -> dict[str, Path]:  # fmt: skip
     """Write the page and the tables -> the files written. Sections for which there is nothing are left out."""
     if points.empty:
         return {}
@@ -98,7 +99,7 @@ def _page(
     sources = provenance.curves(labelled)
     candidates = {
         "points": [tables.points_table(points)],
-        "bd": tables.bd_tables(points),
+        "bd": [tables.compared_table(compared), *tables.bd_tables(points)],
         "fixed": [tables.fixed_rate_table(points), tables.functionally_lossless_table(points)],
         "rate": [tables.rate_table(points)],
         "complexity": [complexity.table(labelled, sources)],

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from jdcsuite.imaging import atomic
-from jdcsuite.judging.comparison import FEW, METHOD, bd_matrix, functionally_lossless, pareto, psnr_at
-from jdcsuite.judging.results import rung_label
+from jdcsuite.judging.comparison import CONFIDENCE, FEW, METHOD, bd_matrix, functionally_lossless, pareto, psnr_at
+from jdcsuite.judging.results import noise_label, rung_label
 from jdcsuite.judging.styles import panels
 from jdcsuite.judging.terminal import exact_note
 
@@ -143,18 +143,40 @@ def _share(value: float, whole: float) -> str:
     return f"{value:.4f} ({value / whole:.1%})" if np.isfinite(value) else NONE
 
 
+def compared_table(compared: pd.DataFrame | None) -> Table | None:
+    """`comparison.compare`, one row for each test set and curve."""
+    if compared is None or compared.empty:
+        return None
+    rows = []
+    for pair in compared.itertuples():
+        interval = f"{pair.low:+.2f} .. {pair.high:+.2f}" if np.isfinite(pair.low) else NONE
+        rate = f"{pair.bd_rate:+.1f} ({pair.overlap:.0%})" if np.isfinite(pair.bd_rate) else pair.reason
+        counts = map(str, (pair.pictures, pair.apart, pair.groups, pair.seeds))
+        title = f"{pair.dataset}, {noise_label(pair.sigma)}"
+        rows.append([title, pair.label, pair.verdict, number(pair.bd_psnr, "+.2f"), interval, rate, *counts])
+    caption = (
+        f"BD-PSNR in dB at equal rate, mean over images, with its {CONFIDENCE:.0%} bootstrap interval over scenes; "
+        f"apart: images without common rates; BD-rate in per cent of the mean curves, by {METHOD}, in brackets the "
+        "common share of their PSNR range. Verdicts on 'beats the anchor' are not corrected for their number"
+    )
+    header = ["test set", "curve", "beats it?", "BD-PSNR", "interval", "BD-rate", "images", "apart", "scenes", "seeds"]
+    title = f"Against {compared['anchor'].iloc[0]}"
+    return Table("compared", title, caption, header, rows, texts=3, grouped=True)
+
+
 def bd_tables(points: pd.DataFrame) -> list[Table]:
     """BD-rate and BD-PSNR of every curve (row) against every other one (column), two tables for each test set of two
     curves or more."""
     found = []
     for i, (title, panel) in enumerate(panels(points)):
-        matrix = bd_matrix(panel)
-        labels = [] if matrix.empty else list(matrix["anchor"].unique())
+        length = panel.dropna(subset=["bpp", "psnr"]).groupby("label", sort=False).size()
+        labels = list(length.index[length > 1])
         if len(labels) < 2:
             continue
         numbered = sum(map(len, labels)) > HEADER_CHARACTERS
         rows_named = [f"{k}. {label}" if numbered else label for k, label in enumerate(labels, 1)]
         columns = [f"{k}." if numbered else label for k, label in enumerate(labels, 1)]
+        matrix = bd_matrix(panel[panel["label"].isin(labels)])
         cells = {(pair.label, pair.anchor): pair for pair in matrix.itertuples()}
         for name, what, cell in (
             ("bd_rate", f"BD-rate in per cent on {title}", _bd_rate_cell),
@@ -167,6 +189,8 @@ def bd_tables(points: pd.DataFrame) -> list[Table]:
             caption = f"row against column, of the mean curves, by {METHOD}; in brackets the common share of their "
             caption += "PSNR range; negative: fewer bits" if name == "bd_rate" else "rates; positive: better"
             caption += _limits(panel, labels, cuts=name == "bd_rate")
+            if single := list(length.index[length == 1]):
+                caption += f"; left out, with one point each: {', '.join(single)}"
             found.append(Table(f"{name}-{i + 1}", what, caption, ["against", *columns], rows))
     return found
 
