@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import struct
+import subprocess
 import sys
 from pathlib import Path
 
@@ -16,7 +19,7 @@ import tifffile
 from PIL import Image
 from test_cli import jdc as jdc  # the fixture
 from test_compression import photo, saved
-from test_files import ICC, exif
+from test_files import ICC, exif, with_chunks
 
 import jdcsuite
 from jdcsuite.coding.container import unpack
@@ -405,3 +408,85 @@ def test_twelve_bits_in_16_bit_words_are_as_good_as_a_shifted_file(jdc, tmp_path
     status, out, _ = jdc("noise", "--json", tmp_path / "low.png", tmp_path / "shifted.png")
     noise = [estimate["noise"] for estimate in json.loads(out)]
     assert noise[0] == noise[1] == results["low"][0].side.request.noise / 16
+
+
+def test_colour_declarations_that_a_file_does_not_hold_are_a_warning(jdc, run, tmp_path):
+    with_chunks(tmp_path / "linear.png", photo(20, 20), (b"gAMA", struct.pack(">I", 100_000)))
+    status, _, err = jdc("compress", tmp_path / "linear.png", "-o", tmp_path / "x.jdc", "--weights", run)
+    assert status == 0 and "warning" in err and "colours will look different" in err and "gAMA 1" in err
+
+
+@pytest.mark.parametrize("name", ["all.jdc", "all.PNG"])
+def test_a_folder_is_not_written_to_the_name_of_a_file(jdc, run, tmp_path, folder, name):
+    status, _, err = jdc("compress", folder, "-o", tmp_path / name, "--weights", run)
+    assert status == 2 and "has the name of a file" in err and not (tmp_path / name).exists()
+    assert jdc("compress", folder, "-o", f"{tmp_path / name}/", "--weights", run)[0] == 0
+
+
+def test_info_describes_the_files_of_a_folder(jdc, run, tmp_path, folder):
+    assert jdc("compress", folder, "-o", tmp_path / "coded", "--weights", run)[0] == 0
+    (tmp_path / "coded" / "damaged.jdc").write_bytes(b"JDC")
+    status, out, err = jdc("info", "--json", tmp_path / "coded", run)
+    assert status == 1 and "damaged.jdc: not a .jdc file" in err
+    assert [Path(about["file"]).name for about in json.loads(out)] == ["a.jdc", "b.jdc", "c.jdc", "weights.safetensors"]
+    status, _, err = jdc("info", folder)
+    assert status == 2 and "holds neither weights nor a .jdc file" in err and err.count("\n") == 1
+
+
+def test_names_in_brackets_are_printed_as_they_are(jdc, run, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    name = tmp_path / "x[" / "red].png"
+    name.parent.mkdir()
+    name.write_bytes(imagecodecs.png_encode(photo(20, 20)))
+    coded = tmp_path / "[bold].jdc"
+    status, _, err = jdc("compress", name.parent, "-o", tmp_path / "[red]", "--weights", run)
+    assert status == 0, err
+    (tmp_path / "[red]" / "red].jdc").rename(coded)
+    assert str(coded) in jdc("info", coded)[1] and str(name) in jdc("noise", name)[1]
+
+
+def test_a_damaged_weights_file_does_not_block_good_ones(jdc, run, tmp_path, folder):
+    both = tmp_path / "weights"
+    both.mkdir()
+    shutil.copy(run / "weights.safetensors", both / "good.safetensors")
+    (both / "bad.safetensors").write_bytes((run / "weights.safetensors").read_bytes()[:999])
+    words = ("compress", folder / "a.png", "-o", tmp_path / "x.jdc", "--weights", both, "--target-psnr", 1)
+    status, _, err = jdc(*words)
+    assert status == 0 and "warning: " in err and "bad.safetensors is not a readable" in err
+    (both / "good.safetensors").unlink()
+    (both / "worse.safetensors").write_bytes(b"x")
+    status, _, err = jdc(*words, "--force")
+    assert status == 2 and "bad.safetensors is not a readable" in err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's devices")
+def test_devices_as_input_and_output_are_one_sentence(jdc, run, tmp_path, folder):
+    for words in (["info", "/dev/zero"], ["decompress", "/dev/zero", "-o", tmp_path / "x.png", "--weights", run]):
+        status, _, err = jdc(*words)
+        assert status == 1 and err == "jdc: /dev/zero: not a .jdc file\n"
+    status, _, err = jdc("compress", folder / "a.png", "-o", "/dev/null", "--weights", run, "--force")
+    assert status == 1 and "/dev/null is a device or pipe, which is not replaced" in err
+    assert Path("/dev/null").is_char_device()
+    (tmp_path / "x.jdc").write_bytes(jdcsuite.compress(photo(9, 9), run))
+    code = f"import sys; sys.argv = ['jdc', 'info', '{tmp_path}/x.jdc']; from jdcsuite.cli import main; main()"
+    for sink, status, sentence in (
+        ("/dev/full", 1, "jdc: the output cannot be written (No space left on device)\n"),
+        (os.devnull, 0, ""),
+    ):
+        with Path(sink).open("w") as out:
+            ended = subprocess.run(
+                [sys.executable, "-W", "ignore", "-c", code],
+                stdout=out,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            )
+        assert (ended.returncode, ended.stderr) == (status, sentence)
+
+
+def test_a_tilde_is_the_home_folder(jdc, run, tmp_path, folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(run, tmp_path / "run")
+    status, _, err = jdc("compress", "~/in/a.png", "-o", "~/x.jdc", "--weights=~/run")
+    assert status == 0, err
+    assert jdcsuite.compress(photo(40, 50), "~/run") == (tmp_path / "x.jdc").read_bytes()

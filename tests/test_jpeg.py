@@ -18,6 +18,7 @@ from jdcsuite.types import UserError
 KINDS = [
     {"quality": 85}, {"quality": 5}, {"quality": 100, "subsampling": 0}, {"subsampling": 1}, {"optimize": True},
     {"restart_marker_blocks": 3}, {"restart_marker_rows": 1}, {"progressive": True},
+    {"progressive": True, "quality": 30, "subsampling": 0}, {"progressive": True, "restart_marker_blocks": 5},
 ]  # fmt: skip
 SMOOTH = np.asarray(Image.fromarray(RGB).resize((203, 121), Image.Resampling.BICUBIC))
 
@@ -36,7 +37,7 @@ def test_sound_files_pass(mode: str, kind: dict) -> None:
     assert damage(data[:-2] + bytes(20) + data[-2:]) is None, "zeros before the end are some cameras' padding"
 
 
-@pytest.mark.parametrize("kind", KINDS[:-1])
+@pytest.mark.parametrize("kind", KINDS)
 def test_damage_is_named(kind: dict) -> None:
     data = jpeg(**kind)
     assert damage(data[:-300] + data[-2:]) == "its data end early"
@@ -50,7 +51,10 @@ def test_damage_is_named(kind: dict) -> None:
     assert found > 5  # most flips are read as another sound image, as the codes synchronise again
 
 
-@pytest.mark.parametrize("data", [b"", b"\xff\xd8", jpeg()[:200], b"\xff\xd8\xff\xda\0\x08\1\1\0\0\x3f\0", bytes(500)])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\xff\xd8", jpeg()[:200], b"\xff\xd8\xff\xda\0\x08\1\1\0\0\x3f\0", bytes(500)],
+)
 def test_damage_of_headers_is_left_to_the_decoder(data: bytes) -> None:
     assert damage(data) is None
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+from pathlib import Path
 
 import typer
 
@@ -30,12 +32,22 @@ def main() -> None:
     """Run the verb of the command line. Mistakes of the user are printed as one sentence, with exit status 2."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     pool.quieten()
+    # no shell expands ~ behind --option=
+    words = [re.sub("^(--[^=]*=)?~(?=/|$)", lambda m: f"{m[1] or ''}{Path.home()}", word) for word in sys.argv[1:]]
     try:
-        status = app(sys.argv[1:] or ["--help"], prog_name="jdc", standalone_mode=False)
+        status = app(words or ["--help"], prog_name="jdc", standalone_mode=False)
+        sys.stdout.flush()
     except (UserError, UsageError) as error:
         message = str(error) if isinstance(error, UserError) else sentence(error)
         print(f"jdc: {message}", file=sys.stderr)
         status = 2
+    except OSError as error:  # of stdout: a full disk, or a reader such as `head` that has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # where the rest goes at exit
+        if not isinstance(error, BrokenPipeError):
+            print(
+                f"jdc: {error.filename or 'the output'} cannot be written ({error.strerror or error})", file=sys.stderr
+            )
+        status = 1
     except (typer.Abort, KeyboardInterrupt):
         status = INTERRUPTED
     if status == INTERRUPTED:  # which typer makes of Ctrl-C

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from rich.text import Text
 
 from jdcsuite.cli.options import Device, Force, Jobs, Json, noise_level, size, within
 from jdcsuite.types import UserError
@@ -156,7 +157,8 @@ def _process(items: list[Item], options: BatchOptions, *, decode: bool, jobs: in
     """Process all files under a progress bar, then report failures and totals. Exit status 1 if any file failed."""
     from jdcsuite.files import batch
 
-    batch.check(options, decode=decode)
+    for reason in batch.check(options, decode=decode):
+        print(f"jdc: warning: {reason}", file=sys.stderr)
     outcomes = []
     results = batch.run(items, options, decode=decode, jobs=jobs)
     for outcome in _progress(results, "decompressing" if decode else "compressing", len(items)):
@@ -172,7 +174,8 @@ def _process(items: list[Item], options: BatchOptions, *, decode: bool, jobs: in
 
 def info(
     files: Annotated[
-        list[Path] | None, typer.Argument(metavar="FILE...", help=".jdc files, weights files or run folders")
+        list[Path] | None,
+        typer.Argument(metavar="FILE...", help=".jdc files or folders of them, weights files or run folders"),
     ] = None,
     weights: Annotated[
         list[Path] | None, typer.Option(help="weights files or run folders; default without FILE: those in jdcsuite")
@@ -180,7 +183,7 @@ def info(
     json_: Json = False,
 ) -> None:
     """Show the properties of .jdc files (no weights needed), or the licence, data and use of weights."""
-    from jdcsuite.files import description
+    from jdcsuite.files import description, paths
 
     files, weights = files or [], weights or []
     if not files and not weights:
@@ -188,9 +191,9 @@ def info(
 
         weights = [shipped()]
     described, errors = [], []
-    for file in [*files, *weights]:
-        is_weights = file in weights or file.suffix == ".safetensors" or file.is_dir()
+    for file in [*(path for given in files for path in paths.describable(given)), *weights]:
         try:
+            is_weights = file in weights or paths.is_weights(file)
             described.append(description.of_weights(file) if is_weights else description.of_file(file))
         except UserError as error:
             errors.append(str(error))
@@ -198,10 +201,11 @@ def info(
         print(json.dumps(described, indent=2))
     else:
         for properties in described:
-            table = Table(title=properties["file"], show_header=False, title_justify="left")
+            print(properties["file"])
+            table = Table(show_header=False)
             for name, value in properties.items():
                 if name != "file" and value is not None:
-                    table.add_row(name.replace("_", " "), description.formatted(name, value))
+                    table.add_row(name.replace("_", " "), Text(description.formatted(name, value)))
             Console().print(table)
     _end(errors)
 
@@ -217,7 +221,7 @@ def noise(inputs: Images, json_: Json = False, jobs: Jobs = 1) -> None:
     elif measured:
         table = Table("image", "noise", "white", "correlated", caption=f"noise: {measured[0].estimator} estimate")
         for e in measured:
-            table.add_row(e.picture, f"{e.noise:.1f}", f"{e.white:.1f}", "yes" if e.correlated else "no")
+            table.add_row(Text(e.picture), f"{e.noise:.1f}", f"{e.white:.1f}", "yes" if e.correlated else "no")
         Console().print(table)
     _end([estimate.error for estimate in estimates if estimate.error], left_out=paths.left_out(inputs, coded=False))
 

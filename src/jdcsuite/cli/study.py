@@ -59,7 +59,7 @@ def export(
     if out.exists() and not force:
         raise UserError(f"{out} exists: give another name, or --force to replace it")
     artifacts.export(weights, out, licence=licence, data=data)
-    Console().print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
+    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
 
 
 def bench(

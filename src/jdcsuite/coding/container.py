@@ -122,7 +122,7 @@ def pack(contents: Contents) -> bytes:
 
 def unpack(data: bytes) -> Contents:
     """Raises `CorruptFile`, before anything large is allocated, for all bytes that `pack` did not write."""
-    _check_version(data)
+    check_version(data)
     if len(data) < _FIXED.size + _WORD.size:
         raise CorruptFile("the file is cut off")
     body = memoryview(data)[: -_WORD.size]
@@ -152,8 +152,8 @@ def unpack(data: bytes) -> Contents:
     return replace(header, metadata=metadata, tiles=tiles)
 
 
-def _check_version(data: bytes) -> None:
-    """`CorruptFile` unless ``data`` begins like a file of a version that is read here."""
+def check_version(data: bytes) -> None:
+    """`CorruptFile` unless ``data`` begins like a file of a version that is read here; 4 bytes are enough."""
     if len(data) < 4 or data[:3] != MAGIC or data[3] == 0:
         raise CorruptFile("not a .jdc file")
     if data[3] > VERSION:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from jdcsuite.coding.container import unpack
 from jdcsuite.files import pool
-from jdcsuite.files.paths import Item
+from jdcsuite.files.paths import Item, read_coded
 from jdcsuite.files.rate_control import CompressionOptions, EncodedFile, ImageEncoder, choose
 from jdcsuite.imaging import atomic
 from jdcsuite.types import CorruptFile, UserError
@@ -69,19 +69,21 @@ def summary(outcomes: list[Outcome], *, decode: bool) -> str:
     return ", ".join(parts)
 
 
-def check(options: BatchOptions, *, decode: bool) -> None:
+def check(options: BatchOptions, *, decode: bool) -> list[str]:
     """Load all weights and check the options against them, so that a mistake is reported once and before any image.
-    UserError: weights, device or options that cannot be used."""
+    Returns why some of several weights cannot be used. UserError: no weights, device or options that can be used."""
     from jdcsuite.files import compression
 
     wanted = options.compression
     if wanted.has_target and wanted.quality is not None:
         raise UserError("both a quality and a target were given: leave one of them out")
     compression.check_tile(wanted.tile)
-    for _, codec in _codecs(options):
+    unusable: list[str] = []
+    for _, codec in _codecs(options, unusable):
         if not decode:
             compression.check_tile(wanted.tile, codec)
             compression.check_options(codec, sigma=wanted.sigma, quality=wanted.quality, strength=wanted.strength)
+    return unusable
 
 
 def run(
@@ -141,11 +143,15 @@ def _compress(item: Item, options: BatchOptions) -> Outcome:
     if options.verify and not file.was_decoded:
         file.measure(file.data)
     atomic.write(item.target, file.data)
-    warning = noisiness.warning(image.full_scale, read_about(file.weights), file.request, sigma=wanted.sigma)
+    warnings = [noisiness.warning(image.full_scale, read_about(file.weights), file.request, sigma=wanted.sigma)]
+    if image.lost_colour:
+        declared = ", ".join(image.lost_colour)
+        warnings.append(f"its colours will look different: a .jdc file does not hold their declaration, {declared}")
     note = _note(file, pixels, wanted) if file.request or wanted.has_target else ""
     if (contents := unpack(file.data)).depth != Depth():
         note = f"{image.depth.bits - image.depth.shift} bits in 16-bit words{note and ', '}{note}"
     size = item.source.stat().st_size
+    warning = "; ".join(filter(None, warnings))
     return Outcome(item, size, len(file.data), pixels, note, contents.same_machine, warning=warning)
 
 
@@ -175,7 +181,7 @@ def _decompress(item: Item, options: BatchOptions) -> Outcome:
     from jdcsuite.imaging.picture import Picture
     from jdcsuite.imaging.write import encode
 
-    data = item.source.read_bytes()
+    data = read_coded(item.source)
     contents = unpack(data)
     pixels = compression.decompress(data, _codec_with_id(contents.model_id, options), max_memory=options.max_memory)
     image = encode(Picture(pixels, bool(contents.colour), contents.metadata), item.target)
@@ -199,19 +205,23 @@ def _codec_with_id(model_id: bytes, options: BatchOptions) -> Codec:
     raise CorruptFile(f"this file was written with weights {model_id.hex()} and {given}: give those with --weights")
 
 
-def _codecs(options: BatchOptions) -> Iterator[tuple[Path, Codec]]:
-    """The codecs among the weights; other networks in a folder of runs are skipped. UserError: there is none."""
+def _codecs(options: BatchOptions, unusable: list[str] | None = None) -> Iterator[tuple[Path, Codec]]:
+    """The codecs among the weights; other networks in a folder of runs are skipped, and damaged files, which
+    ``unusable`` receives. UserError: there is no codec."""
     from jdcsuite.files import compression
 
-    count = 0
+    count, reasons = 0, [] if unusable is None else unusable
     for path in options.weights:
         try:
             codec = compression.load(path, device=options.device)
-        except compression.NoCodec:
+        except UserError as error:
             if len(options.weights) == 1:
                 raise
+            if not isinstance(error, compression.NoCodec):
+                reasons.append(str(error))
             continue
         count += 1
         yield path, codec
     if not count:
-        raise UserError(f"none of the {len(options.weights)} weights given is a codec: give a codec's run")
+        nothing = f"none of the {len(options.weights)} weights given is a codec: give a codec's run"
+        raise UserError(reasons[0] if reasons else nothing)

@@ -124,7 +124,7 @@ def load(weights: str | Path | nn.Module | None = None, *, device: str = "cpu") 
         if not weights.is_ready:
             raise UserError("this codec is not ready to code: call eval() and update() first")
         return weights
-    path = (shipped() if weights is None else path_of(weights)).resolve()
+    path = (shipped() if weights is None else path_of(Path(weights).expanduser())).resolve()
     stat = path.stat()
     key = (str(path), stat.st_mtime_ns, stat.st_size, device)
     with _lock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from jdcsuite.coding.container import Contents, header_bytes, unpack
+from jdcsuite.files.paths import read_coded
 from jdcsuite.imaging.depth import Depth
 from jdcsuite.types import CorruptFile, UserError
 
@@ -14,7 +15,7 @@ UNKNOWN = "not stated"
 def of_file(path: Path) -> dict[str, object]:
     """Properties of a `.jdc` file; no weights are needed. UserError: no such file, or a damaged one."""
     try:
-        data = path.read_bytes()
+        data = read_coded(path)
         contents = unpack(data)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): check the path") from None

@@ -7,7 +7,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from jdcsuite.coding.container import check_version
 from jdcsuite.imaging.folders import SUFFIXES, scan
+from jdcsuite.imaging.write import FORMATS
 from jdcsuite.types import UserError
 
 
@@ -31,7 +33,7 @@ def plan(inputs: list[str], out: str, *, suffix: str, coded: bool) -> list[Item]
     for source, name in _expand_all(inputs, coded):
         names.setdefault(source.absolute(), name)
         sources.setdefault(source.absolute(), source)
-    single = len(names) == 1 and len(inputs) == 1 and Path(inputs[0]).is_file()
+    single = len(names) == 1 and len(inputs) == 1 and Path(inputs[0]).exists() and not Path(inputs[0]).is_dir()
     folder = Path(out)
     if single and not folder.is_dir() and not out.endswith(os.sep):
         items = [Item(source, folder) for source in sources.values()]
@@ -40,6 +42,10 @@ def plan(inputs: list[str], out: str, *, suffix: str, coded: bool) -> list[Item]
     else:
         if folder.is_file():
             raise UserError(f"{out} is a file and there are {len(names)} inputs: give a folder as the output")
+        if folder.suffix.lower() in (".jdc", *FORMATS) and not folder.is_dir() and not out.endswith(os.sep):
+            raise UserError(
+                f"{out} has the name of a file, and the files of a folder, or several, need a folder: give its name"
+            )
         items = [Item(sources[path], folder / name.with_suffix(suffix)) for path, name in names.items()]
     taken: dict[Path, Path] = {}
     for item in items:
@@ -48,6 +54,29 @@ def plan(inputs: list[str], out: str, *, suffix: str, coded: bool) -> list[Item]
                 f"{other} and {item.source} would both be written to {item.target}: process them separately"
             )
     return items
+
+
+def read_coded(path: Path) -> bytes:
+    """The bytes of a `.jdc` file. CorruptFile: it begins as none does, seen before the rest is read, which may have no
+    end. OSError: it cannot be read."""
+    with path.open("rb") as file:
+        head = file.read(4)
+        check_version(head)
+        return head + file.read()
+
+
+def is_weights(path: Path) -> bool:
+    """Whether a path names weights: a `.safetensors` file or a run folder."""
+    return path.suffix == ".safetensors" or (path / "weights.safetensors").is_file()
+
+
+def describable(path: Path) -> list[Path]:
+    """A file or run folder itself, or all `.jdc` files below another folder. UserError: there is none in it."""
+    if is_weights(path) or not path.is_dir():
+        return [path]
+    if not (files := scan(path, suffixes=_suffixes(coded=True), required=False).images):
+        raise UserError(f"the folder {path} holds neither weights nor a .jdc file: name another one")
+    return files
 
 
 def images(inputs: list[str]) -> list[Path]:
@@ -90,7 +119,7 @@ def _suffixes(coded: bool) -> tuple[str, ...]:
 def split_off_weights(words: list[str], weights: list[str]) -> tuple[list[str], list[str]]:
     """Inputs and weights as they were meant: a shell that expands ``--weights runs/r*`` leaves all matches but the
     first among the inputs. UserError: no input is left."""
-    runs = [w for w in words if w.endswith(".safetensors") or (Path(w) / "weights.safetensors").is_file()]
+    runs = [word for word in words if is_weights(Path(word))]
     inputs = [word for word in words if word not in runs]
     if not inputs:
         raise UserError(f"only weights were given ({', '.join(runs)}): name the files or folders to process too")

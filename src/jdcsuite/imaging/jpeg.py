@@ -1,7 +1,7 @@
-"""Bytes of a baseline JPEG -> the damage of its entropy-coded data, which libjpeg only warns of and decodes to grey.
+"""Bytes of a JPEG -> the damage of its entropy-coded data, which libjpeg only warns of and decodes to grey.
 
-ITU-T T.81, Annex F. Only codes are checked, no coefficient is computed. Progressive and arithmetic JPEGs are not
-checked.
+ITU-T T.81, Annexes F (baseline) and G (progressive). Only codes are checked, no coefficient is computed. Arithmetic and
+lossless JPEGs are not checked.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from math import ceil
 import numpy as np
 from numba import njit
 
-_DHT, _EOI, _SOS, _DRI, _BASELINE = 0xC4, 0xD9, 0xDA, 0xDD, (0xC0, 0xC1)
-_OTHER_FRAMES = frozenset(range(0xC2, 0xD0)) - {_DHT, 0xC8, 0xCC}
+_DHT, _EOI, _SOS, _DRI, _BASELINE, _PROGRESSIVE = 0xC4, 0xD9, 0xDA, 0xDD, (0xC0, 0xC1), 0xC2
+_OTHER_FRAMES = frozenset(range(0xC3, 0xD0)) - {_DHT, 0xC8, 0xCC}
 _DAMAGE = (None, "its data hold an invalid code", "its data end early", "its data do not end where its image does")
 _FINE, _INVALID, _SHORT, _LONG = range(4)  # indices of the sentences
+_AT, _HELD, _BITS, _STATUS, _RUN = range(5)  # of the state of a scan
 
 
 def damage(data: bytes) -> str | None:
@@ -30,7 +31,7 @@ def damage(data: bytes) -> str | None:
 def _damage(data: bytes) -> int:
     samples = np.frombuffer(data, np.uint8)
     codes, first, values = np.full((8, 17), -1), np.zeros((8, 17), np.int64), np.zeros((8, 256), np.int64)
-    frame, size, interval, at = {}, (0, 0), 0, 2
+    frame, size, interval, progressive, nonzero, at = {}, (0, 0), 0, False, {}, 2
     while at + 4 <= len(data):
         if data[at] != 0xFF or data[at + 1] == 0xFF:
             at += 1
@@ -43,7 +44,8 @@ def _damage(data: bytes) -> int:
             _read_tables(body, codes, first, values)
         elif marker == _DRI:
             interval = struct.unpack(">H", body)[0]
-        elif marker in _BASELINE:
+        elif marker in _BASELINE or marker == _PROGRESSIVE:
+            progressive = marker == _PROGRESSIVE
             size = struct.unpack_from(">HH", body, 1)
             if body[0] != 8 or not all(size):
                 return _FINE
@@ -60,7 +62,18 @@ def _damage(data: bytes) -> int:
             else:
                 units = ceil(size[1] / across) * ceil(size[0] / down)
                 blocks = [tables for (h, v), *tables in scan for _ in range(h * v)]
-            status, at = _walk(samples, at, units, np.array(blocks), interval, codes, first, values)
+            band = (0, 63, 0)
+            mask = np.zeros(0, np.int64)
+            if progressive:
+                low, high, approximation = body[1 + 2 * body[0] :][:3]
+                band = (low, high, approximation >> 4)
+                if low:
+                    mask = nonzero.setdefault(body[1], np.zeros(units, np.int64))
+                if high > 63 or low > high or (low and mask.size != units):
+                    return _FINE  # damage of the headers is for the decoder to report
+            tables = (codes, first, values)
+            codings = np.array(blocks, np.int64).reshape(-1, 2)
+            status, at = _walk(samples, at, units, codings, interval, tables, progressive, band, mask)
             if status != _FINE:
                 return status
     return _FINE
@@ -75,6 +88,8 @@ def _read_tables(body: bytes, codes: np.ndarray, first: np.ndarray, values: np.n
             first[table, length] = index - code
             codes[table, length] = code + count - 1 if count else -1
             code, index = (code + count) << 1, index + count
+        if index > values.shape[1]:
+            raise ValueError("more symbols than there are")
         values[table, :index] = np.frombuffer(body[17 : 17 + index], np.uint8)
         body = body[17 + index :]
 
@@ -87,51 +102,147 @@ def _compiled(function: Callable) -> Callable:
 
 
 @_compiled
-def _walk(data, at, units, blocks, interval, codes, first, values):
-    """Reads a scan; returns its status and the offset behind it."""
-    held, bits = 0, 0  # the byte that is being read, and how many of its bits are left
+def _bit(data, state):
+    """The next bit; 0 where the data have ended, which the status says."""
+    if state[_BITS] == 0:
+        at = state[_AT]
+        if at >= data.size or (data[at] == 0xFF and (at + 1 >= data.size or data[at + 1] != 0)):
+            state[_STATUS] = state[_STATUS] or _SHORT
+            return 0
+        state[_HELD], state[_BITS] = data[at], 8
+        state[_AT] = at + (2 if data[at] == 0xFF else 1)
+    state[_BITS] -= 1
+    return (state[_HELD] >> state[_BITS]) & 1
+
+
+@_compiled
+def _number(data, state, length):
+    value = 0
+    for _ in range(length):
+        value = 2 * value + _bit(data, state)
+    return value
+
+
+@_compiled
+def _symbol(data, state, tables, table):
+    """The next symbol; 0, which ends every loop over coefficients, after an error."""
+    codes, first, values = tables
+    code = 0
+    for length in range(1, 17):
+        code = 2 * code + _bit(data, state)
+        if state[_STATUS]:
+            return 0
+        if code <= codes[table, length]:
+            return values[table, first[table, length] + code]
+    state[_STATUS] = _INVALID
+    return 0
+
+
+@_compiled
+def _sequential(data, state, tables, dc, ac):
+    """A block of a baseline scan."""
+    _number(data, state, _symbol(data, state, tables, dc) & 15)
+    k = 1
+    while k < 64:
+        symbol = _symbol(data, state, tables, ac)
+        run, length = symbol >> 4, symbol & 15
+        if length == 0 and run < 15:
+            break
+        k += run + 1
+        if length and k > 64:
+            state[_STATUS] = _INVALID
+        _number(data, state, length)
+
+
+@_compiled
+def _first_pass(data, state, tables, ac, band, mask):
+    """AC coefficients of a block in their first scan; returns ``mask`` with those that are not zero."""
+    if state[_RUN]:
+        state[_RUN] -= 1
+        return mask
+    k = band[0]
+    while k <= band[1]:
+        symbol = _symbol(data, state, tables, ac)
+        run, length = symbol >> 4, symbol & 15
+        if length == 0 and run < 15:
+            state[_RUN] = (1 << run) - 1 + _number(data, state, run)
+            break
+        k += run
+        if length:
+            if k > band[1]:
+                state[_STATUS] = _INVALID
+                break
+            mask |= 1 << k
+            _number(data, state, length)
+        k += 1
+    return mask
+
+
+@_compiled
+def _refinement(data, state, tables, ac, band, mask):
+    """AC coefficients of a block in a later scan: a bit for each that is not zero yet, and new ones of +-1."""
+    k = band[0]
+    while k <= band[1] and state[_RUN] == 0 and state[_STATUS] == 0:
+        symbol = _symbol(data, state, tables, ac)
+        run, length = symbol >> 4, symbol & 15
+        if length == 0 and run < 15:
+            state[_RUN] = (1 << run) + _number(data, state, run)
+            break
+        if length > 1:
+            state[_STATUS] = _INVALID
+        _number(data, state, length)
+        while k <= band[1]:
+            if (mask >> k) & 1:
+                _bit(data, state)
+            elif run == 0:
+                break
+            else:
+                run -= 1
+            k += 1
+        if length:
+            if k > band[1]:
+                state[_STATUS] = _INVALID
+                break
+            mask |= 1 << k
+        k += 1
+    if state[_RUN]:
+        while k <= band[1]:
+            if (mask >> k) & 1:
+                _bit(data, state)
+            k += 1
+        state[_RUN] -= 1
+    return mask
+
+
+@_compiled
+def _walk(data, at, units, blocks, interval, tables, progressive, band, nonzero):
+    """Reads a scan; returns its status and the offset behind it. ``band``: first and last coefficient, and whether
+    earlier scans had their higher bits. ``nonzero``: of each block, the coefficients that are not zero so far."""
+    state = np.zeros(5, np.int64)
+    state[_AT] = at
     for unit in range(units):
         if interval and unit and unit % interval == 0:
-            bits = 0
+            at = state[_AT]
             while at + 2 < data.size and data[at] == 0xFF and data[at + 1] == 0xFF:
                 at += 1
             if at + 2 > data.size or data[at] != 0xFF or data[at + 1] != 0xD0 + (unit // interval - 1) % 8:
                 return _LONG, at
-            at += 2
+            state[_AT], state[_BITS], state[_RUN] = at + 2, 0, 0
         for block in range(blocks.shape[0]):
-            k = 0
-            while k < 64:
-                table = blocks[block, 1 if k else 0]
-                code, length, skipped, symbol = 0, 0, 0, -1
-                while symbol < 0 or skipped > 0:
-                    if bits == 0:
-                        if at >= data.size or (data[at] == 0xFF and (at + 1 >= data.size or data[at + 1] != 0)):
-                            return _SHORT, at
-                        held, bits = data[at], 8
-                        at += 2 if held == 0xFF else 1
-                    if symbol >= 0:  # the bits of a value
-                        step = min(bits, skipped)
-                        bits -= step
-                        skipped -= step
-                        continue
-                    bits -= 1
-                    code, length = 2 * code + ((held >> bits) & 1), length + 1
-                    if length > 16:
-                        return _INVALID, at
-                    if code <= codes[table, length]:
-                        symbol = values[table, first[table, length] + code]
-                        skipped = symbol & 15
-                if k == 0:
-                    k = 1
-                elif symbol & 15:
-                    k += (symbol >> 4) + 1
-                    if k > 64:
-                        return _INVALID, at
-                elif symbol >> 4 == 15:
-                    k += 16
-                else:
-                    break
-    left = 0
+            dc, ac = blocks[block]
+            if not progressive:
+                _sequential(data, state, tables, dc, ac)
+            elif band[0] == 0 and band[2] == 0:
+                _number(data, state, _symbol(data, state, tables, dc) & 15)
+            elif band[0] == 0:
+                _bit(data, state)
+            elif band[2] == 0:
+                nonzero[unit] = _first_pass(data, state, tables, ac, band, nonzero[unit])
+            else:
+                nonzero[unit] = _refinement(data, state, tables, ac, band, nonzero[unit])
+            if state[_STATUS]:
+                return state[_STATUS], state[_AT]
+    left, at = 0, state[_AT]
     while at + 1 < data.size and (data[at] != 0xFF or data[at + 1] in (0, 0xFF)):
         left |= data[at] if data[at] != 0xFF or data[at + 1] == 0 else 0  # zeros are some cameras' padding
         at += 1

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from jdcsuite.imaging import tiff
 from jdcsuite.types import UserError
@@ -35,6 +35,7 @@ _BITS_PER_SAMPLE, _SAMPLE_FORMAT = 258, 339  # TIFF tags
 
 # Pillow warns at 89 and refuses at 179 megapixels, less than real scans have; `open_image` has its own limit.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+PngImagePlugin.MAX_TEXT_CHUNK = 16 << 20  # bytes of an ICC profile, as many as a .jdc file holds; Pillow's: 1 MiB
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 

@@ -18,12 +18,17 @@ from jdcsuite.types import UserError
 
 FORMATS = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".webp": "WEBP", ".jpg": "JPEG", ".jpeg": "JPEG"}
 _ICC_TAG = 34675
+MAX_PNG_ICC = 1 << 20  # bytes: Pillow opens no PNG with a larger one
 
 
 def encode(picture: Picture, path: Path) -> bytes:
     """The bytes of an image file of the format that ``path`` ends in: JPEG at quality 95 without chroma subsampling,
     the others lossless. UserError: unknown suffix, 16 bits in a format of 8, an image too large for the format."""
     kind = FORMATS.get(path.suffix.lower())
+    if kind == "PNG" and len(picture.metadata.get("icc", b"")) > MAX_PNG_ICC:
+        raise UserError(
+            f"{path} would have an ICC profile of more than 1 MiB, which many programs refuse: write a .tif."
+        )
     if kind is None:
         raise UserError(f"{path} ends in no known image format: use {', '.join(FORMATS)}.")
     pixels = np.ascontiguousarray(to_grey(picture.pixels) if picture.grey else picture.pixels)
