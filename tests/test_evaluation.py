@@ -215,7 +215,22 @@ def test_a_log_has_a_line_of_progress_every_so_often(capsys, monkeypatch) -> Non
     assert lines == ["3 codecs on [red]: 3 of 20, 2 min 50 s left", "3 codecs on [red]: 6 of 20, 2 min 20 s left"]
 
 
-def test_words_for_codecs(tmp_path: Path) -> None:
+def test_words_for_codecs() -> None:
+    """They used to be refused."""
+    for word, codec, qualities in (
+        ("jxl@d2,1.5", "jpegxl", [2, 1.5]), ("jpegxl@q90", "jpegxl", [1]), ("jpegxl@q30,q10", "jpegxl", [6.4, 15.2667]),
+        ("jp2@30", "jpeg2000", [30]), ("j2k-lossless", "jpeg2000-lossless", [0]), ("avif@q50", "avif", [50]),
+        ("jpg@50", "jpeg", [50]),
+    ):  # fmt: skip
+        parsed = candidates.parse([word])
+        assert {c.codec.codec for c in parsed} == {codec} and [c.row.quality for c in parsed] == qualities, word
+    assert candidates.parse(["nlm+jxl@d2"])[0].row.method == "nlm + jpegxl"
+    for word in ("avif@d2", "jpegxl@q101", "jpegxl@dq2"):
+        with pytest.raises(UserError, match=f"{word} names no qualities: give numbers, as in"):
+            candidates.parse([word])
+
+
+def test_a_file_of_rows_knows_what_it_holds(tmp_path: Path) -> None:
     rows = [Row(method="noisy + webp", quality=q, dataset="d", image="i", sigma=float("nan")) for q in (50.0, 60.0)]
     with rows_file.opened(tmp_path / "rows.csv") as file:
         file.append(rows[0])
@@ -225,7 +240,6 @@ def test_words_for_codecs(tmp_path: Path) -> None:
     with rows_file.opened(tmp_path / "empty.csv"):
         pass
     assert not (tmp_path / "empty.csv").exists(), "no file where nothing was measured"
-    assert candidates.parse(["webp@50"])[0].row.quality == 50
 
 
 def test_a_results_file_that_is_cut_off_is_read_without_its_last_row(tmp_path: Path) -> None:

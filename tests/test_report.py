@@ -116,6 +116,16 @@ def test_sets_of_one_name_and_weights_of_one_run_name_are_kept_apart(tmp_path: P
     assert len(results.read([tmp_path / "joined.csv", tmp_path / "a.csv"])) == 2, "a joined file is read back"
 
 
+def test_two_runs_of_one_key_and_different_configurations_are_refused(tmp_path: Path) -> None:
+    """The rows of the second used to replace those of the first."""
+    for place, width, root in (("a", 1, "x"), ("b", 1, "y"), ("c", 2, "x")):
+        folder = run_folder(tmp_path / place, "fllic", 512.0)
+        (folder / "config.yaml").write_text(f"key: abcd\nmodel: {{width: {width}}}\ndata: {{root: {root}}}\n")
+    assert len(results.read([tmp_path / "a", tmp_path / "b"])) == len(IMAGES), "a copy elsewhere"
+    with pytest.raises(UserError, match=r"a/fllic-l512 and .*c/fllic-l512 have one key, abcd, .* \(model\)"):
+        results.read([tmp_path])
+
+
 def test_a_failed_row_gives_way_to_a_result(tmp_path: Path) -> None:
     failed = row("noisy + webp", "1", np.nan, np.nan, quality=50, error="too large")
     for name, rows in {"ok": [row("noisy + webp", "1", 1.0, 30.0, quality=50)], "failed": [failed]}.items():

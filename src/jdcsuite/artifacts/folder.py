@@ -19,6 +19,25 @@ from jdcsuite.types import UserError
 
 CONFIG, STATE, ROWS, ERROR = "config.yaml", "run.json", "results.csv", "error.log"
 LAST, PREVIOUS = "checkpoints/last.ckpt", "checkpoints/previous.ckpt"
+# What decides a result, beside the data's contents, the runs it starts from and code outside the package.
+SECTIONS = (
+    "method",
+    "curve",
+    "sigma",
+    "seed",
+    "model",
+    "criterion",
+    "task",
+    "data",
+    "trainer",
+    "lossless_version",
+    "teachers",
+)
+# Options that decide how a result is computed, or where its data lie.
+INCIDENTAL = {
+    "data": ("root", "train", "test", "val", "clean", "workers", "cache", "resident"),
+    "trainer": ("devices", "accelerator", "log_every", "checkpoint_every", "val_every", "progress", "compile"),
+}
 RESULTS = (ROWS, "metrics.csv", "summary.json", weights.NAME, ERROR, STATE, LAST, PREVIOUS)
 
 
@@ -66,6 +85,14 @@ def read_config(path: Path) -> dict:
     if not isinstance(config, dict) or "key" not in config:
         raise UserError(f"{path / CONFIG} holds no job: run the command again that made {path}")
     return config
+
+
+def decisive(config: Mapping) -> dict[str, object]:
+    """The sections of a configuration that decide its result, without the options that do not."""
+    parts = {name: config.get(name) for name in SECTIONS}
+    for section, names in INCIDENTAL.items():
+        parts[section] = {option: value for option, value in (parts[section] or {}).items() if option not in names}
+    return parts
 
 
 def needed(path: Path, config: Mapping) -> dict[str, Path]:

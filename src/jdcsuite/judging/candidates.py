@@ -3,7 +3,8 @@
 A word is a run folder, a weights file, ``flagship`` (the weights in the package), a standard codec, or
 ``DENOISER+CODEC`` with any of these after a denoiser: a run folder, a weights file, or a name that
 `baselines.denoisers.named` knows (``bm3d@5.5``: with this noise level). Standard codecs and any-rate codecs are judged
-at a ladder of qualities, or those after an @, as in ``avif@30,50`` or ``RUN@40,60``.
+at a ladder of qualities, or those after an @, as in ``avif@30,50`` or ``RUN@40,60``; of JPEG XL, distances
+(``jpegxl@2``, ``jpegxl@d2``) or qualities (``jpegxl@q90``).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from jdcsuite.types import Compressor, Row, UserError
 # Columns that the metadata of a weights file gives; any of them may be absent.
 METADATA = ("run", "curve", "method", "lmbda", "seed", "budget", "train_set", "min_ms_ssim", "teacher", "teacher_saw")
 SHIPPED = "flagship"
+ALIASES = {"jxl": "jpegxl", "jp2": "jpeg2000", "j2k": "jpeg2000", "jpg": "jpeg"}
 QUALITIES = [10.0, 25.0, 40.0, 55.0, 70.0, 85.0]  # default ladder of any-rate codecs
 
 
@@ -72,6 +74,9 @@ def left_out(words: list[str]) -> dict[str, str]:
 
 def _parse(word: str, load: Callable[[str], Loaded]) -> list[Candidate]:
     name = word.partition("@")[0]
+    codec, dash, mode = name.partition("-")
+    if codec in ALIASES and (full_name := ALIASES[codec] + dash + mode) in LADDERS:
+        return _parse(word.replace(name, full_name, 1), load)
     if (qualities := ladder(name)) is not None:
         return [_standard(name, quality) for quality in _qualities(word, qualities)]
     if name == SHIPPED and "+" not in word:
@@ -90,9 +95,26 @@ def _qualities(word: str, defaults: list[float]) -> list[float]:
     """``avif@30,50`` -> 30 and 50; without an @, ``defaults``."""
     name, at, listed = word.rpartition("@")
     try:
-        return list(dict.fromkeys(float(quality) for quality in (listed.split(",") if at else defaults)))
+        return list(dict.fromkeys(_quality(name, quality) for quality in listed.split(","))) if at else defaults
     except ValueError:
-        raise UserError(f"{word} names no qualities: give numbers, as in {name}@30,50") from None
+        example = "jpegxl@2, jpegxl@d2 or jpegxl@q90" if name == "jpegxl" else f"{name}@30,50"
+        raise UserError(f"{word} names no qualities: give numbers, as in {example}") from None
+
+
+def _quality(name: str, written: str) -> float:
+    """A quality as ``Standard`` takes it, from one that may say that it is a distance, d2, or a quality, q90."""
+    if name == "jpegxl" and written.startswith("q"):
+        return distance(float(written[1:]))
+    return float(written.removeprefix("d" if name == "jpegxl" else "q"))
+
+
+def distance(quality: float) -> float:
+    """Butteraugli distance of a JPEG XL quality of 0 to 100, by the mapping of libjxl's own cjxl. ValueError: other."""
+    if not 0 <= quality <= 100:
+        raise ValueError(quality)
+    if quality >= 30:
+        return round(0.1 + 0.09 * (100 - quality), 4)
+    return round(53 / 3000 * quality**2 - 23 / 20 * quality + 25, 4)
 
 
 def _standard(name: str, quality: float) -> Candidate:

@@ -195,6 +195,11 @@ def evaluate(
     test_sets = [
         test for folder in _distinct(folders) for test in _test_sets(folder, sigmas, noise_seed, protocol, console)
     ]
+    if sigmas and (recorded := [test for test in test_sets if test.row.noise_protocol == "real"]):
+        text = f"{recorded[0].dataset} holds noisy images, which are judged with their own noise"
+        if len(recorded) == len(test_sets):
+            raise UserError(f"{text}: leave out --sigma")
+        _print(console, f"{text}, without that of --sigma", style="yellow")
     evaluator = Evaluator(tuple(dict.fromkeys(words)), test_sets, device)
     _warn_of_training_images(evaluator.codecs.judged, test_sets, console)
     with rows_file.opened(out, force=force) as file:
@@ -226,10 +231,11 @@ def write_rows(evaluator: Evaluator, file: RowsFile, *, console: Console, jobs: 
                 if isinstance(rows, Item) and again is not None:
                     again.append(rows)
                     continue
-                for row in evaluator.failed(rows, DIED) if isinstance(rows, Item) else rows:
+                rows = evaluator.failed(rows, DIED) if isinstance(rows, Item) else rows
+                for row in rows:
                     file.append(row)
-                    failed.extend([row] if row.error else [])
-                    progress.advance()
+                failed.extend(row for row in rows if row.error)
+                progress.advance(len(rows))
 
         measure(missing, died)
         # again, codec by codec, since one of them took down those beside it
@@ -274,8 +280,6 @@ def _test_sets(folder: Path, sigmas: list[float], noise_seed: int, protocol: str
     scenes = frozenset(scene_and_iso(path)[0] for path in files.images)
     version, dataset = Row(code_version=environment.code_version()), printable(folder.name)
     if pairs := find_shots(folder, Source.parse(folder.name)):
-        if sigmas:
-            raise UserError(f"{folder} holds noisy images, which are judged with their own noise: leave out --sigma")
         noisy = PairPictures(PairCache.of_shots(pairs, cache_dir=None), lossless=None)
         return [ImageSet(dataset, noisy, replace(version, noise_protocol="real"), scenes)]
     if not sigmas:

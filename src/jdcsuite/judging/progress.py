@@ -26,10 +26,10 @@ class Progress:
             self._bar.start()
         return self
 
-    def advance(self) -> None:
-        self.done += 1
+    def advance(self, count: int = 1) -> None:
+        self.done += count
         if self._bar:
-            self._bar.advance(self._task)
+            self._bar.advance(self._task, count)
         elif (now := time.monotonic()) - self._printed >= self.interval:
             self._printed = now
             left = (now - self._start) / self.done * (self.total - self.done)

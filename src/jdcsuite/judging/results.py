@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from jdcsuite.artifacts import folder as run_folder
 from jdcsuite.baselines.standards import LOSSLESS
 from jdcsuite.imaging import atomic
 from jdcsuite.types import Row, UserError
@@ -128,7 +130,24 @@ def _files(paths: Sequence[Path]) -> list[Path]:
         files += [file for file in matches if is_run(file.parent) or not is_report(file.parent)] or matches
     if not files:
         raise UserError("There is nothing to report: give csv files or folders of tested runs.")
+    _check_keys(list(dict.fromkeys(file.parent for file in files if is_run(file.parent))))
     return list(dict.fromkeys(files))
+
+
+def _check_keys(runs: list[Path]) -> None:
+    """UserError: two runs have one key and different configurations, of which only one can be the key's."""
+    by_key: dict[str, list[Path]] = {}
+    for run in runs:
+        if key := re.search(r"^key: (\S+)", (run / run_folder.CONFIG).read_text(errors="replace"), re.MULTILINE):
+            by_key.setdefault(key[1], []).append(run)
+    for key, (first, *others) in by_key.items():
+        for other in others:
+            parts = [run_folder.decisive(run_folder.read_config(run)) for run in (first, other)]
+            if differing := sorted(name for name in parts[0] if parts[0][name] != parts[1][name]):
+                raise UserError(
+                    f"{first} and {other} have one key, {key}, and different configurations ({', '.join(differing)}): "
+                    "report them separately"
+                )
 
 
 def is_run(folder: Path) -> bool:

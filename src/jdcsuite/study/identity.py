@@ -12,28 +12,10 @@ from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
 from jdcsuite.artifacts import weights
+from jdcsuite.artifacts.folder import INCIDENTAL, SECTIONS, decisive
 from jdcsuite.data.provenance import shortened
 from jdcsuite.study.composition import Changes
 
-# What decides a result, beside the data's contents, the runs it starts from and code outside the package.
-SECTIONS = (
-    "method",
-    "curve",
-    "sigma",
-    "seed",
-    "model",
-    "criterion",
-    "task",
-    "data",
-    "trainer",
-    "lossless_version",
-    "teachers",
-)
-# Options that decide how a result is computed, or where its data lie.
-INCIDENTAL = {
-    "data": ("root", "train", "test", "val", "clean", "workers", "cache", "resident"),
-    "trainer": ("devices", "accelerator", "log_every", "checkpoint_every", "val_every", "progress", "compile"),
-}
 # Not in a curve's name: what its points differ in, and what the rows have columns for.
 SILENT_GROUPS = ("experiment", "sweep", "budget", "launcher", "logger")
 SILENT = ("lmbda", "seed", "sigma", "name", "runs", "rerun", "debug", "launcher", "logger", "report", "init_from",
@@ -48,9 +30,7 @@ def key(config: dict, *, data: str, needs: Mapping[str, str]) -> str:
     ``data``: identity of the images (`DataModule.identity`). ``needs``: role -> key of the run that fills it; that
     run's weights are compared when a finished run is looked up. The curve is part of it, so that one key never has two
     names where a configuration is written in two ways, as a group's choice or value by value."""
-    parts = {name: config[name] for name in SECTIONS}
-    for section, names in INCIDENTAL.items():
-        parts[section] = {option: value for option, value in parts[section].items() if option not in names}
+    parts = decisive(config)
     parts |= {"pictures": data, "needs": dict(needs), "foreign_code": foreign_code(config)}
     parts["init_from"] = weights.content_hash(config["init_from"]) if config["init_from"] else None
     return hashlib.sha256(json.dumps(_canonical(parts), sort_keys=True).encode()).hexdigest()[:8]
