@@ -142,6 +142,7 @@ def test_a_browser_draws_the_page_without_a_network(sweep: Path, avif: Path, tmp
     page = Page(done.stdout)
     classes = [str(attributes.get("class")) for _, attributes in page.tags]
     assert sum("main-svg" in name for name in classes) >= 4, "both charts are drawn"
+    assert all(label in page.text for label in ("MS-SSIM", "linear rate", "log rate")), "buttons of the axes"
     assert sum(name == "js-line" for name in classes) >= 4, "three curves, the noisy input, and trainings"
     assert HOSTILE in page.text and page.all("title") and "document.title" not in str(page.all("script"))
     loaded = [str(attributes.get("src") or attributes.get("href") or "") for _, attributes in page.tags]

@@ -69,7 +69,10 @@ def report(
         typer.Option(metavar="CURVE", help="compare all curves with this one, named as in the table"),
     ] = None,
 ) -> None:
-    """Join results: table, results.csv, rate-distortion figure, strip of images; comparison by BD-PSNR and BD-rate."""
+    """Join results: a table here; in OUT report.html with all curves, tables, images and commands, and each as a file.
+
+    BD-rate and BD-PSNR are given for all pairs of curves, and with --against with intervals and verdicts.
+    """
     from jdcsuite.judging import report as reporting
 
     reporting.make(paths, out, Console(), against=against)

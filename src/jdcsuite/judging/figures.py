@@ -24,15 +24,18 @@ PANEL_CHARACTERS = 52
 DASHES = ["-", "--", ":"]
 
 
-def figure(curves: pd.DataFrame, paths: Sequence[Path], *, columns: int = 4) -> Figure:
+def figure(
+    curves: pd.DataFrame, paths: Sequence[Path], *, looks: Mapping[str, Style] | None = None, columns: int = 4
+) -> Figure:
     """PSNR and MS-SSIM over bpp for each dataset and noise level, written to every one of ``paths``. MS-SSIM is below
     PSNR, or beside it where there is one dataset alone.
 
     A codec behind a denoiser has a dashed line; error bars are the standard deviation over seeds. ``curves``:
-    `results.curves`. ``columns``: most panels beside each other.
+    `results.curves`. ``looks``: `styles.styles`, of more curves where the figure is one of several. ``columns``: most
+    panels beside each other.
     """
     drawn, shown = panels(curves), metrics(curves)
-    looks = styles(curves)
+    looks = looks or styles(curves)
     beside = len(drawn) == 1
     columns = len(shown) if beside else min(columns, len(drawn))
     rows = 1 if beside else ceil(len(drawn) / columns) * len(shown)

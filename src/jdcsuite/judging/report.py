@@ -131,7 +131,7 @@ def _charts(points: pd.DataFrame, out: Path) -> list[Chart]:
     looks, charts = styles(points), []
     for i, (title, panel) in enumerate(panels(points)):
         svg = out / PARTS / f"rd-{i + 1}.svg"
-        figures.figure(panel, [svg])
+        figures.figure(panel, [svg], looks=looks)
         html = interactive.rate_distortion(panel, looks, name=f"chart-rd-{i + 1}")
         names = ", ".join(panel["label"].unique())
         alt = f"PSNR and MS-SSIM over rate on {title}, of {names}; the numbers are in the table of points"
