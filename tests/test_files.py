@@ -272,3 +272,27 @@ def test_exceeding_a_format_s_limit_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match="no known image format"):
         encode(wide, tmp_path / "x.gif")
     assert Image.open(io.BytesIO(encode(wide, tmp_path / "x.png"))).size == (20_000, 1)
+
+
+@pytest.mark.parametrize("ending", ["png", "tif", "jpg", "webp"])
+def test_metadata_of_a_stranger_s_file_do_not_spoil_the_image(tmp_path, ending):
+    """A PNG with them could not be opened again."""
+    path = tmp_path / f"x.{ending}"
+    path.write_bytes(encode(Picture(RGB, metadata={"exif": b"\xff" * 300, "icc": ICC}), path))
+    assert Picture.read(path).metadata == {"icc": ICC}
+    large = Picture(RGB, metadata={"icc": bytes(range(256)) * 8192})
+    if ending == "png":
+        with pytest.raises(UserError, match="ICC profile of more than 1 MiB"):
+            encode(large, path)
+    else:
+        path.write_bytes(encode(large, path))
+        assert Picture.read(path).metadata == large.metadata
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_images_with_unreadable_exif_or_a_large_profile_are_read(tmp_path, kind):
+    path, profile = tmp_path / "x", bytes(range(256)) * 8192
+    Image.fromarray(RGB).save(path, kind, exif=b"\xff" * 300, icc_profile=profile, lossless=True)
+    picture = Picture.read(path)
+    np.testing.assert_array_equal(picture.pixels, RGB)
+    assert picture.metadata == {"icc": profile}

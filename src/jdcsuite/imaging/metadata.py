@@ -29,6 +29,11 @@ def read(image: Image.Image) -> dict[str, bytes]:
     return {name: value for name, value in metadata.items() if value}
 
 
+def is_exif(exif: bytes) -> bool:
+    """Whether bytes begin as EXIF does, with the header of a TIFF stream."""
+    return exif.removeprefix(EXIF_HEAD)[:4] in (b"II*\0", b"MM\0*")
+
+
 def upright(exif: bytes) -> bytes:
     """A TIFF stream with the orientation of its first directory, if it has one, set to 1 in place: thumbnail, maker
     note and texts stay where they are."""

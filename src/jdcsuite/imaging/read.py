@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-from jdcsuite.imaging import tiff
+from jdcsuite.imaging import metadata, tiff
 from jdcsuite.types import UserError
 
 MAX_PIXELS = 300_000_000
@@ -68,6 +68,8 @@ def open_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, max_bits: int 
             with Image.open(file, formats=_FORMATS) as image:
                 if image.width * image.height > max_pixels:
                     raise Image.DecompressionBombError
+                if not metadata.is_exif(image.info.get("exif", b"II*\0")):
+                    del image.info["exif"]  # Pillow would refuse the image for it
                 if problem := _unsupported(image, path, max_bits):
                     raise UserError(f"{path} {problem}")
                 yield image

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
 from jdcsuite.imaging.lossless import encode_png
-from jdcsuite.imaging.metadata import DESCRIPTIVE, EXIF_HEAD, EXIF_IFD, GPS_IFD, text_bytes
+from jdcsuite.imaging.metadata import DESCRIPTIVE, EXIF_HEAD, EXIF_IFD, GPS_IFD, is_exif, text_bytes
 from jdcsuite.imaging.picture import Picture
 from jdcsuite.imaging.pixels import to_grey
 from jdcsuite.types import UserError
@@ -31,6 +32,8 @@ def encode(picture: Picture, path: Path) -> bytes:
         )
     if kind is None:
         raise UserError(f"{path} ends in no known image format: use {', '.join(FORMATS)}.")
+    if not is_exif(picture.metadata.get("exif", b"")):  # a file that many programs would refuse
+        picture = replace(picture, metadata={k: v for k, v in picture.metadata.items() if k != "exif"})
     pixels = np.ascontiguousarray(to_grey(picture.pixels) if picture.grey else picture.pixels)
     try:
         if kind == "TIFF":
