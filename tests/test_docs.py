@@ -148,7 +148,7 @@ def save_run(folder: Path, model: torch.nn.Module, options: dict[str, object]) -
     weights.save(model, config, folder / "weights.safetensors", about=about)
     row = Row(method=method, curve=method, lmbda=2048, dataset="d", image="i", bpp=1.0, psnr=30.0, psnr_noisy=28.0)
     results.write([row], folder / "results.csv")
-    (folder / "config.yaml").write_text(f"method: {method}\nkey: k\nneeds: {{}}\ntrainer: {{max_steps: 1}}\n")
+    (folder / "config.yaml").write_text(f"method: {method}\nkey: {method}\nneeds: {{}}\ntrainer: {{max_steps: 1}}\n")
 
 
 @pytest.fixture
