@@ -30,6 +30,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from PIL import Image
 from test_cli import jdc as jdc  # the fixture
+from test_restormer import published_shapes
 from test_shipped import flagship
 
 from jdcsuite import __main__ as training
@@ -136,6 +137,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_run(root / "runs" / "demo" / "fllic-s10-l2048-1a2b3c4d", codec, shape)
     save_run(root / "runs" / "demo" / "unet-5e6f7a8b", UNet(width=8), {"width": 8})
     flagship(root / "flagship.safetensors")
+    # a file of the published names and shapes whose tensors share one number each
+    restormer = {name: torch.zeros(1).expand(shape) for name, shape in published_shapes().items()}
+    torch.save({"params": restormer}, root / "gaussian_color_denoising_blind.pth")
     return root
 
 

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
+from test_cli import folder, jdc  # noqa: F401
 from test_exact import HERE
+from test_study import hydra_config
 from torch.utils.flop_counter import FlopCounterMode
 
+from jdcsuite.artifacts import weights
 from jdcsuite.coding.container import Tile, pack, unpack
 from jdcsuite.entropy.exact import ExactConv2d
 from jdcsuite.entropy.logits import tables
 from jdcsuite.models import lcfdnet
 from jdcsuite.models.lcfdnet import LCFDNet, NormalizedConv2d, to_rgb, to_yuv
+from jdcsuite.study import plan
 from jdcsuite.training.criteria import RateDistortion
 from jdcsuite.training.supervision import NoisyTarget
 from jdcsuite.types import CorruptFile, Pair, UserError
@@ -183,6 +191,13 @@ def test_tables_are_the_softmax_in_integers(rows: int, count: int, seed: int, sp
     assert (steps - expected).abs().max() < 1.5 + 2**16 * 0.003
 
 
+def test_tables_of_known_logits_never_change() -> None:
+    """They are part of the format: files of earlier versions decode with them."""
+    logits = ((torch.arange(6 * 600) * 7919 % 4001 - 2000).double() / 256).view(6, 600)
+    cdf = tables(logits, torch.tensor([0, 10, 80, 5, 88, 33]), count=511)
+    assert zlib.crc32(cdf.numpy().astype("<i4").tobytes()) == 1293675599
+
+
 def published() -> dict[str, tuple[int, ...]]:
     """Names and shapes in the published files network_Y_ckpt.pth, network_U_ckpt.pth and network_V_ckpt.pth."""
     shapes: dict[str, tuple[int, ...]] = {}
@@ -246,3 +261,36 @@ def test_every_parameter_learns_from_the_rate_and_the_auxiliary_loss() -> None:
 def test_all_networks_between_bits_and_symbols_are_exact() -> None:
     layers = [m for m in CODER.modules() if next(m.parameters(recurse=False), None) is not None]
     assert layers and all(isinstance(layer, ExactConv2d) for layer in layers)
+
+
+def test_it_has_no_rungs() -> None:
+    for words in (["lmbda=8192"], ["lmbda=8192", "+sweep=ladder"]):
+        with hydra_config(), pytest.raises(UserError, match="lmbda=8192 has no effect on lcfdnet_undertrained"):
+            plan.draft(["+experiment=lcfdnet", *words])
+    with hydra_config():
+        small, paper = (plan.draft(["+experiment=lcfdnet", f"budget={name}"]).config for name in ("lab", "paper"))
+    assert (small["method"], paper["method"]) == ("lcfdnet_undertrained", "lcfdnet")
+
+
+def test_the_commands_take_it_alone_and_behind_a_denoiser(jdc, folder: Path, tmp_path: Path) -> None:  # noqa: F811
+    net, about = tmp_path / "net.safetensors", {"run": "l1", "method": "lcfdnet_undertrained", "budget": "demo"}
+    weights.save(CODER, {"_target_": "jdcsuite.models.lcfdnet.LCFDNet", "hidden": 8}, net, about=about)
+    pixels = image(21, 34, kind="smooth")
+    Image.fromarray(pixels).save(tmp_path / "in.png")
+    assert jdc("compress", tmp_path / "in.png", "-o", tmp_path / "in.jdc", "--weights", net)[0] == 0
+    assert jdc("decompress", tmp_path / "in.jdc", "-o", tmp_path / "out.png", "--weights", net)[0] == 0
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "out.png")), pixels)
+    status, printed, _ = jdc("info", tmp_path / "in.jdc")
+    assert status == 0 and "34" in printed
+    out = tmp_path / "rows.csv"
+    status, printed, err = jdc(
+        "evaluate", net, f"nlm@10+{net}", "nlm@10+png", "--data", folder, "--sigma", 10, "--out", out
+    )
+    assert status == 0, printed + err
+    rows = pd.read_csv(out).set_index(["method", "image"])
+    alone, behind, png = (
+        rows.loc[name] for name in ("lcfdnet_undertrained", "nlm@10 + lcfdnet_undertrained", "nlm@10 + png")
+    )
+    assert np.allclose(alone["psnr"], alone["psnr_noisy"]) and (alone["budget"] == "demo").all()
+    assert np.allclose(behind["psnr"], png["psnr"]), "two lossless codecs keep the same denoised image"
+    assert np.allclose(alone["bpp"], alone["bpp_payload"] + alone["bpp_header"])
