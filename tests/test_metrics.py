@@ -17,10 +17,11 @@ from jdcsuite.baselines.standards import Standard
 from jdcsuite.data.noise import GaussianNoise
 from jdcsuite.imaging.lossless import Lossless
 from jdcsuite.imaging.pixels import to_tensor
-from jdcsuite.judging.metrics import Quality, eight_bit, judge, quality
+from jdcsuite.judging.metrics import eight_bit, judge, quality
 from jdcsuite.models.clean_entropy import CleanEntropy
 from jdcsuite.models.fllic import FLLIC
 from jdcsuite.training.job import joined
+from jdcsuite.training.quality import Quality
 from jdcsuite.types import Pair, Row
 
 

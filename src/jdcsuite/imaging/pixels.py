@@ -20,7 +20,7 @@ def to_tensor(image: np.ndarray) -> Float[Tensor, "3 h w"]:
 
 def to_bytes(image: Float[Tensor, "3 h w"]) -> UInt8[np.ndarray, "h w 3"]:
     """Clip to [0, 1] and round to 8 bits."""
-    return (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().cpu().numpy()
+    return image.clamp(0, 1).mul_(255).round_().permute(1, 2, 0).contiguous().byte().cpu().numpy()
 
 
 def quantized(images: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
 SMALLEST = 176  # pixels: the smallest side that five scales of an 11-tap window allow
 
@@ -24,6 +23,9 @@ def full_float32() -> Iterator[None]:
 
 def ms_ssim(x_hat: Float[Tensor, "b 3 h w"], clean: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b"]:
     """MS-SSIM of each image (Wang et al., 2003); values in [0, 1], sides of `SMALLEST` pixels or more."""
+    # here, because torchmetrics takes seconds to import and most processes have no need of it
+    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+
     with full_float32():
         values = multiscale_structural_similarity_index_measure(
             x_hat.float(), clean.float(), data_range=1.0, reduction="none"

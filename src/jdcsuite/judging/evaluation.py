@@ -28,6 +28,7 @@ from jdcsuite.data.shots import find_shots
 from jdcsuite.data.sources import Source
 from jdcsuite.files import pool
 from jdcsuite.imaging.folders import scan
+from jdcsuite.imaging.pixels import to_bytes
 from jdcsuite.judging import candidates, rows_file
 from jdcsuite.judging.candidates import Candidate
 from jdcsuite.judging.metrics import compressed, image_id, judge, of_input, timed
@@ -139,6 +140,7 @@ class _Coder:
 
     def __init__(self, codecs: _Codecs, pair: Pair, input_row: Row) -> None:
         self.codecs, self.pair, self.input_row = codecs, pair, input_row
+        self.clean = to_bytes(pair.clean[0])
         self.outputs: dict[int, tuple[Pair, float]] = {}
 
     def row(self, number: int) -> Row:
@@ -152,7 +154,7 @@ class _Coder:
             output, ms = self.outputs[id(candidate.denoiser)]
         row, _ = judge(
             candidate.codec, self.pair, denoised=output, denoise_ms=ms, input_row=self.input_row,
-            settings=candidate.settings,
+            clean=self.clean, settings=candidate.settings,
         )  # fmt: skip
         return row
 

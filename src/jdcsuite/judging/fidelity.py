@@ -26,10 +26,7 @@ WINDOW = (_window / _window.sum()).astype(np.float32)
 
 def psnr(x: UInt8[np.ndarray, "h w 3"], clean: UInt8[np.ndarray, "h w 3"]) -> float:
     """In dB over all samples; infinite for equal images."""
-    difference = x.astype(np.int16)
-    difference -= clean
-    flat = difference.reshape(len(difference), -1).astype(np.float32)  # exact: sums of a row stay below 2^53
-    error = float(np.einsum("ij,ij->i", flat, flat, dtype=np.float64).sum()) / flat.size
+    error = _squares(np.ascontiguousarray(x).ravel(), np.ascontiguousarray(clean).ravel()) / x.size
     return 10 * math.log10(255**2 / error) if error else math.inf
 
 
@@ -61,6 +58,16 @@ def _compiled(function: Callable) -> Callable:
         return njit(cache=True, **options)(function)
     except RuntimeError:  # no writable folder for numba's cache, as in a read-only container
         return njit(**options)(function)
+
+
+@_compiled
+def _squares(x, clean):
+    """Sum of squared differences, exactly."""
+    total = np.int64(0)
+    for i in range(len(x)):
+        difference = np.int32(x[i]) - np.int32(clean[i])
+        total += difference * difference
+    return total
 
 
 @_compiled

@@ -1,7 +1,7 @@
 """Reconstruction + clean image -> PSNR and MS-SSIM; codec + Pair -> one row of results, from a file that is decoded.
 
-Validation, tests and the evaluation of standard codecs all use these metrics. They are computed per image, in float32,
-on the decoded image rounded to 8 bits; rows are averaged in `results` only.
+Tests and the evaluation of standard codecs all use these metrics. They are computed per image on the decoded image
+rounded to 8 bits; rows are averaged in `results` only.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from torchmetrics import MetricCollection
-from torchmetrics.image import MultiScaleStructuralSimilarityIndexMeasure, PeakSignalNoiseRatio
 
 from jdcsuite.coding.codec import Codec
 from jdcsuite.coding.conditions import lmbda_of
@@ -35,20 +33,6 @@ T = TypeVar("T")
 def eight_bit(x: Tensor) -> Tensor:
     """Clamp to [0, 1] and round to multiples of 1/255."""
     return (x.clamp(0, 1) * 255).round() / 255
-
-
-class Quality(MetricCollection):
-    """PSNR (dB, RGB pooled within an image, then averaged over images) and MS-SSIM (Wang et al., 2003).
-
-    The default PSNR of torchmetrics pools the squared error of all images instead: 16.98 dB for 26.99 dB on one probe.
-    ``ms_ssim``: False for images with a side below 176 pixels, where MS-SSIM is undefined.
-    """
-
-    def __init__(self, *, ms_ssim: bool = True) -> None:
-        metrics = {"psnr": PeakSignalNoiseRatio(data_range=1.0, reduction="elementwise_mean", dim=(1, 2, 3))}
-        if ms_ssim:
-            metrics["ms_ssim"] = MultiScaleStructuralSimilarityIndexMeasure(data_range=1.0)
-        super().__init__(metrics, compute_groups=False)
 
 
 def quality(x_hat: Float[Tensor, "1 3 h w"], clean: Float[Tensor, "1 3 h w"]) -> dict[str, float | None]:
@@ -89,13 +73,15 @@ def judge(
     denoised: Pair | None = None,
     denoise_ms: float = 0.0,
     input_row: Row | None = None,
+    clean: UInt8[np.ndarray, "h w 3"] | None = None,
     settings: dict[str, float] | None = None,
 ) -> tuple[Row, Float[Tensor, "1 3 h w"]]:
     """Compress and decompress the noisy image of ``pair`` (one image) -> its row, the decoded image.
 
     ``denoised``: the Pair to code instead, after a denoiser that took ``denoise_ms`` milliseconds, which count as
     encoding time; quality is still measured against ``pair``. ``input_row``: `of_input` of ``pair``, if it has been
-    computed already. ``settings``: encoder settings of an any-rate codec (quality, strength).
+    computed already, and ``clean`` the clean image in 8 bits. ``settings``: encoder settings of an any-rate codec
+    (quality, strength).
     """
     height, width = pair.clean.shape[-2:]
     coded = pair if denoised is None else denoised
@@ -104,7 +90,7 @@ def judge(
     row = replace(
         input_row or of_input(pair),
         bpp=8 * len(data) / (height * width),
-        **quality(x_hat, pair.clean),
+        **_quality(to_bytes(x_hat[0]), to_bytes(pair.clean[0]) if clean is None else clean),
         enc_ms=round(denoise_ms + enc_ms, 3),
         dec_ms=round(dec_ms, 3),
         device=pair.noisy.device.type,

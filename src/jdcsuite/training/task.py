@@ -19,8 +19,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
 from jdcsuite import checks
-from jdcsuite.judging.metrics import Quality, eight_bit, judge, of_input, quality, timed
+from jdcsuite.judging.metrics import eight_bit, judge, of_input, quality, timed
 from jdcsuite.models.clean_entropy import analytic_entropy
+from jdcsuite.training.quality import Quality
 from jdcsuite.types import Output, Pair, Row, UserError
 
 
