@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jdcsuite.entropy.quantize import add_noise, compand, round_ste
+from jdcsuite.entropy.quantize import LowerBound, add_noise, compand, round_ste
 
 # -- quantize --------------------------------------------------------------------------------------------------
 
@@ -60,3 +60,17 @@ def test_gradient_of_compand_is_the_slope_of_its_segments():
     x = torch.tensor([-6.5, -2.0, -0.25, 0.25, 0.75, 1.5, 4.0, 100.0, 1e6], dtype=torch.float64, requires_grad=True)
     (gradient,) = torch.autograd.grad(compand(x).sum(), x)
     assert gradient.tolist() == (2 ** -torch.floor(torch.log2(1 + x.detach().abs()))).tolist()
+
+
+def test_the_lower_bound_is_compressai_s() -> None:
+    from compressai.ops import LowerBound as Reference
+
+    own, reference = LowerBound(0.11), Reference(0.11)
+    assert own.state_dict().keys() == reference.state_dict().keys() and torch.equal(own.bound, reference.bound)
+    x = torch.linspace(-1, 1, 101)
+    for direction in (1.0, -1.0):
+        inputs = [x.clone().requires_grad_() for _ in range(2)]
+        outputs = [bounded(value) for bounded, value in zip((own, reference), inputs, strict=True)]
+        for output in outputs:
+            (direction * output).sum().backward()
+        assert torch.equal(*outputs) and torch.equal(*(value.grad for value in inputs))

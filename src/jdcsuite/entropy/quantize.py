@@ -7,10 +7,34 @@ gradient), the rate is computed on a smooth relaxation (additive uniform noise; 
 from __future__ import annotations
 
 import torch
-from compressai.ops import LowerBound
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["LowerBound", "add_noise", "compand", "round_ste"]
+
+class _Bounded(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, bound: Tensor) -> Tensor:
+        ctx.save_for_backward(x, bound)
+        return torch.max(x, bound)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        x, bound = ctx.saved_tensors
+        return grad * ((x >= bound) | (grad < 0)), None
+
+
+class LowerBound(nn.Module):
+    """max(x, bound), with a gradient also below the bound where a descent step raises x (Balle et al., ICLR 2017).
+
+    Equal to that of compressai.ops, whose import takes seconds in every command."""
+
+    bound: Tensor
+
+    def __init__(self, bound: float) -> None:
+        super().__init__()
+        self.register_buffer("bound", torch.tensor([bound], dtype=torch.float32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _Bounded.apply(x, self.bound)
 
 
 class _RoundSTE(torch.autograd.Function):
