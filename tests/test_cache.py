@@ -166,12 +166,40 @@ def test_build_refuses_what_read_refuses(folder, tmp_path):
         ImageCache.build([folder / "a.png"], cache_dir=tmp_path / "file")
 
 
+def test_what_a_killed_process_left_is_removed(folder, tmp_path):
+    first = store.ImageCache.build(image_files(folder), cache_dir=tmp_path)
+    left = first.path.with_name(f".{first.path.name}.0badc0de.part")
+    left.write_bytes(b"half")
+    first.path.unlink()
+    store.ImageCache.build(image_files(folder), cache_dir=tmp_path)
+    assert not left.exists() and first.path.is_file()
+
+
+def test_jdc_cache_shows_and_clears_the_cache(folder, tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from jdcsuite.cli.app import app
+
+    monkeypatch.setenv("JDCSUITE_CACHE", str(tmp_path / "cache"))
+    cache = store.ImageCache.build(image_files(folder))
+    size = cache.path.stat().st_size
+    shown = CliRunner().invoke(app, ["cache"])
+    assert shown.exit_code == 0 and f"{store.folder()}: 2 files, " in shown.output and cache.path.is_file()
+    with store.FileLock(cache.path.with_suffix(".lock")):
+        assert store.clear() == [], "another process writes them"
+    cleared = CliRunner().invoke(app, ["cache", "--clear"])
+    assert cleared.exit_code == 0 and "2 files, " in cleared.output and "deleted" in cleared.output
+    assert not store.files() and size > 0
+    assert len(store.ImageCache.build(image_files(folder))) == len(cache)
+    assert CliRunner().invoke(app, ["cache"]).output.count("2 files") == 1
+
+
 def test_cache_folder_from_the_environment(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("JDCSUITE_CACHE", str(tmp_path / "mine"))
     assert tmp_path / "mine" in ImageCache.build(image_files(folder)).path.parents
     monkeypatch.delenv("JDCSUITE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert "jdcsuite" in store._cache_folder(None).parts
+    assert "jdcsuite" in store.folder(None).parts
 
 
 def test_require_names_the_small_pictures(folder, tmp_path):

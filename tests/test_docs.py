@@ -3,7 +3,8 @@
 Fenced ``bash`` blocks are commands, run page by page in a folder of small images with the names that the pages use.
 Verbs of `jdc` run as they are, but in one process. Commands that train are composed and checked with the documented
 configuration; those of adding.md train a step, and the slow test trains a step of all of them. Only parsed are those
-that set up a clone, which need the network; `jdc bench`, which takes minutes; and, in the slow test too, two devices.
+that set up a clone and `jdc dashboard`, which need the network; `jdc bench`, which takes minutes; and, in the slow test
+too, two devices.
 Fenced ``python`` and ``yaml`` blocks that name a file become that file, other ``python`` blocks are executed.
 """
 
@@ -217,13 +218,15 @@ class Runner:
             GlobalHydra.instance().clear()
 
     def verb(self, verb: str, words: list[str]) -> None:
-        if verb == "bench" and not self.slow:
+        if verb == "dashboard" or (verb == "bench" and not self.slow):  # the former needs a W&B server
             VERBS.commands[verb].make_context(verb, list(words))
             return
         if verb == "bench":
             words = [word for word in words if not word.startswith("data.batch=")]
             small = ["width=0.1", "data.batch=2", "data.crop=64", "--steps", "1", "--blocks", "1"]
             words = [*words, *small] if words else ["--width", "0.1", "--repeats", "1"]
+        if verb == "doctor":
+            words = made_small(words)
         if "--jobs" in words:
             words[words.index("--jobs") + 1] = "1"
         status, out, err = self.jdc(verb, *words)

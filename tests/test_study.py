@@ -334,6 +334,7 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
     assert status == 0, out + err
     assert (f"{last} is damaged and passed over" in err) == damaged
     assert [path.name for path in last.parent.iterdir()] == ["last.ckpt"], "a finished run needs no second one"
+    assert run_folder.read_state(begun)["seconds"] > 0
     resumed = load_file(begun / "weights.safetensors")
     assert resumed.keys() == reference.keys()
     assert all(torch.equal(resumed[name], tensor) for name, tensor in reference.items())
@@ -344,6 +345,8 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
     run_folder.write_state(begun, {**run_folder.read_state(begun), "finished": False})
     status, out, err = command(*words)
     assert status == 0, out + err
+    assert (begun / "metrics.csv").read_text() == metrics, "rows of the last step used to vanish"
+    assert not re.search(r"not resumable|is not empty|Epoch", out + err)
     again = load_file(begun / "weights.safetensors")
     assert all(torch.equal(again[name], tensor) for name, tensor in reference.items())
 
@@ -537,7 +540,7 @@ def test_an_error_that_cannot_be_logged_is_still_the_reason(tmp_path: Path, monk
 def test_a_report_that_fails_is_a_failure_after_training(
     command: Command, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refused(*arguments: object) -> None:
+    def refused(*arguments: object, **options: object) -> None:
         raise UserError("the report cannot be written")
 
     monkeypatch.setattr(reporting, "make", refused)

@@ -13,6 +13,7 @@ import os
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -29,6 +30,7 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
+from wandb.proto import wandb_internal_pb2
 
 from jdcsuite.training import loggers
 from jdcsuite.training import tracker as module
@@ -363,13 +365,54 @@ def test_a_sweeps_report_holds_the_curves(tmp_path: Path) -> None:
         ["fllic", "kodak24", 10, 1.5, 30.5, None],
         ["noisy + avif", "kodak24", 10, 1, 31, None],
     ]
-    (chart,) = media.glob("table/rd/kodak24-s10*.json")
+    (chart,) = media.glob("table/rd/kodak24-s10_*.json")
     points = {tuple(row) for row in json.loads(chart.read_text())["data"]}
     assert {(0.5, "fllic", 26), (1.5, "fllic", 30.5), (1, "noisy + avif", 31)} <= points
+    (chart,) = media.glob("table/rd/kodak24-s10-ms_ssim*.json")
+    assert {tuple(row) for row in json.loads(chart.read_text())["data"]} == {(0.5, "fllic", 0.9)}
     (picture,) = media.glob("images/report/*.png")
     assert Image.open(picture).size == (40, 30)
     assert any((tmp_path / "wandb" / "artifacts").rglob("*"))  # and not in the home folder
     report_run(tracker=None, curves=curves, pictures={})
+
+
+def records(part: Path) -> Iterator[wandb_internal_pb2.Record]:
+    """The transaction log of an offline part: blocks of 32 KiB with records as in LevelDB's log."""
+    (path,) = part.glob("*.wandb")
+    data, at, record = path.read_bytes(), 7, b""
+    while at < len(data):
+        if (left := 32768 - at % 32768) < 7:  # padding at the end of a block
+            at += left
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, at)
+        record += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # a whole record, or its last part
+            yield wandb_internal_pb2.Record.FromString(record)
+            record = b""
+
+
+def test_the_report_of_a_sweep_is_read_back_as_one_run_with_charts_over_bpp(tmp_path: Path) -> None:
+    """What was logged offline, with the same id after a requeue."""
+    curves = pd.DataFrame({"label": ["fllic", "noisy + avif"], "dataset": "kodak24", "sigma": 10.0, "bpp": [0.5, 1.0],
+                           "psnr": [26.0, np.inf], "ms_ssim": [0.9, 1.0]})  # fmt: skip
+    for part in range(2):
+        named = arguments(tmp_path / "report", mode="offline", id="report-1") | {"job_type": "report"}
+        report_run(tracker=tracker(**named), curves=curves, pictures={})
+        time.sleep(1.1 - part)  # wandb names parts by the second
+    assert sync_command(tmp_path) == f"wandb sync {tmp_path}/*/wandb/offline-run-*"
+    for part in tmp_path.glob("report/wandb/offline-run-*"):
+        logged = list(records(part))
+        (run,) = [record.run for record in logged if record.HasField("run")]
+        assert (run.run_id, run.job_type, run.run_group) == ("report-1", "report", "study")
+        items = [item for record in logged if record.HasField("history") for item in record.history.item]
+        keys = {item.key or item.nested_key[0] for item in items}
+        assert {"report/curves", "rd/kodak24-s10_table", "rd/kodak24-s10-ms_ssim_table"} <= keys
+        updates = [item for record in logged if record.HasField("config") for item in record.config.update]
+        charts = " ".join(item.value_json for item in updates if "visualize" in "".join(item.nested_key))
+        assert '"xname":"bpp"' in charts.replace(" ", "") and "wandb/lineseries/v0" in charts, charts
+        (points,) = part.glob("files/media/table/rd/kodak24-s10_*.json")
+        assert {tuple(row) for row in json.loads(points.read_text())["data"]} == {(0.5, "fllic", 26)}, "no infinity"
 
 
 def test_disabled_and_other_ranks_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

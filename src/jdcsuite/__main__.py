@@ -9,6 +9,7 @@ import re
 import sys
 import warnings
 from collections import deque
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 
@@ -26,11 +27,9 @@ if __name__ == "__main__":
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
-from jdcsuite.study import resolvers
+from jdcsuite.study import mistakes, resolvers
 from jdcsuite.study.launch import JobsFailed
 from jdcsuite.types import UserError
 
@@ -43,16 +42,24 @@ CONF = str(Path(__file__).resolve().parent / "conf")
 SWEEP = ("-m", "--multirun")
 VALUED = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
           "--info", "-i")  # fmt: skip
-# How Hydra's ValueError for `data=null` begins.
-NO_GROUP = "Config group override must be"
-# Other frameworks' names of our keys.
-ALIASES = {
-    "lambda": "lmbda", "lambda_": "lmbda", "lmd": "lmbda", "noise": "sigma", "batch_size": "data.batch",
-    "batch": "data.batch", "epochs": "trainer.max_steps",
-    "steps": "trainer.max_steps", "max_steps": "trainer.max_steps",
-    "devices": "trainer.devices", "gpus": "trainer.devices", "learning_rate": "lr", "dataset": "data.root",
-    "workers": "data.workers", "num_workers": "data.workers", "crop": "data.crop", "patch_size": "data.crop",
-}  # fmt: skip
+
+HELP = """\
+python -m jdcsuite +experiment=NAME KEY=VALUE ... [-m]
+
+Trains, tests and reports the runs that the keys describe; -m runs every combination of values that are separated by
+commas. The same command goes on where an earlier one stopped.
+
+  python -m jdcsuite +experiment=fllic_w sigma=10 -m               the rungs of a noise level, with what they need
+  python -m jdcsuite +experiment=fllic sigma=10 lmbda=8192         one rung
+  python -m jdcsuite +experiment=fllic data.root=FOLDER data.train=NAME 'data.test=[NAME]' budget=lab -m
+  python -m jdcsuite +experiment=fllic,fllic_u +sweep=ladder -m    several methods over the same rungs
+  python -m jdcsuite +experiment=fllic trainer.devices=2           two devices
+  python -m jdcsuite +experiment=fllic --cfg job                   every key and its value
+  jdc doctor +experiment=fllic data.root=FOLDER                    checks machine and job first
+
+experiments: {experiments}
+options: -h, --help; --version; -m, --multirun; --cfg job; --config-dir FOLDER (your own experiments); --hydra-help
+"""
 
 
 def run() -> None:
@@ -83,35 +90,6 @@ def _single(config: DictConfig) -> None:
         raise JobsFailed(failures)
 
 
-def sentence(error: BaseException) -> str:
-    """What is wrong with a command, in one line that says what to do."""
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, name = error.missing_cfg_file.rpartition("/")
-        options = ", ".join(error.options or []) or "see conf/"
-        return f"there is no {group or 'config'} {name!r}: choose one of {options}"
-    if isinstance(error, OverrideParseException):
-        return f"{error.override!r} cannot be read: {' '.join(str(error).split())}"
-    cause = error.__cause__ or error
-    text = str(error).strip() or type(error).__name__
-    text = text.removeprefix("UserError raised while resolving interpolation: ")  # of our own resolvers
-    if text.startswith(NO_GROUP):
-        return "data, model, criterion, task, trainer, logger, launcher and budget take the name of a file in conf/"
-    if match := re.search(r"Ambiguous value for argument '([^']*)'", text):
-        return f"{match[1]} gives several values: add -m to sweep over them, or write one list in brackets"
-    if match := re.search(r"Could not override '(experiment|start|sweep)'", text):
-        return f"{match[1]} is added, not replaced: write +{match[1]}=NAME"
-    if match := re.search(r"Could not (?:override|append to config|delete)[^']*'([^']+)'", text):
-        return _no_key(match[1])
-    if match := re.search(r"Key '([^']+)' (?:is not in struct|not in)", f"{text} {cause}"):
-        return _no_key(match[1])
-    return " ".join(text.splitlines()[0].split())
-
-
-def _no_key(key: str) -> str:
-    advice = f"did you mean {ALIASES[key]}?" if key in ALIASES else "see the names with --cfg job"
-    return f"there is no key {key!r} in the configuration: {advice}"
-
-
 def _arguments(words: list[str]) -> list[str]:
     """The command line as Hydra's parser takes it: options before overrides, and no -m beside --cfg and --info, which
     show one job. UserError for several methods without a ladder."""
@@ -134,16 +112,22 @@ def _arguments(words: list[str]) -> list[str]:
 
 def main() -> None:
     words = sys.argv[1:]
+    if {"-h", "--help"} & set(words):
+        names = sorted(path.stem for path in Path(CONF, "experiment").glob("*.yaml"))
+        print(HELP.format(experiments=", ".join(names)), end="")
+        return
+    if "--version" in words:
+        print(f"jdcsuite {version('jdcsuite')}")
+        return
     try:
         sys.argv[1:] = _arguments(words)
         run()
     except JobsFailed:
         raise SystemExit(1) from None
-    except (UserError, HydraException, ConfigCompositionException, OmegaConfBaseException, ValueError) as error:
-        unexpected = type(error) is ValueError and not str(error).startswith(NO_GROUP)
-        if unexpected or any(word in ("debug=true", "debug=True") for word in words):
+    except (UserError, *mistakes.ERRORS) as error:
+        if mistakes.is_unexpected(error) or any(word in ("debug=true", "debug=True") for word in words):
             raise
-        print(f"jdcsuite: {sentence(error)}", file=sys.stderr)
+        print(f"jdcsuite: {mistakes.sentence(error)}", file=sys.stderr)
         raise SystemExit(2) from None
 
 

@@ -107,6 +107,7 @@ def begin(path: Path, config: Mapping) -> None:
         "key": config["key"],
         "id": earlier.get("id") or secrets.token_hex(6),  # of this run in W&B: study and folder names are not unique
         "finished": False,
+        "seconds": earlier.get("seconds", 0),  # wall time of all attempts
         "needs": {
             role: {"run": need["run"], "weights": weights.content_hash(path.parent / need["run"])}
             for role, need in config["needs"].items()
@@ -132,6 +133,12 @@ def read_state(path: Path) -> dict | None:
 
 def write_state(path: Path, state: Mapping) -> None:
     atomic.write(path / STATE, f"{json.dumps(state, indent=2)}\n".encode())
+
+
+def add_time(path: Path, seconds: float) -> None:
+    """Add the wall time of an attempt to ``seconds`` of the state; a killed attempt does not count."""
+    if state := read_state(path):
+        write_state(path, {**state, "seconds": round(state.get("seconds", 0) + seconds, 1)})
 
 
 def finish(path: Path) -> None:

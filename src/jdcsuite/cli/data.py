@@ -1,4 +1,4 @@
-"""`jdc fetch`: data sets."""
+"""`jdc fetch` and `jdc cache`: data sets and the cache of decoded images."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Table
 
 
@@ -27,3 +28,16 @@ def fetch(
         console.print(table)
         return
     console.print(str(fetching.fetch(name, root, console, base_url=base_url)), soft_wrap=True)
+
+
+def cache(
+    clear: Annotated[bool, typer.Option("--clear", help="delete them; a later run decodes its images again")] = False,
+) -> None:
+    """Show the cache of decoded images, or clear it."""
+    from jdcsuite.data import cache as caching
+
+    folder = caching.folder()
+    sizes = {file: file.stat().st_size for file in caching.files()}
+    shown = caching.clear() if clear else sizes
+    summary = f"{len(shown)} files, {decimal(sum(sizes[file] for file in shown))}{' deleted' if clear else ''}"
+    Console().print(f"{folder}: {summary}", soft_wrap=True, highlight=False, markup=False)

@@ -1,8 +1,8 @@
-"""`jdc run`, `jdc status`, `jdc export` and `jdc bench`: training, weights of runs, and the speed of this machine."""
+"""`jdc run`, `status`, `doctor`, `dashboard`, `export` and `bench`: training, and what surrounds it."""
 
 from __future__ import annotations
 
-import subprocess
+import os
 import sys
 import time
 from pathlib import Path
@@ -19,7 +19,31 @@ PAUSE = 5.0  # seconds between looks of `jdc status --wait`
 
 def run(context: typer.Context) -> None:
     """Train: passes all words that follow to `python -m jdcsuite`."""
-    raise typer.Exit(subprocess.run([sys.executable, "-m", "jdcsuite", *context.args], check=False).returncode)
+    sys.stdout.flush()
+    # This process becomes the training, so that signals reach it.
+    os.execv(sys.executable, [sys.executable, "-m", "jdcsuite", *context.args])
+
+
+def doctor(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="OVERRIDE...", help="of a job, as for python -m jdcsuite")
+    ] = None,
+) -> None:
+    """Check this machine and, with overrides, a job, before days are spent; exit status 1 where it could not run."""
+    from jdcsuite.study import doctor as checkup
+
+    if checkup.report(overrides or [], Console()):
+        raise typer.Exit(1)
+
+
+def dashboard(
+    project: Annotated[str, typer.Argument(metavar="[ENTITY/]PROJECT", help="a project in W&B")],
+) -> None:
+    """Build the workspace and the report of a W&B project, or build them anew."""
+    from jdcsuite.training import dashboard as dashboards
+
+    for address in dashboards.save(project):
+        Console().print(address, soft_wrap=True, highlight=False, markup=False)
 
 
 def status(

@@ -11,12 +11,13 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import PIL
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from jaxtyping import UInt8
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -60,13 +61,15 @@ class ImageCache:
         if not images:
             raise UserError("There are no pictures to load: name a folder that holds some.")
         names = _names(images)
-        path = _cache_folder(cache_dir) / f"{_key(names, images)}.u8"
+        path = folder(cache_dir) / f"{_key(names, images)}.u8"
         with atomic.writing(path, cure=_CURE):
             path.parent.mkdir(parents=True, exist_ok=True)
             if (cache := cls._open(path)) is not None:
                 return cache
             with FileLock(path.with_suffix(".lock")):
                 if (cache := cls._open(path)) is None:
+                    for part in path.parent.glob(f".{path.name}.*.part"):  # of a process that was killed
+                        part.unlink(missing_ok=True)
                     _write(path, names, images, reader)
                     cache = cls._open(path)
         if cache is None:
@@ -135,7 +138,8 @@ class ImageCache:
             )
 
 
-def _cache_folder(given: str | Path | None) -> Path:
+def folder(given: str | Path | None = None) -> Path:
+    """The folder of decoded images: ``given``, else $JDCSUITE_CACHE, else the user's cache folder."""
     if given is None:
         given = os.environ.get("JDCSUITE_CACHE")
     if not given:
@@ -143,6 +147,23 @@ def _cache_folder(given: str | Path | None) -> Path:
 
         given = pooch.os_cache("jdcsuite")
     return Path(given).expanduser() / "images"
+
+
+def files(given: str | Path | None = None) -> list[Path]:
+    """What the cache holds: pixels, indices, and what processes left that were killed."""
+    return sorted(file for file in folder(given).glob("*") if file.suffix in (".u8", ".json", ".part"))
+
+
+def clear(given: str | Path | None = None) -> list[Path]:
+    """Delete decoded images, but for those that a process is writing -> the deleted files. Processes that have opened
+    some go on with them."""
+    deleted = []
+    for file in files(given):
+        lock = FileLock(file.with_name(file.name.lstrip(".").partition(".")[0]).with_suffix(".lock"))
+        with suppress(Timeout), lock.acquire(timeout=0):
+            file.unlink(missing_ok=True)
+            deleted.append(file)
+    return deleted
 
 
 def _names(images: Sequence) -> list[str]:

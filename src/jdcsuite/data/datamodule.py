@@ -126,6 +126,11 @@ class DataModule(L.LightningDataModule, ABC):
         """As `identity`, of the test images alone."""
         return _short_hash(self._identified()["test"])
 
+    def counts(self) -> dict[str, int]:
+        """Number of training, validation and test images, after `prepare`."""
+        tests = {f"test ({name})": len(self.pictures(name)) for name in self.test_sets}
+        return {"training": len(self._caches["train"]), "validation": len(self._caches["val"]), **tests}
+
     def begin_behind(self, samples: int) -> None:
         """Do not repeat sample numbers below ``samples``; the first number is a multiple of the batch."""
         self.first = max(self.first, -(-samples // self.batch) * self.batch)

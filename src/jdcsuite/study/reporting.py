@@ -18,9 +18,10 @@ from jdcsuite.training import tracker
 from jdcsuite.types import UserError
 
 
-def make(folders: Sequence[Path], console: Console) -> None:
+def make(folders: Sequence[Path], console: Console, *, sweep: Sequence[Path]) -> None:
     """Write ``report/`` beside the finished runs ``folders`` of one study, with the reference codecs on the same noisy
-    images. UserError where rows cannot be joined or the report cannot be written."""
+    images. ``sweep``: the folders of all jobs, with those that failed. UserError where rows cannot be joined or the
+    report cannot be written."""
     configs = [run_folder.read_config(folder) for folder in folders]
     config, study = configs[0], folders[0].parent
     out = study / "report"
@@ -29,22 +30,22 @@ def make(folders: Sequence[Path], console: Console) -> None:
     files = report.make([*folders, *beside], out, console)
     if "flagship" in (config["report"]["beside"] or []):
         files |= _at_equal_bytes(config, out, console)
-    if command := tracker.sync_command(study):
-        shown = command if len(command) < 200 else f"{command[:200]} ..."
-        console.print(f"W&B is offline; upload with: {shown}", soft_wrap=True)
     run = tracker.tracker(
         folder=out, project=config["logger"]["project"], group=config["name"], job_type="report",
-        name=f"{config['name']} report", id=_report_id(folders),
+        name=f"{config['name']} report", id=_report_id(sweep),
         tags=["report"], mode=config["logger"]["mode"], config={"jobs": [str(folder) for folder in folders]},
     )  # fmt: skip
     pictures = {name: path for name, path in files.items() if path.suffix == ".png"}
     tracker.report_run(tracker=run, curves=results.curves(results.read([files["results"]])), pictures=pictures)
+    if command := tracker.sync_command(study):  # with the report's own part
+        console.print(f"W&B is offline; upload with: {command}", soft_wrap=True, highlight=False, markup=False)
 
 
-def _report_id(folders: Sequence[Path]) -> str:
-    """Of the report's W&B run: the same when the same runs are reported again."""
-    ids = sorted(str((run_folder.read_state(folder) or {}).get("id")) for folder in folders)
-    return f"report-{hashlib.sha256(' '.join(ids).encode()).hexdigest()[:12]}"
+def _report_id(sweep: Sequence[Path]) -> str:
+    """Id of the report's W&B run: the same whenever the same sweep is run in the same folder, whichever of its jobs
+    failed. Run folders bear the keys of their jobs."""
+    words = [str(sweep[0].parent.resolve()), *sorted(folder.name for folder in sweep)]
+    return f"report-{hashlib.sha256(' '.join(words).encode()).hexdigest()[:12]}"
 
 
 def _at_equal_bytes(config: dict, out: Path, console: Console) -> dict[str, Path]:

@@ -39,7 +39,7 @@ def run(jobs_overrides: Sequence[list[str]], *, config_name: str = "config") -> 
     failed = {failure.folder for failure in failures}
     try:
         if finished := [job.folder for job in drafts if job.folder not in failed]:
-            reporting.make(finished, console)
+            reporting.make(finished, console, sweep=list(dict.fromkeys(job.folder for job in drafts)))
     except UserError as error:
         failures.append(Failure(drafts[0].study / "report", str(error)))
     errors = Console(stderr=True)

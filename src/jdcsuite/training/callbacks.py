@@ -167,11 +167,14 @@ def resumable(folder: Path) -> Path | None:
 
 
 class Progress(RichProgressBar):
-    """Lightning's progress bar, which stays on the screen when a run ends."""
+    """Lightning's progress bar, which stays on the screen when a run ends and counts no epochs: there is only one."""
 
     def __init__(self) -> None:
         super().__init__(leave=False, refresh_rate=10)
         self._shown: dict[str, int | str | float | dict[str, float]] = {}
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return "training"
 
     def get_metrics(
         self, trainer: L.Trainer, pl_module: L.LightningModule

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import lightning as L
@@ -15,6 +18,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.fabric.utilities.warnings import PossibleUserWarning
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from PIL import Image
 from torch import nn
 
@@ -38,7 +42,7 @@ from jdcsuite.types import Row, UserError
 def run(folder: Path) -> None:
     """Train the job that ``folder`` holds, or resume it from its last checkpoint, then test it. Every rank of a process
     group calls this. UserError for a configuration, data or weights that cannot be used."""
-    config = run_folder.read_config(folder)
+    config, start = run_folder.read_config(folder), time.monotonic()
     needs = run_folder.needed(folder, config)
     quieten()
     L.seed_everything(config["seed"], workers=True, verbose=False)
@@ -65,11 +69,16 @@ def run(folder: Path) -> None:
         raise
     finally:
         loggers.finish(run_loggers, failed=failed)
+        if rank_zero_only.rank == 0:
+            run_folder.add_time(folder, time.monotonic() - start)
 
 
 def quieten() -> None:
-    """Suppress Lightning's reports of devices and its advice."""
+    """Suppress Lightning's reports of devices and its advice, such as that a loader is not resumable: ours is, because
+    samples are numbered."""
     warnings.filterwarnings("ignore", category=PossibleUserWarning)
+    for message in (".*not resumable", "Checkpoint directory .* exists and is not empty"):
+        warnings.filterwarnings("ignore", message=message)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
@@ -269,18 +278,38 @@ def _write_results(config: Mapping, task: Task, data: DataModule, trainer: L.Tra
         **data.facts,
     )
     if trainer.is_global_zero:
-        results.write([row.fill(about) for row in joined(ranks)], folder / run_folder.ROWS)
+        rows = joined(ranks)
+        results.write([row.fill(about) for row in rows], folder / run_folder.ROWS)
+        for logger in trainer.loggers:
+            logger.log_metrics(test_metrics(rows), trainer.global_step)
     for (dataset, image), kinds in task.pictures.items():
         (folder / "pictures").mkdir(exist_ok=True)
-        for kind, picture in kinds.items():
-            name = f"{run_folder.picture_stem(dataset, image)}_{kind}.png"
-            Image.fromarray(to_bytes(picture[0])).save(folder / "pictures" / name)
+        stem = run_folder.picture_stem(dataset, image)
+        pixels = {kind: to_bytes(picture[0]) for kind, picture in kinds.items()}
+        for kind, array in pixels.items():
+            Image.fromarray(array).save(folder / "pictures" / f"{stem}_{kind}.png")
+        for logger in trainer.loggers:
+            if isinstance(logger, tracker.Tracker):
+                logger.log_image(f"test/{stem}", list(pixels.values()), caption=list(pixels))
     trainer.strategy.barrier()
     if trainer.is_global_zero:
         parameters = sum(parameter.numel() for parameter in task.model.parameters())
         summary = {"skipped_batches": int(task.skipped), "parameters": parameters}
         atomic.write(folder / "summary.json", f"{json.dumps(summary, indent=2)}\n".encode())
         run_folder.finish(folder)
+
+
+def test_metrics(rows: Sequence[Row]) -> dict[str, float]:
+    """Means over the images of each test set, and of each quality of a codec of any rate: test/DATASET/METRIC. Infinite
+    values, of exact images, are left out."""
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        dataset = row.dataset if row.quality is None else f"{row.dataset}-q{row.quality:g}"
+        for metric in ("bpp", "psnr", "ms_ssim"):
+            value = getattr(row, metric)
+            if value is not None and math.isfinite(value):
+                values.setdefault(f"test/{dataset}/{metric}", []).append(value)
+    return {name: mean(each) for name, each in values.items()}
 
 
 def joined(ranks: Sequence[Sequence[Row]]) -> list[Row]:

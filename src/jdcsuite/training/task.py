@@ -89,6 +89,7 @@ class Task(L.LightningModule):
         parts = self.criterion(self.predict(pair), pair)
         if self._logs():
             self.log_dict({f"train/{name}": value for name, value in parts.items()})
+            self.log("train/lr", self.optimizers(use_pl_optimizer=False).param_groups[0]["lr"])
             self.shown = {f"train/{name}": parts[name].detach() for name in ("loss", "bpp") if name in parts}
         return parts["loss"]
 
@@ -206,14 +207,9 @@ class CodecTask(Task):
                 judge(self.model, pair, input_row=input_row, settings=self.tested_at[0])
             judged = [judge(self.model, pair, input_row=input_row, settings=settings) for settings in self.tested_at]
         self.rows += [replace(row, dataset=dataset, image=name) for row, _ in judged]
-        row, x_hat = judged[len(judged) // 2]
         if index == 0:
+            _, x_hat = judged[len(judged) // 2]
             self.pictures[dataset, name] = {"noisy": pair.noisy, "decoded": x_hat, "clean": pair.clean}
-        for metric in ("bpp", "psnr"):
-            self.log(
-                f"test/{dataset}/{metric}", getattr(row, metric), batch_size=1, on_epoch=True, on_step=False,
-                add_dataloader_idx=False, sync_dist=True,
-            )  # fmt: skip
 
 
 class DenoiserTask(Task):

@@ -21,6 +21,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 import pandas as pd
 import requests
 from lightning.pytorch.loggers import WandbLogger
@@ -34,6 +35,7 @@ PROBE_SECONDS = 5.0  # for the first answer of the server, name resolution inclu
 INIT_SECONDS = 15.0  # for wandb.init once the server has answered
 FINISH_SECONDS = 30.0  # for the remaining upload; what is left stays on disk for `wandb sync`
 NO_KEY = "no key is configured"
+QUALITY = {"psnr": "PSNR in dB", "ms_ssim": "MS-SSIM"}
 ERRORS = (Exception, SystemExit)  # wandb's command-line code may exit the process
 
 
@@ -67,15 +69,22 @@ def tracker(
         run.define_metric("trainer/global_step")
         run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
     except ERRORS as error:
-        log.warning("W&B failed and is not used: %s", _line(error))
+        log.warning("W&B failed and is not used: %s", line(error))
         return None
     return Tracker(experiment=run, save_dir=folder, **named)
 
 
 def sync_command(folder: Path) -> str:
-    """The command that uploads the offline parts below the folder of a run or sweep; "" if there is none."""
-    parts = [p for p in sorted(folder.rglob("wandb/offline-run-*")) if not any(p.glob("*.synced"))]
-    return shlex.join(["wandb", "sync", *map(str, parts)]) if parts else ""
+    """The command that uploads the offline parts below the folder of a run or sweep; "" if there is none. Where none
+    was uploaded before, patterns for the shell, because a sweep may have hundreds of parts."""
+    every = sorted(folder.rglob("wandb/offline-run-*/"))
+    parts = [part for part in every if not any(part.glob("*.synced"))]
+    if not parts:
+        return ""
+    if parts != every:
+        return shlex.join(["wandb", "sync", *map(str, parts)])
+    depths = sorted({len(part.relative_to(folder).parts) - 2 for part in parts})
+    return " ".join(["wandb sync", *(f"{shlex.quote(str(folder))}/{'*/' * n}wandb/offline-run-*" for n in depths)])
 
 
 def report_run(*, tracker: Tracker | None, curves: pd.DataFrame, pictures: Mapping[str, Path]) -> None:
@@ -115,7 +124,7 @@ def _guarded(method: Callable[..., Any]) -> Callable[..., None]:
                 method(self, *args, **keywords)
             except ERRORS as error:
                 self._silent = True
-                log.warning("W&B failed and is not used any more: %s", _line(error))
+                log.warning("W&B failed and is not used any more: %s", line(error))
 
     return call
 
@@ -139,7 +148,7 @@ class Tracker(WandbLogger):
 
     @_guarded
     def log_report(self, *, curves: pd.DataFrame, pictures: Mapping[str, Path]) -> None:
-        """The curves as a Table, PSNR over bpp as a chart for each dataset, the images with captions."""
+        """The curves as a Table, PSNR and MS-SSIM over bpp as charts of each dataset, the images with captions."""
         # otherwise a Table is staged in the user's home, where a sync from another machine does not find it
         os.environ.setdefault("WANDB_DATA_DIR", str(Path(self.save_dir).absolute() / "wandb"))
         # online, wandb sends a request for each Table before it returns
@@ -155,7 +164,7 @@ class Tracker(WandbLogger):
             _bounded(FINISH_SECONDS + 5, lambda: self.experiment.finish(exit_code=int(failed)))
         except ERRORS as error:
             part = shlex.join(["wandb", "sync", str(self.experiment.settings.sync_dir)])
-            log.warning("The upload to W&B is not complete (%s); complete it with: %s", _line(error), part)
+            log.warning("The upload to W&B is not complete (%s); complete it with: %s", line(error), part)
             _reset()
 
 
@@ -165,13 +174,13 @@ def _start(folder: Path, mode: Mode, init: dict[str, Any]) -> Any:
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     os.environ.setdefault("WANDB_SILENT", "true")
     try:
-        reason = "logger.mode=offline" if mode == "offline" else _no_route()
+        reason = "logger.mode=offline" if mode == "offline" else no_route()
         if reason is None:
             run = _bounded(INIT_SECONDS + 5, lambda: _init(folder, "online", init))
             log.info("W&B: %s", run.url)
             return run
     except ERRORS as error:
-        reason = _line(error)
+        reason = line(error)
         _reset()
     run = _bounded(INIT_SECONDS + 5, lambda: _init(folder, "offline", init))
     expected = mode == "offline" or (mode == "auto" and reason == NO_KEY)
@@ -214,7 +223,7 @@ def _reset() -> None:
         _bounded(PROBE_SECONDS, wandb.teardown)
 
 
-def _no_route() -> str | None:
+def no_route() -> str | None:
     """Why W&B cannot go online, or None. Within 5 s the server has to give any answer but a server error."""
     import wandb
 
@@ -243,22 +252,23 @@ def _report(curves: pd.DataFrame, pictures: Mapping[str, Path]) -> dict[str, Any
     import wandb
 
     logged: dict[str, Any] = {f"report/{name}": wandb.Image(str(path), caption=name) for name, path in pictures.items()}
-    coded = curves.dropna(subset=["bpp", "psnr"])
-    for (dataset, sigma), panel in coded.groupby(["dataset", "sigma"], dropna=False):
-        lines = dict(list(panel.groupby("label")))
-        logged[f"rd/{dataset}-s{sigma:g}"] = wandb.plot.line_series(
-            xs=[line["bpp"].tolist() for line in lines.values()],
-            ys=[line["psnr"].tolist() for line in lines.values()],
-            keys=list(lines),
-            title=f"{dataset}, sigma {sigma:g}: PSNR in dB over bpp",
-            xname="bpp",
-        )
+    for metric, suffix in {"psnr": "", "ms_ssim": "-ms_ssim"}.items():
+        coded = curves[np.isfinite(curves[["bpp", metric]].astype(float)).all(axis=1)]
+        for (dataset, sigma), panel in coded.groupby(["dataset", "sigma"], dropna=False):
+            lines = {label: line.sort_values("bpp") for label, line in panel.groupby("label")}
+            logged[f"rd/{dataset}-s{sigma:g}{suffix}"] = wandb.plot.line_series(
+                xs=[line["bpp"].tolist() for line in lines.values()],
+                ys=[line[metric].tolist() for line in lines.values()],
+                keys=list(lines),
+                title=f"{dataset}, sigma {sigma:g}: {QUALITY[metric]} over bpp",
+                xname="bpp",
+            )
     plain = curves.astype(object).where(curves.notna(), None)  # a Table takes None for empty, not NaN
     logged["report/curves"] = wandb.Table(columns=list(plain.columns), data=plain.to_numpy().tolist())
     return logged
 
 
-def _line(error: BaseException) -> str:
+def line(error: BaseException) -> str:
     """An error in one line."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__

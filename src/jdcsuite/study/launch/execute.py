@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from queue import Queue
+from statistics import mean
 from threading import Event
 
 import torch
@@ -30,7 +31,8 @@ def execute(folders: Sequence[Path], console: Console) -> list[Failure]:
     if not folders:
         return []
     config = run_folder.read_config(folders[0])
-    study, slots = _Study(folders, console), _slots(config)
+    slots = _slots(config)
+    study = _Study(folders, console, parallel=len(slots))
     one_by_one = (study.run(folder, _start) for folder in folders)
     reasons = one_by_one if len(slots) == 1 else _side_by_side(study, slots)
     return [Failure(folder, reason) for folder, reason in zip(folders, reasons, strict=True) if reason]
@@ -51,16 +53,16 @@ def _slots(config: Mapping) -> list[list[str]]:
 class _Study:
     """Jobs and why each failed. `run` may be called from several threads, a job in each."""
 
-    def __init__(self, folders: Sequence[Path], console: Console) -> None:
-        self.folders, self._console = list(folders), console
+    def __init__(self, folders: Sequence[Path], console: Console, *, parallel: int = 1) -> None:
+        self.folders, self._console, self._parallel = list(folders), console, parallel
         self._failed: set[Path] = set()
 
     def run(self, folder: Path, start: Start) -> str:
         """Why a job failed; "" where it ended well, now or before."""
         number = self.folders.index(folder) + 1
-        self._console.print(
-            f"[bold][{number}/{len(self.folders)}][/] {escape(str(folder))}", highlight=False, soft_wrap=True
-        )
+        left = time_left(self.folders[number - 1 :], self.folders, parallel=self._parallel)
+        progress = f"[bold][{number}/{len(self.folders)}][/] {escape(str(folder))}{left}"
+        self._console.print(progress, highlight=False, soft_wrap=True)
         try:
             reason = self._needed(folder) or run(folder, start, self._console)
         except UserError as error:
@@ -73,6 +75,23 @@ class _Study:
     def _needed(self, folder: Path) -> str:
         needs = run_folder.needed(folder, run_folder.read_config(folder)).values()
         return next((f"it needs {need.name}, which failed" for need in needs if need.resolve() in self._failed), "")
+
+
+def time_left(waiting: Sequence[Path], folders: Sequence[Path], *, parallel: int = 1) -> str:
+    """The time that the jobs ``waiting`` will take, as ", about 2 h 5 min left", going by the wall times in run.json of
+    finished jobs of the same method, or else of any; "" before one has finished. ``parallel``: jobs at a time."""
+    seconds: dict[str, list[float]] = {}
+    states = {folder: run_folder.read_state(folder) or {} for folder in folders}
+    for folder, state in states.items():
+        if state.get("finished") and state.get("seconds"):
+            seconds.setdefault(folder.name.partition("-")[0], []).append(state["seconds"])
+    every = [value for values in seconds.values() for value in values]
+    if not every:
+        return ""
+    unfinished = [folder.name.partition("-")[0] for folder in waiting if not states[folder].get("finished")]
+    minutes = round(sum(mean(seconds.get(method, every)) for method in unfinished) / parallel / 60)
+    hours = f"{minutes // 60} h " if minutes >= 60 else ""
+    return f", about {hours}{minutes % 60} min left" if minutes else ", less than a minute left"
 
 
 def _start(folder: Path, config: Mapping) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from jdcsuite.artifacts import folder as run_folder
 
-WORKER = "jdcsuite.study.launch.worker"
+WORKER, GROUP = "jdcsuite.study.launch.worker", "jdcsuite.study.launch.group"
 _running: set[subprocess.Popen] = set()
 QUIET = {"PYTHONWARNINGS": "ignore::FutureWarning,ignore::DeprecationWarning"}  # of imports, before any code can
 
@@ -21,7 +21,7 @@ def torchrun(folder: Path, devices: int) -> list[str]:
     """The command that runs a job on several devices of this machine. Lightning's own subprocesses cannot do it: they
     replay this command with Hydra's overrides appended, and fail."""
     return [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}"),
+        *(sys.executable, "-m", GROUP, "--standalone", f"--nproc-per-node={devices}"),
         *("-m", WORKER, str(folder)),
     ]
 
@@ -30,7 +30,8 @@ def status_of(command: Sequence[str], *, environment: Mapping[str, str] | None =
     """Run ``command``, which is ended where this process is, however that happens. ``environment``: in addition to that
     of this process."""
     on_linux = _die_with_parent if sys.platform == "linux" else None
-    with subprocess.Popen(command, env={**os.environ, **QUIET, **(environment or {})}, preexec_fn=on_linux) as process:
+    options = {"preexec_fn": on_linux, "start_new_session": True}  # Ctrl-C reaches this process alone
+    with subprocess.Popen(command, env={**os.environ, **QUIET, **(environment or {})}, **options) as process:
         _running.add(process)
         try:
             return process.wait()

@@ -170,7 +170,7 @@ def _report(folders: Sequence[Path], console: Console) -> int:
         if not known.done:
             print(f"failed: {folder}: {known.note}", flush=True)
     if finished:
-        reporting.make(finished, console)
+        reporting.make(finished, console, sweep=folders)
     return int(len(finished) < len(folders))
 
 
