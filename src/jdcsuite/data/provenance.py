@@ -117,17 +117,17 @@ def teachers(
                 f"the clean pictures of {root / name} are a teacher's, which no result is judged by: give "
                 "data.root=ROOT, that folder as data.train=[NAME] and real pairs as data.test=[NAME]"
             )
-    found = {}
+    by_folder = {}
     for name in train:
         if predenoised := read(root / name):
             refuse_learned_scenes(predenoised.teacher, name, tested)
-            found[name] = predenoised.teacher
+            by_folder[name] = predenoised.teacher
         elif required:
             raise UserError(f"{root / name} is no predenoised folder: make one with `jdc predenoise`")
-    return found
+    return by_folder
 
 
-def saw(teachers: Sequence[Teacher], trained: Sequence[str] | None) -> str:
+def saw(by_folder: Sequence[Teacher], trained: Sequence[str] | None) -> str:
     """How many of the training scenes the ``teachers`` had labels for, as "3 of 40": a network without labels of its
     own may owe something to theirs. "" without a teacher, "unknown" if weights or data list no scenes."""
     if not teachers:

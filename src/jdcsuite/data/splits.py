@@ -32,10 +32,10 @@ def photographs(folder: Path, *, whole_root: bool = False) -> list[Path]:
     names = {path: path.relative_to(folder).parent.parts for path in paths}
     noisy = [path for path in paths if "noisy" in names[path] or _is_half_of_a_pair(path)]
     tests = [path for path in paths if whole_root and any(_TEST.search(name) or _is_test(name) for name in names[path])]
-    for kind, found in (("noisy images", noisy), ("test images", tests)):
-        if found:
+    for kind, matching in (("noisy images", noisy), ("test images", tests)):
+        if matching:
             raise UserError(
-                f"{folder} holds {kind} (as {found[0].relative_to(folder)}) and all its images would pass for clean "
+                f"{folder} holds {kind} (as {matching[0].relative_to(folder)}) and all its images would pass for clean "
                 "ones to train on: name folders of clean images, as data.train=NAME data.test=[NAME]"
             )
     return paths

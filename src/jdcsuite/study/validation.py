@@ -96,15 +96,15 @@ def _check_unknown(composition: Composition) -> None:
         section, _, name = key.rpartition(".")
         if section and section.split(".")[0] not in CLOSED:
             continue
-        known = OmegaConf.select(composition.experiment_config, section) if section else composition.experiment_config
+        names = OmegaConf.select(composition.experiment_config, section) if section else composition.experiment_config
         if key == "trainer.gradient_clip_val":
             raise UserError(f"{key} has no effect: set task.max_norm, the global norm at which gradients are clipped")
-        raise UserError(f"{key} has no effect, no code reads it{nearest(name, list(known), before=section)}")
+        raise UserError(f"{key} has no effect, no code reads it{nearest(name, list(names), before=section)}")
 
 
-def nearest(name: str, known: list[str], *, before: str = "") -> str:
+def nearest(name: str, names: list[str], *, before: str = "") -> str:
     """ "; did you mean ...?", or ""."""
-    match = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    match = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return f": did you mean {before}{'.' if before else ''}{match[0]}?" if match else ""
 
 
