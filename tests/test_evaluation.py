@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from PIL import Image
 from rich.console import Console
 from test_cli import folder, jdc, run  # noqa: F401
@@ -249,3 +250,36 @@ def test_a_results_file_that_is_cut_off_is_read_without_its_last_row(tmp_path: P
     (tmp_path / "middle.csv").write_text(text.replace("webp,d,1,1.5,30", "webp,d,1,1"))
     with pytest.raises(UserError, match=r"middle\.csv .* row 2 has 4 fields, the header 5"):
         results.read([tmp_path / "middle.csv"])
+
+
+def test_a_denoiser_that_is_not_installed_is_left_out(jdc, folder: Path, tmp_path: Path, monkeypatch) -> None:  # noqa: F811
+    monkeypatch.setitem(sys.modules, "bm3d", None)
+    status, out, _ = evaluated(jdc, "bm3d@5+webp@50", "webp@50", data=folder, out=tmp_path / "a.csv")
+    assert status == 0 and "bm3d@5+webp@50 is left out: BM3D is not installed" in out
+    assert set(results.read([tmp_path / "a.csv"])["method"]) == {"noisy + webp"}
+    status, _, err = evaluated(jdc, "bm3d+webp@50", data=folder, out=tmp_path / "b.csv")
+    assert status == 2 and "no codec is left: BM3D is not installed" in err
+
+
+def test_a_run_brings_its_own_test_images_and_noise(jdc, folder: Path, tmp_path: Path) -> None:  # noqa: F811
+    (tmp_path / "run").mkdir()
+    for place in ("train", "test"):
+        (tmp_path / place).mkdir()
+    Image.open(folder / "0.png").save(tmp_path / "test" / "a.png")
+    for i in range(2):
+        Image.open(folder / f"{i}.png").convert("L").save(tmp_path / "train" / f"b{i}.png")
+    data = {
+        "_target_": "jdcsuite.data.photographs.Photographs",
+        "noise": {"_target_": "jdcsuite.data.noise.GaussianNoise", "sigma": 7, "protocol": "clip8"},
+        **{"root": str(tmp_path), "train": "train", "test": ["test"], "noise_seed": 3, "limit": 1},
+        **{"crop": 64, "val_crop": 64, "batch": 1, "workers": 0, "seed": 0, "steps": 1, "resident": False},
+        **dict.fromkeys(["lossless", "cache", "training_noise", "augment"]),
+    }
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump({"key": "k", "data": data}))
+    words = ("evaluate", "webp@50", "--data", tmp_path / "run", "--out", tmp_path / "a.csv")
+    status, _, err = jdc(*words)
+    assert status == 0, err
+    rows = results.read([tmp_path / "a.csv"])
+    assert set(zip(rows["dataset"], rows["sigma"], rows["noise_seed"], strict=True)) == {("test", 7, 3)}
+    status, _, err = jdc(*words, "--sigma", 5)
+    assert status == 2 and "leave out --sigma" in err

@@ -15,9 +15,9 @@ import torch
 from test_cli import folder, jdc  # noqa: F401
 
 from jdcsuite.baselines import external
-from jdcsuite.baselines.external import BPG, VTM, External, MissingCommand, from_yuv10, to_yuv10
+from jdcsuite.baselines.external import BPG, VTM, External, from_yuv10, to_yuv10
 from jdcsuite.baselines.standards import ladder, standard
-from jdcsuite.types import Compressor, UserError
+from jdcsuite.types import Compressor, NotInstalled, UserError
 
 RECORD = """#!{python}
 import json, os, sys
@@ -97,10 +97,10 @@ def test_what_is_not_installed_is_one_sentence(
 ) -> None:
     if codec is VTM:
         monkeypatch.delenv(external.VTM_CONFIG)
-        with pytest.raises(MissingCommand, match="set JDCSUITE_VTM_CONFIG"):
+        with pytest.raises(NotInstalled, match="set JDCSUITE_VTM_CONFIG"):
             codec(quality=30)
     (tmp_path / "bin" / codec.decoders[0]).unlink()
-    with pytest.raises(MissingCommand, match=f"needs the program {codec.decoders[0]}, which is not on the PATH"):
+    with pytest.raises(NotInstalled, match=f"needs the program {codec.decoders[0]}, which is not on the PATH"):
         codec(quality=30)
     with pytest.raises(UserError, match=r"QP from 0 to .*lower is better.*not 30\.5"):
         codec(quality=30.5)

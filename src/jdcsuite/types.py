@@ -20,6 +20,10 @@ class UserError(Exception):
     """A mistake of the user; its text is one sentence that says what to do, printed without a traceback."""
 
 
+class NotInstalled(UserError):
+    """An optional codec or denoiser that this machine does not have."""
+
+
 class CorruptFile(Exception):
     """Bytes that are not a complete `.jdc` file, or not one of the given weights; the text says which."""
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from jdcsuite import checks
 from jdcsuite.data.estimate import estimate_sigma
 from jdcsuite.models.denoiser import TILE, tiled
-from jdcsuite.types import UserError
+from jdcsuite.types import NotInstalled, UserError
 
 PATCH, DISTANCE = 5, 6  # pixels: side of the compared patches, and radius of the search for them
 
@@ -77,7 +77,7 @@ class BM3D(_TrainingFree):
         try:
             self.bm3d = importlib.import_module("bm3d")
         except ImportError:
-            raise UserError(
+            raise NotInstalled(
                 "BM3D is not installed: `pip install jdcsuite[bm3d]` (its licence is for non-commercial use only), "
                 "or take nlm"
             ) from None

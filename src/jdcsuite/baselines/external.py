@@ -22,21 +22,17 @@ from torch import Tensor
 
 from jdcsuite import checks
 from jdcsuite.imaging.pixels import to_bytes, to_tensor
-from jdcsuite.types import UserError
+from jdcsuite.types import NotInstalled, UserError
 
 LIMIT = 3600.0  # seconds that one call may take; VTM codes about a megapixel in this time
 VTM_CONFIG = "JDCSUITE_VTM_CONFIG"  # environment variable: path of encoder_intra_vtm.cfg
 SIZE = struct.Struct("<HH")  # height and width, which a decoded YUV file does not state
 
 
-class MissingCommand(UserError):
-    """A codec that is not installed on this machine."""
-
-
 class External(ABC):
     """A command-line codec at one QP, 4:4:4, with the interface of `Standard`. It makes no use of the noise level.
 
-    ``quality``: the QP, lower is better. ``limit``: seconds. MissingCommand: a program is not on the PATH. UserError:
+    ``quality``: the QP, lower is better. ``limit``: seconds. NotInstalled: a program is not on the PATH. UserError:
     a QP out of range."""
 
     codec: str
@@ -70,7 +66,7 @@ class External(ABC):
         paths = [next(filter(None, map(shutil.which, names)), None) for names in (cls.encoders, cls.decoders)]
         if None in paths:
             names = cls.encoders[0] if paths[0] is None else cls.decoders[0]
-            raise MissingCommand(f"{cls.codec} needs the program {names}, which is not on the PATH")
+            raise NotInstalled(f"{cls.codec} needs the program {names}, which is not on the PATH")
         return tuple(paths)
 
     def compress(self, x: Float[Tensor, "1 3 h w"], *, sigma: float | None = None) -> bytes:
@@ -142,7 +138,7 @@ class VTM(External):
         super().__init__(quality=quality, limit=limit)
         path = config or os.environ.get(VTM_CONFIG)
         if not path or not Path(path).is_file():
-            raise MissingCommand(f"vtm needs its encoder_intra_vtm.cfg: set {VTM_CONFIG} to the path of this file")
+            raise NotInstalled(f"vtm needs its encoder_intra_vtm.cfg: set {VTM_CONFIG} to the path of this file")
         self.config = Path(path).resolve()
 
     def encode(self, image: UInt8[np.ndarray, "h w 3"], folder: Path) -> bytes:

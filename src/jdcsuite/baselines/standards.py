@@ -144,6 +144,6 @@ def ladder(name: str) -> list[float] | None:
 
 
 def standard(name: str, quality: float) -> Standard | External:
-    """The codec of a name that has a `ladder`. MissingCommand: its programs are not installed. Other errors as
+    """The codec of a name that has a `ladder`. NotInstalled: its programs are not installed. Other errors as
     `Standard`."""
     return EXTERNAL[name](quality=quality) if name in EXTERNAL else Standard(codec=name, quality=quality)

@@ -23,7 +23,10 @@ def evaluate(
         ),
     ],
     data: Annotated[
-        list[Path], typer.Option(help="folder of clean images, or of noisy/ and clean/ ones; may be repeated")
+        list[Path],
+        typer.Option(
+            help="folder of clean images, or of noisy/ and clean/ ones, or a run: its test images; may be repeated"
+        ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="csv file to write; rows that it holds are not made again")],
     sigma: Annotated[

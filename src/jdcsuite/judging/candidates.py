@@ -17,10 +17,10 @@ from typing import NamedTuple
 
 from jdcsuite.artifacts import weights
 from jdcsuite.baselines import denoisers
-from jdcsuite.baselines.external import EXTERNAL, MissingCommand
+from jdcsuite.baselines.external import EXTERNAL
 from jdcsuite.baselines.standards import LADDERS, ladder, standard
 from jdcsuite.coding.codec import Codec
-from jdcsuite.types import Compressor, Row, UserError
+from jdcsuite.types import Compressor, NotInstalled, Row, UserError
 
 # Columns that the metadata of a weights file gives; any of them may be absent.
 METADATA = ("run", "curve", "method", "lmbda", "seed", "budget", "train_set", "min_ms_ssim", "teacher", "teacher_saw")
@@ -51,8 +51,8 @@ class Loaded(NamedTuple):
 
 
 def parse(words: list[str], *, device: str = "cpu") -> list[Candidate]:
-    """The candidates of all words, in order; a model that several words name is loaded once. Words with an external
-    codec that is not installed are left out (`left_out`). UserError: no other words."""
+    """The candidates of all words, in order; a model that several words name is loaded once. What is not installed
+    is left out (`left_out`). UserError: no other words."""
     load, missing = cache(partial(_load, device=device)), left_out(words)
     if missing and set(words) == missing.keys():
         raise UserError(f"no codec is left: {'; '.join(dict.fromkeys(missing.values()))}")
@@ -60,15 +60,18 @@ def parse(words: list[str], *, device: str = "cpu") -> list[Candidate]:
 
 
 def left_out(words: list[str]) -> dict[str, str]:
-    """The words whose external codec is not installed here, and what is missing."""
+    """The words with an external codec, or BM3D, that is not installed here, and what is missing."""
     missing = {}
     for word in words:
-        name = word.rpartition("+")[2].partition("@")[0]
-        if name in EXTERNAL and not Path(word).exists():
-            try:
+        denoiser, _, codec = word.rpartition("+")
+        name = codec.partition("@")[0]
+        try:
+            if name in EXTERNAL and not Path(word).exists():
                 standard(name, EXTERNAL[name].ladder[0])
-            except MissingCommand as error:
-                missing[word] = str(error)
+            if denoiser.partition("@")[0] == denoisers.BM3D.name:
+                denoisers.named(denoiser)
+        except NotInstalled as error:
+            missing[word] = str(error)
     return missing
 
 

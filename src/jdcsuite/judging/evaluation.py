@@ -6,20 +6,23 @@ Rows go to a file image by image (`rows_file`). Images are shared out over proce
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 
 import torch
+from hydra.utils import instantiate
 from rich.console import Console
 from torch.utils.data import Dataset
 
 from jdcsuite import checks
 from jdcsuite.artifacts import environment
+from jdcsuite.artifacts import folder as run_folder
 from jdcsuite.baselines.cascade import denoised
 from jdcsuite.data.cache import ImageCache
+from jdcsuite.data.datamodule import DataModule
 from jdcsuite.data.layouts import scene_and_iso
 from jdcsuite.data.noise import GaussianNoise
 from jdcsuite.data.paircache import PairCache
@@ -191,7 +194,8 @@ def evaluate(
 
     Rows that ``out`` holds already are kept, unless ``force`` is given, and only missing ones are measured. A folder of
     clean images is judged at each of ``sigmas`` (grey levels), with noise of ``noise_seed`` by ``protocol`` (clip8 or
-    float); a folder of pairs (see `data.layouts`) with the noise that its images have. ``jobs``: number of processes.
+    float); a folder of pairs (see `data.layouts`) with the noise that its images have; for a run folder, its own test
+    images and noise. ``jobs``: number of processes.
     """
     checks.device(device)
     test_sets = [
@@ -275,7 +279,20 @@ def _distinct(folders: list[Path]) -> list[Path]:
     return folders
 
 
+def test_sets_of(config: Mapping) -> tuple[DataModule, list[ImageSet]]:
+    """The datamodule of a job, and its test sets with their noise."""
+    data: DataModule = instantiate(config["data"], _convert_="all")
+    data.prepare()
+    row = Row(noise_protocol=data.noise.protocol, noise_seed=data.noise_seed, code_version=environment.code_version())
+    scenes = frozenset(data.test_scenes)
+    return data, [ImageSet(name, data.pictures(name), row, scenes) for name in data.test_sets]
+
+
 def _test_sets(folder: Path, sigmas: list[float], noise_seed: int, protocol: str, console: Console) -> list[ImageSet]:
+    if (folder / run_folder.CONFIG).is_file():
+        if sigmas:
+            raise UserError(f"{folder} is a run, whose test images have their own noise: leave out --sigma")
+        return test_sets_of(run_folder.read_config(folder))[1]
     files = scan(folder)
     if summary := files.summary(images_only=True):
         _print(console, f"{printable(str(folder))}: {summary}", style="yellow")

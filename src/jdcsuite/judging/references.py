@@ -13,24 +13,19 @@ from dataclasses import asdict
 from pathlib import Path
 
 from filelock import FileLock
-from hydra.utils import instantiate
 from rich.console import Console
 
-from jdcsuite.artifacts import environment
 from jdcsuite.data.datamodule import DataModule
 from jdcsuite.judging import rows_file
 from jdcsuite.judging.candidates import Candidate
-from jdcsuite.judging.evaluation import Evaluator, ImageSet, write_rows
-from jdcsuite.types import Row, UserError
+from jdcsuite.judging.evaluation import Evaluator, test_sets_of, write_rows
+from jdcsuite.types import UserError
 
 
 def reference_rows(config: dict, console: Console) -> list[Path]:
     """The csv files of a job's reference codecs, made where they are missing. A codec that cannot be judged here is
     reported and left out, since the runs' own results do not depend on it."""
-    data: DataModule = instantiate(config["data"], _convert_="all")
-    data.prepare()
-    row = Row(noise_protocol=data.noise.protocol, noise_seed=data.noise_seed, code_version=environment.code_version())
-    test_sets = [ImageSet(name, data.pictures(name), row) for name in data.test_sets]
+    data, test_sets = test_sets_of(config)
     standards = [f"{name}@{','.join(map(str, q))}" for name, q in (config["report"]["standards"] or {}).items() if q]
     paths = []
     for word in [*standards, *(config["report"]["beside"] or [])]:
