@@ -16,8 +16,8 @@ from jdcsuite.data.noise import GaussianNoise
 from jdcsuite.data.samples import Pictures
 from jdcsuite.imaging.pixels import to_bytes
 from jdcsuite.imaging.read import embedded
-from jdcsuite.judging.crops import strip
-from jdcsuite.judging.equal_bytes import reconstructions
+from jdcsuite.reports.crops import strip
+from jdcsuite.reports.equal_bytes import reconstructions
 
 ROOT = Path(__file__).resolve().parents[1]
 TOP, LEFT, SIDE = 52, 128, 128  # pixels shown; sizes and PSNR are those of the whole picture

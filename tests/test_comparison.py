@@ -12,8 +12,9 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from jdcsuite.cli.app import app
-from jdcsuite.judging import report, results
+from jdcsuite.judging import results
 from jdcsuite.judging.comparison import bd_matrix, compare, functionally_lossless, pareto, psnr_at
+from jdcsuite.reports import report
 from jdcsuite.types import UserError
 
 IMAGES = [f"{i:02}.png" for i in range(12)]

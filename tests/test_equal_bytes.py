@@ -14,9 +14,10 @@ from rich.console import Console
 from jdcsuite.artifacts import weights
 from jdcsuite.data.noise import GaussianNoise
 from jdcsuite.imaging.pixels import to_tensor
-from jdcsuite.judging import candidates, equal_bytes, evaluation, references, results
+from jdcsuite.judging import candidates, evaluation, references, results
 from jdcsuite.judging.references import reference_rows
 from jdcsuite.models.flagship import Flagship
+from jdcsuite.reports import equal_bytes
 from jdcsuite.types import Pair, UserError
 
 SHAPE = {"widths": [8, 8], "blocks": [1, 1], "num_latents": 24, "prior_width": 8, "embedding": 8}

@@ -19,9 +19,10 @@ from jdcsuite.artifacts import weights
 from jdcsuite.baselines.standards import Standard
 from jdcsuite.data.noise import GaussianNoise
 from jdcsuite.imaging.pixels import to_bytes, to_tensor
-from jdcsuite.judging import complexity, crops, figures, provenance, report, results, tables
+from jdcsuite.judging import results
 from jdcsuite.judging.metrics import quality
 from jdcsuite.models.fllic import FLLIC
+from jdcsuite.reports import complexity, crops, figures, provenance, report, tables
 
 HOSTILE = (
     '<img src="http://example.invalid/x" onerror="document.title=1">&"\'</script><script>document.title=2</script>'

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from jdcsuite.judging import crops, figures, report, results
+from jdcsuite.judging import results
+from jdcsuite.reports import crops, figures, report
 from jdcsuite.types import UserError
 
 IMAGES = ["001", "NA", "kodim03.png"]

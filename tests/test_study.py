@@ -27,7 +27,8 @@ from jdcsuite.artifacts import folder as run_folder
 from jdcsuite.cli.app import app
 from jdcsuite.data import provenance
 from jdcsuite.data.datamodule import DataModule
-from jdcsuite.judging import crops, report, results
+from jdcsuite.judging import results
+from jdcsuite.reports import crops, report
 from jdcsuite.study import identity, plan, reporting, sweep
 from jdcsuite.study.launch.worker import attempt
 from jdcsuite.training import job as training

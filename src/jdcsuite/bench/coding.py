@@ -17,8 +17,8 @@ from jdcsuite.data.noise import GaussianNoise
 from jdcsuite.entropy.coder import Decoder, Encoder, Tables
 from jdcsuite.imaging.pixels import to_tensor
 from jdcsuite.imaging.read import embedded
-from jdcsuite.judging.complexity import kmac
 from jdcsuite.judging.metrics import timed
+from jdcsuite.reports.complexity import kmac
 from jdcsuite.training import job as training
 
 SIZE = (512, 512)

@@ -76,6 +76,6 @@ def report(
 
     BD-rate and BD-PSNR are given for all pairs of curves, and with --against with intervals and verdicts.
     """
-    from jdcsuite.judging import report as reporting
+    from jdcsuite.reports import report as reporting
 
     reporting.make(paths, out, Console(), against=against)

@@ -1,1 +1,1 @@
-"""Codecs and test images -> rows of results -> curves, comparisons, tables and figures."""
+"""Codecs and test images -> rows of results -> the points of their curves, and comparisons."""

@@ -12,8 +12,9 @@ from rich.console import Console
 
 from jdcsuite.artifacts import folder as run_folder
 from jdcsuite.data.datamodule import DataModule
-from jdcsuite.judging import equal_bytes, report, results
+from jdcsuite.judging import results
 from jdcsuite.judging.references import reference_rows
+from jdcsuite.reports import equal_bytes, report
 from jdcsuite.training import tracker
 from jdcsuite.types import UserError
 

@@ -14,10 +14,10 @@ from markupsafe import Markup
 from PIL import Image
 
 from jdcsuite.imaging import atomic
-from jdcsuite.judging import crops
-from jdcsuite.judging.interactive import script
-from jdcsuite.judging.provenance import Curve
-from jdcsuite.judging.tables import Table
+from jdcsuite.reports import crops
+from jdcsuite.reports.interactive import script
+from jdcsuite.reports.provenance import Curve
+from jdcsuite.reports.tables import Table
 
 TEMPLATE = "page.html.j2"
 
@@ -55,7 +55,7 @@ def write(path: Path, *, title: str, notes: Sequence[str], sections: Sequence[Se
     ``notes``: sentences at the top. ``command``: what makes the page again.
     """
     environment = Environment(
-        loader=PackageLoader("jdcsuite.judging", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        loader=PackageLoader("jdcsuite.reports", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
     filled = list(filter(None, sections))

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from jdcsuite.imaging import atomic
 from jdcsuite.judging.results import DEMO
-from jdcsuite.judging.styles import COLOURS, METRICS, RATE, Limits, Style, limits, metrics, panels, styles
+from jdcsuite.reports.styles import COLOURS, METRICS, RATE, Limits, Style, limits, metrics, panels, styles
 
 DPI = 130
 LEGEND_CHARACTERS = 50  # a longer label is broken into lines

@@ -9,20 +9,10 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from jdcsuite.judging import (
-    comparison,
-    complexity,
-    crops,
-    figures,
-    interactive,
-    page,
-    provenance,
-    results,
-    tables,
-    terminal,
-)
-from jdcsuite.judging.page import Chart, Section
-from jdcsuite.judging.styles import panels, styles
+from jdcsuite.judging import comparison, results
+from jdcsuite.reports import complexity, crops, figures, interactive, page, provenance, tables, terminal
+from jdcsuite.reports.page import Chart, Section
+from jdcsuite.reports.styles import panels, styles
 from jdcsuite.types import UserError
 
 PAGE = "report.html"

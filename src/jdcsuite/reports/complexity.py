@@ -14,8 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from jdcsuite.artifacts import weights
 from jdcsuite.judging.candidates import SHIPPED
-from jdcsuite.judging.provenance import Curve
-from jdcsuite.judging.tables import NONE, Table, number
+from jdcsuite.reports.provenance import Curve
+from jdcsuite.reports.tables import NONE, Table, number
 from jdcsuite.types import UserError
 
 SIDE = 128  # pixels of the image that products are counted on

@@ -13,8 +13,8 @@ from jdcsuite.baselines.denoisers import NonLocalMeans
 from jdcsuite.baselines.standards import LOSSY, Standard
 from jdcsuite.coding.codec import Codec
 from jdcsuite.imaging.pixels import to_bytes
-from jdcsuite.judging.crops import strip
 from jdcsuite.judging.metrics import eight_bit, quality
+from jdcsuite.reports.crops import strip
 from jdcsuite.types import Pair
 
 

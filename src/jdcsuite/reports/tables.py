@@ -16,8 +16,8 @@ import pandas as pd
 from jdcsuite.imaging import atomic
 from jdcsuite.judging.comparison import CONFIDENCE, FEW, METHOD, bd_matrix, functionally_lossless, pareto, psnr_at
 from jdcsuite.judging.results import noise_label, rung_label
-from jdcsuite.judging.styles import panels
-from jdcsuite.judging.terminal import exact_note
+from jdcsuite.reports.styles import panels
+from jdcsuite.reports.terminal import exact_note
 
 PARTS = {"bpp_y": "latents", "bpp_z": "hyper-latents", "bpp_index": "index", "bpp_header": "header"}
 HEADER_CHARACTERS = 90  # a matrix whose names are longer has numbers above its columns

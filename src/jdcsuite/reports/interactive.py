@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from jdcsuite.judging.results import rung_label
-from jdcsuite.judging.styles import COLOURS, MARKERS, METRICS, RATE, Limits, Style, limits, metrics
+from jdcsuite.reports.styles import COLOURS, MARKERS, METRICS, RATE, Limits, Style, limits, metrics
 
 GREY = "#666666"
 HEIGHT, LEGEND_LINE = 480, 20  # pixels: of the axes with titles and buttons, and of a line of the legend
