@@ -127,7 +127,7 @@ def teachers(
     return by_folder
 
 
-def saw(by_folder: Sequence[Teacher], trained: Sequence[str] | None) -> str:
+def saw(teachers: Sequence[Teacher], trained: Sequence[str] | None) -> str:
     """How many of the training scenes the ``teachers`` had labels for, as "3 of 40": a network without labels of its
     own may owe something to theirs. "" without a teacher, "unknown" if weights or data list no scenes."""
     if not teachers:
