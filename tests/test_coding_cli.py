@@ -246,6 +246,17 @@ def test_a_file_that_fails_verification_is_not_written(jdc, run, tmp_path, folde
     assert jdc(*words, "--no-verify")[0] == 0
 
 
+@pytest.mark.parametrize(("decoded", "warns"), [(0, True), (1, False)])
+def test_a_decoded_image_that_is_far_from_the_input_is_a_warning(
+    jdc, run, tmp_path, folder, monkeypatch, decoded, warns
+):
+    image = photo(40, 50)
+    monkeypatch.setattr(compression, "decompress", lambda *args: image * np.uint8(decoded))
+    status, _, err = jdc("compress", folder / "a.png", "-o", tmp_path / "x.jdc", "--weights", run)
+    assert status == 0 and (tmp_path / "x.jdc").is_file()
+    assert ("look at it before you delete the original" in err) == warns, err
+
+
 @pytest.mark.parametrize("what", ["full", "read-only"])
 def test_a_full_or_read_only_disk_leaves_no_partial_file(jdc, run, tmp_path, folder, monkeypatch, what):
     import errno

@@ -140,10 +140,11 @@ def _compress(item: Item, options: BatchOptions) -> Outcome:
         measure = partial(_verified_psnr, codec=codec, image=image)
         encoders.append(ImageEncoder(path, codec, image.full_scale, wanted, encode, measure, metadata))
     file = choose(encoders, pixels)
-    if options.verify and not file.was_decoded:
-        file.measure(file.data)
-    atomic.write(item.target, file.data)
     warnings = [noisiness.warning(image.full_scale, read_about(file.weights), file.request, sigma=wanted.sigma)]
+    if options.verify:
+        psnr = file.psnr if file.was_decoded else file.measure(file.data)
+        warnings.append(noisiness.loss_warning(image.full_scale, psnr, file.request, sigma=wanted.sigma))
+    atomic.write(item.target, file.data)
     if image.lost_colour:
         declared = ", ".join(image.lost_colour)
         warnings.append(f"its colours will look different: a .jdc file does not hold their declaration, {declared}")

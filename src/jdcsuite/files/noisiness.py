@@ -13,6 +13,7 @@ from jdcsuite.files import pool
 from jdcsuite.types import Request, UserError
 
 FAR = 2.0  # factor between noise level and training level above which there is a warning
+LOSS = 25.0  # grey levels of error beyond FAR times the noise above which there is a warning
 
 
 @dataclass(frozen=True)
@@ -84,3 +85,20 @@ def warning(pixels: np.ndarray, metadata: dict, request: Request | None, *, sigm
     if trained / FAR <= noise <= trained * FAR:
         return ""
     return f"its noise, about {noise:.1f} grey levels, is far from the {trained:g} that these weights were trained for"
+
+
+def loss_warning(pixels: np.ndarray, psnr: float, request: Request | None, *, sigma: float | None) -> str:
+    """That the decoded image is far from the input, or "": it has lost more than noise and fine detail, as with weights
+    that are damaged or hardly trained. ``psnr``: in dB, against the input; others as in `warning`."""
+    from jdcsuite.data.estimate import noise_of
+
+    error = 255 * 10 ** (-psnr / 20)
+    if error <= LOSS:
+        return ""
+    noise = sigma if sigma is not None else request.noise / 16 if request is not None else noise_of(pixels).rms
+    if error <= LOSS + FAR * noise:
+        return ""
+    return (
+        f"its decoded image is off by {error:.0f} grey levels (RMS), far more than its noise of about {noise:.1f}: "
+        "look at it before you delete the original, or take other weights"
+    )
