@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -1219,3 +1220,29 @@ def test_the_papers_axes_are_sweeps(
     assert status == 0, err
     assert {name: {job[name] for job in jobs} for name in axes} == axes
     assert len(jobs) == np.prod([len(values) for values in axes.values()])
+
+
+def test_a_plan_shows_jobs_their_needs_and_what_is_finished_and_starts_nothing(
+    command: Command, pictures: Path
+) -> None:
+    sweep_of = ("+experiment=fllic_w", "lmbda=2048", "seed=0,1", "trainer.max_steps=1", *TINY, *data(pictures), "-m")
+    status, out, err = command(*sweep_of, "--plan", "launcher.parallel=2")
+    assert status == 0, err
+    assert not command.runs()
+    jobs = [line for line in out.splitlines() if line.startswith(str(command.folder))]
+    assert [Path(job.partition(":")[0]).name.partition("-")[0] for job in jobs] == [
+        "fllic",
+        "clean_entropy",
+        "fllic_w",
+    ] * 2
+    assert all(": 1 steps" in job for job in jobs) and ", after clean_entropy-" in jobs[2]
+    assert "6 to run, 0 finished" in out
+    status, _, err = command("+experiment=fllic", "lmbda=2048", "trainer.max_steps=1", *TINY, *data(pictures))
+    assert status == 0, err
+    (folder,) = command.runs()
+    shutil.rmtree(folder.parent / "report", ignore_errors=True)
+    status, out, err = command(
+        "+experiment=fllic", "lmbda=2048", "trainer.max_steps=1", *TINY, *data(pictures), "--plan"
+    )
+    assert status == 0 and f"{folder}: finished" in out and "0 to run, 1 finished" in out, err
+    assert not (folder.parent / "report").exists()

@@ -40,6 +40,7 @@ warnings.filterwarnings("ignore", category=DeprecationWarning)
 resolvers.register()
 CONF = str(Path(__file__).resolve().parent / "conf")
 SWEEP = ("-m", "--multirun")
+PLAN = "--plan"
 VALUED = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
           "--info", "-i")  # fmt: skip
 
@@ -58,7 +59,8 @@ commas. The same command goes on where an earlier one stopped.
   jdc doctor +experiment=fllic data.root=FOLDER                    checks machine and job first
 
 experiments: {experiments}
-options: -h, --help; --version; -m, --multirun; --cfg job; --config-dir FOLDER (your own experiments); --hydra-help
+options: -h, --help; --version; -m, --multirun; --plan (show the jobs, start nothing); --cfg job; --config-dir FOLDER
+(your own experiments); --hydra-help
 """
 
 
@@ -83,7 +85,7 @@ def _single(config: DictConfig) -> None:
     from jdcsuite.study import sweep
 
     hydra_config = HydraConfig.get()
-    if config.launcher.kind != "local":
+    if config.launcher.kind == "slurm":
         raise UserError(f"launcher={config.launcher.kind} needs -m: without it the job would train on this machine")
     failures = sweep.run([list(hydra_config.overrides.task)], config_name=hydra_config.job.config_name)
     if failures:
@@ -91,11 +93,14 @@ def _single(config: DictConfig) -> None:
 
 
 def _arguments(words: list[str]) -> list[str]:
-    """The command line as Hydra's parser takes it: options before overrides, and no -m beside --cfg and --info, which
-    show one job. UserError for several methods without a ladder."""
+    """The command line as Hydra's parser takes it: options before overrides, --plan as the launcher that it is, and no
+    -m beside --cfg and --info, which show one job. UserError for several methods without a ladder."""
     methods = [word for word in words if word.startswith("+experiment=") and "," in word]
     if methods and not any(word.startswith("+sweep=") for word in words):
         raise UserError(f"{methods[0]} names several methods, which share no ladder: add +sweep=ladder")
+    if PLAN in words:
+        words = [word for word in words if word != PLAN and not word.startswith(("launcher=", "launcher."))]
+        words.append("launcher=plan")
     options, overrides, left = [], [], deque(words)
     while left:
         word = left.popleft()

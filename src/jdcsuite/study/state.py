@@ -15,7 +15,7 @@ from rich.table import Table
 
 from jdcsuite.artifacts import folder as run_folder
 from jdcsuite.study.launch import slurm
-from jdcsuite.study.launch.execute import lock_of
+from jdcsuite.study.launch.execute import lock_of, time_left
 from jdcsuite.types import UserError
 
 DONE, RUNNING, WAITING, FAILED, STOPPED = "done", "running", "waiting", "failed", "stopped"
@@ -82,7 +82,9 @@ def table(study: Path, known: Mapping[Path, State]) -> Table:
     """The jobs of a study for a terminal."""
     counts = Counter(each.word for each in known.values())
     title = ", ".join(f"{counts[word]} {word}" for word in (DONE, RUNNING, WAITING, STOPPED, FAILED) if counts[word])
-    shown = Table(title=f"{escape(str(study))}: {title}", box=box.SIMPLE_HEAD, pad_edge=False)
+    unfinished = [folder for folder, each in known.items() if not each.done]
+    left = time_left(unfinished, list(known), parallel=max(1, counts[RUNNING])) if unfinished else ""
+    shown = Table(title=f"{escape(str(study))}: {title}{left}", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("job", "state", "step", "note"):
         shown.add_column(column, overflow="fold", justify="right" if column == "step" else "left")
     for folder, each in known.items():

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from jdcsuite.artifacts.folder import is_finished
 from jdcsuite.judging import results
 from jdcsuite.study import reporting, trial
 from jdcsuite.study.launch import Failure, slurm
-from jdcsuite.study.launch.execute import execute
+from jdcsuite.study.launch.execute import execute, time_left
 from jdcsuite.study.plan import Job, Parts, draft, identify, in_order, write
 from jdcsuite.types import UserError
 
@@ -26,6 +27,9 @@ def run(jobs_overrides: Sequence[list[str]], *, config_name: str = "config") -> 
     trial.construct(drafts, parts)
     identify(drafts, parts)  # reads all pictures, which takes longest
     trial.check_data(drafts, parts)
+    if drafts[0].config["launcher"]["kind"] == "plan":
+        _show(in_order(drafts), console)
+        return []
     write(drafts)
     folders = [job.folder for job in in_order(drafts)]
     if extra := len(folders) - len({job.folder for job in drafts}):
@@ -47,6 +51,18 @@ def run(jobs_overrides: Sequence[list[str]], *, config_name: str = "config") -> 
         line = f"failed: {failure.folder}: {failure.reason}"
         errors.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
     return failures
+
+
+def _show(jobs: Sequence[Job], console: Console) -> None:
+    """The jobs of a sweep in the order in which they would run; nothing is written."""
+    folders, finished = [job.folder for job in jobs], 0
+    for job in jobs:
+        done = is_finished(job.folder, job.key) and not job.config["rerun"]
+        finished += done
+        needs = f", after {', '.join(need.folder.name for need in job.needs.values())}" if job.needs else ""
+        steps = "finished" if done else f"{job.config['trainer']['max_steps']} steps"
+        console.print(f"{job.folder}: {steps}{needs}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{len(jobs) - finished} to run, {finished} finished{time_left(folders, folders)}", highlight=False)
 
 
 def _announce(jobs: Sequence[Job], console: Console) -> None:

@@ -13,7 +13,7 @@ from jdcsuite.checks import choice, noise_level, number, whole
 from jdcsuite.study.composition import SELF, Composition, compose_need, resolved, without_start
 from jdcsuite.types import UserError
 
-LAUNCHERS = ("local", "slurm")
+LAUNCHERS = ("local", "slurm", "plan")
 TARGETS = ("codec", "lossless", "distortion")
 DATA_FOLDERS = ("data.train", "data.test", "data.clean")
 # Sections that are read option by option; in the others a constructor refuses what it does not know.
