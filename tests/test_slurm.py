@@ -30,6 +30,7 @@ SWEEP = (
     *("trainer.max_steps=80", "trainer.val_every=80", "trainer.checkpoint_every=20", "trainer.log_every=1"),
     *("trainer.progress=false", "logger=none", "report.standards=null", "report.beside=[]"),
 )
+NO_PACKAGES = 3  # exit status of cluster.sh
 CLUSTER = ("launcher=slurm", "launcher.cpus=1", "launcher.minutes=30", "launcher.grace=60")
 
 
@@ -38,7 +39,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder to work in, with a cluster of two nodes on this machine."""
     folder, script = tmp_path_factory.mktemp("slurm"), Path(__file__).parent / "slurm" / "cluster.sh"
     cluster = folder / "cluster"
-    subprocess.run([script, "start", cluster], check=True, stdout=subprocess.DEVNULL)
+    started = subprocess.run([script, "start", cluster], check=False, stdout=subprocess.DEVNULL)
+    if started.returncode == NO_PACKAGES:
+        pytest.skip("SLURM's packages cannot be installed")
+    assert started.returncode == 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLURM_CONF", str(cluster / "slurm.conf"))
         patch.setenv("MASTER_ADDR", "localhost")  # the nodes' names cannot be resolved

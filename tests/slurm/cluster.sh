@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # A SLURM cluster of two nodes on this machine, for `make test-slurm`, where Debian's packages can be had.
-#   cluster.sh start FOLDER    installs what is missing, starts it (as root), prints the path of its slurm.conf
+#   cluster.sh start FOLDER    installs what is missing (exit status 3: it cannot), starts it, as root, and prints the
+#                              path of its slurm.conf
 #   cluster.sh stop FOLDER
 set -euo pipefail
 verb=${1:?start or stop} folder=$(realpath -m "${2:?a folder for state and logs}")
@@ -13,8 +14,9 @@ if [ "$verb" = stop ]; then
 fi
 
 if ! command -v slurmctld slurmd munged srun > /dev/null; then
-  apt-get install --yes --no-install-recommends slurm-wlm munge > "$folder.apt.log" 2>&1 ||
-    { apt-get update > "$folder.apt.log" 2>&1 && apt-get install --yes --no-install-recommends slurm-wlm munge >> "$folder.apt.log" 2>&1; }
+  packages() { apt-get "$@" >> "$folder.apt.log" 2>&1; }
+  packages install --yes --no-install-recommends slurm-wlm munge ||
+    { packages update && packages install --yes --no-install-recommends slurm-wlm munge; } || exit 3
 fi
 mkdir -p "$folder"/{state,spool-node1,spool-node2}
 install -d -o munge -g munge /run/munge /var/log/munge /var/lib/munge
