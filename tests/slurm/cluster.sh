@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A SLURM cluster of two nodes on this machine, for `make test-slurm`, where Debian's packages can be had.
-#   cluster.sh start FOLDER    installs what is missing (exit status 3: it cannot), starts it, as root, and prints the
-#                              path of its slurm.conf
+#   cluster.sh start FOLDER    installs what is missing, starts it, as root, and prints the path of its slurm.conf; exit
+#                              status 3: this machine can have none
 #   cluster.sh stop FOLDER
 set -euo pipefail
 verb=${1:?start or stop} folder=$(realpath -m "${2:?a folder for state and logs}")
@@ -13,7 +13,7 @@ if [ "$verb" = stop ]; then
   exit 0
 fi
 
-if ! command -v slurmctld slurmd munged srun > /dev/null; then
+if ! { command -v slurmctld && command -v slurmd && command -v srun && command -v munged; } > /dev/null; then
   packages() { apt-get "$@" >> "$folder.apt.log" 2>&1; }
   packages install --yes --no-install-recommends slurm-wlm munge ||
     { packages update && packages install --yes --no-install-recommends slurm-wlm munge; } || exit 3
@@ -21,7 +21,7 @@ fi
 mkdir -p "$folder"/{state,spool-node1,spool-node2}
 install -d -o munge -g munge /run/munge /var/log/munge /var/lib/munge
 [ -e /etc/munge/munge.key ] || { head --bytes 1024 /dev/urandom > /etc/munge/munge.key; chown munge: /etc/munge/munge.key; chmod 400 /etc/munge/munge.key; }
-pgrep --exact munged > /dev/null || runuser --user munge -- /usr/sbin/munged
+pgrep --exact munged > /dev/null || runuser --user munge -- /usr/sbin/munged || exit 3
 host=$(hostname --short)
 # Requeued jobs wait until their credential expires, 120 s by default. Cores are shared, so that a busy machine runs all.
 cat > "$SLURM_CONF" << CONF
@@ -53,8 +53,8 @@ NodeName=node1 NodeHostname=$host Port=17001 CPUs=$(nproc)
 NodeName=node2 NodeHostname=$host Port=17002 CPUs=$(nproc)
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=FORCE:4
 CONF
-slurmctld -c
-for node in node1 node2; do slurmd -N "$node"; done
+slurmctld -c || exit 3
+for node in node1 node2; do slurmd -N "$node" || exit 3; done
 for _ in $(seq 120); do [ "$(sinfo --noheader --format=%t)" = idle ] && break; sleep 0.5; done
-sinfo --noheader > /dev/null
+sinfo --noheader > /dev/null || { tail "$folder"/*.log >&2; exit 3; }
 echo "$SLURM_CONF"
