@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 from pathlib import Path
 
@@ -82,7 +84,8 @@ def test_evaluate_measures_runs_and_standard_codecs(jdc, folder: Path, run: Path
         (["evaluate", "png", "--data", "NOWHERE", "--sigma", "1", "--out", "OUT"], "does not exist"),
         (["evaluate", "png", "--data", "DATA", "--sigma", "-1", "--out", "OUT"], "is not a noise level"),
         (["evaluate", "png", "--data", "DATA", "--sigma", "1", "--out", "NOWHERE/x.csv"], "make it first"),
-        (["report", "NOWHERE", "-o", "OUT"], "There is no results.csv in NOWHERE"),
+        (["report", "NOWHERE", "-o", "OUT"], "NOWHERE does not exist"),
+        (["report", "DATA", "-o", "OUT"], "There is no results.csv in"),
         (["fetch", "nope", "--root", "OUT"], "nope"),
     ],
 )
@@ -91,6 +94,16 @@ def test_a_mistake_is_one_sentence(jdc, folder: Path, tmp_path: Path, words: lis
     status, _, err = jdc(*given)
     assert status == 2 and message in err and len(err.strip().splitlines()) == 1
     assert not (tmp_path / "out.csv").exists()
+
+
+def test_names_that_are_no_utf8_are_printed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    out = io.TextIOWrapper(io.BytesIO(), "utf-8", errors="strict")
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "argv", ["jdc", "cache"])
+    monkeypatch.setenv("JDCSUITE_CACHE", os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert not end.value.code and b"caf\\udce9" in out.buffer.getvalue()
 
 
 def test_fetch_lists_the_catalogue(jdc) -> None:

@@ -240,6 +240,8 @@ def test_undefined_bd_figures_have_their_reason() -> None:
     assert set(matrix["label"]) == {"line", "far", "falling", "single"}, "a denoiser has no rate"
     assert cell(matrix, "line", "far")["reason"] == cell(matrix, "line", "far")["reason_psnr"] == "no overlap"
     assert cell(matrix, "line", "single")["reason"] == cell(matrix, "line", "single")["reason_psnr"] == "one point"
+    worse = [(0.5, 33.0), (1.0, 32.0), (2.0, 30.0), (4.0, 29.5)]
+    assert cell(bd_matrix(points(line=line, worse=worse)), "line", "worse")["reason"] == "not monotone"
     notes = cell(matrix, "line", "falling")
     assert "2 points cut, not monotone" in notes["note"] and np.isfinite([notes["bd_rate"], notes["bd_psnr"]]).all()
     assert (matrix["bd_rate"].isna() == (matrix["reason"] != "")).all()

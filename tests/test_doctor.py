@@ -41,7 +41,7 @@ def findings(*overrides: str) -> tuple[str, list[str]]:
 def test_a_sweep_that_can_run_has_no_problem() -> None:
     text, problems = findings(*TINY, "sigma=5,10", "-m", "data.crop=100", f"runs={Path.cwd()}")
     assert not problems
-    assert "2 jobs, 2 with all that they need." in text
+    assert "2 jobs, 2 with dependencies." in text
     assert "Every model and criterion takes a step" in text
     assert "1 device in one process, 32-true, 80 steps." in text
     assert text.count("data.crop=100 of fllic is no multiple of its stride, 64") == 1
@@ -52,7 +52,7 @@ def test_a_sweep_that_can_run_has_no_problem() -> None:
 
 def test_a_dependency_is_checked_too() -> None:
     text, problems = findings("+experiment=clean_entropy", *TINY[1:])
-    assert not problems and "1 job, 2 with all that they need." in text
+    assert not problems and "1 job, 2 with dependencies." in text
 
 
 @pytest.mark.parametrize(
@@ -62,6 +62,7 @@ def test_a_dependency_is_checked_too() -> None:
         (["sigma=3"], "no experiment was named"),
         ([*TINY, "sigma=-1"], "sigma=-1 is not a noise level"),
         ([*TINY, "launcher.kind=slurms"], "launcher=slurms is unknown"),
+        ([*TINY, "trainer.accelerator=cpu", "trainer.devices=4096"], "CPU cores"),
         ([*TINY, "data.root=/nowhere"], "/nowhere does not exist"),
         (["+experiment=codec", "lmbda=512", "width=0.04", "criterion.distance=ms_ssim", "data.crop=64"], "176 pixels"),
         (["+experiment=fllic", "lmbda=0.013", "width=0.04"], "give 255^2 = 65025 times as much, lmbda=845"),
@@ -98,7 +99,7 @@ def test_small_validation_images_are_a_problem(tmp_path: Path) -> None:
 def test_the_machine_alone_and_the_exit_status(monkeypatch: pytest.MonkeyPatch) -> None:
     runner = CliRunner()
     result = runner.invoke(app, ["doctor"])
-    assert result.exit_code == 0 and "No problem was seen." in result.output
+    assert result.exit_code == 0 and "No problems found." in result.output
     assert f"torch {torch.__version__}" in result.output and "W&B is disabled" in result.output
     result = runner.invoke(app, ["doctor", "+experiment=nope", "-m"])
     assert result.exit_code == 1 and "problem: there is no experiment 'nope'" in result.output

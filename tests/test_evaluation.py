@@ -181,12 +181,12 @@ def test_names_that_are_no_utf8_are_judged(jdc, tmp_path: Path) -> None:  # noqa
 
 
 def test_files_that_are_left_out_are_reported(jdc, folder: Path, tmp_path: Path) -> None:  # noqa: F811
-    data = tmp_path / "data"
+    data = tmp_path / os.fsdecode(b"data\xe9")
     data.mkdir()
     Image.open(folder / "0.png").save(data / "0.png")
     (data / "1.heic").write_bytes(b"")
     status, printed, _ = evaluated(jdc, "webp@50", data=data, out=tmp_path / "rows.csv")
-    assert status == 0 and "1 file left out: 1 .heic" in printed
+    assert status == 0 and "data\\xe9: 1 file left out: 1 .heic" in printed.splitlines()[-2], "at the end"
 
 
 def test_every_codec_is_warmed_up_once_before_its_first_image(folder: Path, monkeypatch, tmp_path: Path) -> None:  # noqa: F811

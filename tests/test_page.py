@@ -173,6 +173,15 @@ def test_the_report_writes_its_tables_and_vector_figures(sweep: Path, avif: Path
     assert (tmp_path / "out" / "rd.svg").read_text().count("<svg") == 1
 
 
+def test_a_curve_without_a_finite_psnr_has_no_nan_in_the_table_of_fixed_rates(tmp_path: Path) -> None:
+    rows = [row("noisy + png", image, 9.0, np.inf) for image in IMAGES]
+    rows += [row("noisy + avif", i, bpp, psnr, quality=bpp) for i in IMAGES for bpp, psnr in ((0.4, 30.0), (1.2, 33.0))]
+    pd.DataFrame(rows).to_csv(tmp_path / "rows.csv", index=False)
+    table = tables.fixed_rate_table(results.curves(results.read([tmp_path / "rows.csv"])))
+    assert {line[1]: line[2] for line in table.rows} == {"noisy + png": "exact", "noisy + avif": "0.40 .. 1.20"}
+    assert "nan" not in table.csv()
+
+
 def test_a_comparison_is_a_table_of_the_page(sweep: Path, avif: Path, tmp_path: Path) -> None:
     files = report.make([sweep, avif], tmp_path / "out", Console(quiet=True), against="fllic")
     shown = pd.read_csv(tmp_path / "out" / report.TABLES / "compared.csv").iloc[0]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -120,6 +122,17 @@ def test_a_failed_image_is_reported_and_the_others_are_done(jdc, folder: Path, t
         sorted(p.name for p in (out / "clean").iterdir()) == sorted(p.name for p in (out / "noisy").iterdir()) == kept
     )
     assert sorted(provenance.read(out).pictures) == kept and sorted(pd.read_csv(out / "scores.csv")["image"]) == kept
+
+
+def test_names_that_are_no_utf8_are_denoised(jdc, folder: Path, tmp_path: Path) -> None:
+    """One of them used to lose the scores of all images."""
+    data, name = tmp_path / "named", os.fsdecode(b"caf\xe9.png")
+    data.mkdir()
+    shutil.copy(folder / "noisy" / CANON.format("a"), data / name)
+    status, printed, err = jdc("predenoise", data, "-o", tmp_path / "out", "--weights", "nlm", "--sigma", "5")
+    assert status == 0 and "1 image" in printed, err
+    assert b"caf\xe9.png" in (tmp_path / "out" / "scores.csv").read_bytes()
+    assert name in provenance.read(tmp_path / "out").pictures
 
 
 def test_several_processes_write_the_same_files(jdc, folder: Path, tmp_path: Path) -> None:

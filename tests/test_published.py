@@ -59,7 +59,7 @@ def test_lcfdnets_three_files_become_a_codec(tmp_path: Path, monkeypatch: pytest
     assert torch.equal(net.high.first.weight, SCALE * theirs["network_U_b.enc_H.0.weight"])
     assert torch.equal(net.threshold[2].var, theirs["network_U_b.var_th_enc.9.running_var"])
     assert torch.equal(net.low.blocks[2][1].beta, theirs["network_U_b.enc_L.5.bn2.bias"])
-    with pytest.raises(UserError, match="3 files, 1 were given: give network_Y_ckpt"):
+    with pytest.raises(UserError, match="3 files, not 1: give network_Y_ckpt"):
         convert("lcfdnet", files[:1], tmp_path / "m.safetensors")
     with pytest.raises(UserError, match="holds other tensors than lcfdnet's"):
         convert("lcfdnet", [files[0], files[0], files[1]], tmp_path / "m.safetensors")

@@ -197,11 +197,22 @@ def test_the_spread_of_seeds_is_beside_their_mean(tmp_path: Path) -> None:
     assert point["ms_ssim_std"] == pytest.approx(0.02 / 2**0.5) and point["psnr_std"] == 0
 
 
+def test_a_row_that_is_cut_off_is_reported(tmp_path: Path) -> None:
+    file = standard(tmp_path / "avif.csv", "noisy + avif", [(30, 0.5, 30.0), (50, 1.0, 32.0)])
+    file.write_bytes(file.read_bytes()[:-30])
+    console = Console(record=True, width=200)
+    report.make([file], tmp_path / "out", console)
+    assert f"The last row of {file} is cut off and left out." in " ".join(console.export_text().split())
+
+
 def test_files_without_rows_are_refused_in_one_sentence(tmp_path: Path) -> None:
     files = {"empty.csv": "", "header.csv": "method,dataset,image\n", "other.csv": "a,b\n1,2\n"}
     files["word.csv"] = "method,dataset,image,bpp\nfllic,kodak24,1,much\n"
     for name, text in files.items():
         (tmp_path / name).write_text(text)
+    for rate in (-1, 0, "inf"):
+        files[f"rate{rate}.csv"] = f"method,dataset,image,bpp,psnr\nfllic,kodak24,1,{rate},30\n"
+        (tmp_path / f"rate{rate}.csv").write_text(files[f"rate{rate}.csv"])
     (tmp_path / "untested").mkdir()
     for name in [*files, "untested", "nowhere"]:
         with pytest.raises(UserError, match=name) as refused:

@@ -64,7 +64,7 @@ def test_real_and_mean_are_partners(tmp_path: Path) -> None:
 def test_half_a_pair_is_reported_in_real_and_mean_layout(tmp_path: Path, alone: str) -> None:
     for name in ("d600_iso3200_1_real.png", "d600_iso3200_1_mean.png", alone):
         save(tmp_path / name, photo(1, height=8, width=8))
-    with pytest.raises(UserError, match=f"1 pictures of .*{alone}"):
+    with pytest.raises(UserError, match=f"1 image without .*{alone}"):
         find_shots(tmp_path, Source(folder="x"))
     assert len(find_shots(tmp_path, Source(folder="x"), allow_unpaired=True)) == 1
 
@@ -74,7 +74,7 @@ def test_half_a_pair_is_reported_in_sidd_layout(tmp_path: Path) -> None:
         for kind in ("NOISY", "GT"):
             save(tmp_path / f"000{number}_001_S6" / f"000{number}_{kind}_SRGB_010.PNG", photo(1, height=8, width=8))
     (tmp_path / "0002_001_S6" / "0002_NOISY_SRGB_010.PNG").unlink()
-    with pytest.raises(UserError, match=r"1 pictures of .*0002_GT_SRGB_010\.PNG"):
+    with pytest.raises(UserError, match=r"1 image without .*0002_GT_SRGB_010\.PNG"):
         find_shots(tmp_path, Source(folder="x"))
 
 
@@ -82,7 +82,7 @@ def test_pictures_without_a_partner_are_listed_and_refused(root: Path, tmp_path:
     for kind, names in {"noisy": "abcdefg", "clean": "az"}.items():
         for name in names:
             save(tmp_path / kind / f"{name}.png", photo(1, height=8, width=8))
-    with pytest.raises(UserError, match=r"7 pictures .*noisy/b\.png, .*\.\.\.; .*allow_unpaired"):
+    with pytest.raises(UserError, match=r"7 images without .*noisy/b\.png, .*\.\.\.; .*allow_unpaired"):
         find_shots(tmp_path, Source(folder="x"))
     assert [s.noisy.name for s in find_shots(tmp_path, Source(folder="x"), allow_unpaired=True)] == ["a.png"]
 

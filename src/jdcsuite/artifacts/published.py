@@ -42,7 +42,7 @@ def convert(method: str, files: list[Path], out: Path) -> None:
     that do not fit the method one to one."""
     known = METHODS[checks.choice("method", method, METHODS)]
     if len(files) != known.count:
-        raise UserError(f"{method} has {known.count} files, {len(files)} were given: give {known.files}")
+        raise UserError(f"{method} needs {known.count} files, not {len(files)}: give {known.files}")
     published: dict[str, Tensor] = {}
     for file in files:
         published |= _tensors(_read(file))

@@ -9,9 +9,11 @@ from jdcsuite.imaging import atomic
 
 
 def write_rows(rows: list[dict[str, object]], path: Path) -> None:
-    """Write one csv file; columns in the order in which the rows first have them."""
+    """Write one csv file; columns in the order in which the rows first have them. Names that are no UTF-8 keep their
+    bytes."""
     names = list(dict.fromkeys(column for row in rows for column in row))
-    with atomic.replacing(path) as part, part.open("w", newline="") as file:
+    text = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
+    with atomic.replacing(path) as part, part.open("w", **text) as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows({column: "" if value is None else value for column, value in row.items()} for row in rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
@@ -72,6 +73,8 @@ def main() -> None:
     """Run the verb of the command line. Mistakes of the user are printed as one sentence, with exit status 2."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     pool.quieten()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no UTF-8
     # no shell expands ~ behind --option=
     words = [re.sub("^(--[^=]*=)?~(?=/|$)", lambda m: f"{m[1] or ''}{Path.home()}", word) for word in sys.argv[1:]]
     try:

@@ -58,7 +58,7 @@ def evaluate(
         print(f"failed: {row.run or row.method} on {row.image} of {row.dataset}: {row.error}", file=sys.stderr)
     console.print(f"results in {out}", soft_wrap=True, highlight=False, markup=False)
     if failed:
-        print(f"{len(failed)} rows failed, see the column error: the same command tries them again", file=sys.stderr)
+        print(f"failed rows: {len(failed)}, see the column error; the same command tries them again", file=sys.stderr)
         raise typer.Exit(1)
 
 

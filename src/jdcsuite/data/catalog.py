@@ -54,4 +54,4 @@ def folder(root: Path | str, name: str) -> Path:
         raise UserError(f"{path} holds no pictures ({', '.join(SUFFIXES)}): put some there.")
     names = sorted(p.name for p in root.iterdir() if p.is_dir() and p.name[0] != ".") if root.is_dir() else []
     there = f"has {', '.join(names)}" if names else "has no folders" if root.is_dir() else "does not exist"
-    raise UserError(f"there is no folder {path}: {root} {there}; `jdc fetch --list` names what can be had.")
+    raise UserError(f"there is no folder {path}: {root} {there}; `jdc fetch --list` lists known datasets.")

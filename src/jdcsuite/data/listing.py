@@ -14,7 +14,7 @@ def images(folder: Path, *, required: bool = False) -> list[Path]:
     """As `folders.scan`, which also says what raises; one line about images that are left out."""
     scan = folders.scan(folder, required=required)
     if summary := scan.summary(images_only=True):
-        report(f"{folder}: {summary}")
+        report(f"{folders.printable(str(folder))}: {summary}")
     return scan.images
 
 

@@ -51,8 +51,8 @@ class PairCache:
         if differ:
             sizes = [f"{noisy.names[i]} {noisy.shape(i)} and {clean.shape(partner[i])}" for i in differ]
             raise UserError(
-                f"{len(differ)} of {len(shots)} pairs differ in size: {listed(sizes)}; correct them, or say "
-                "data.allow_unpaired=true to leave them out"
+                f"{len(differ)} of {len(shots)} pairs differ in size: {listed(sizes)}; correct or "
+                "remove them (in a training, data.allow_unpaired=true leaves them out)"
             )
         scenes, sources = [shot.scene for shot in shots], [shot.source for shot in shots]
         return cls(noisy=noisy, clean=clean, partner=partner, scenes=scenes, sources=sources)

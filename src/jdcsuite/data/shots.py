@@ -39,9 +39,9 @@ def find_shots(folder: Path, source: Source, *, allow_unpaired: bool = False) ->
     alone += [path for path in taken if layout.is_clean(path) and path not in cleans]
     if alone and not allow_unpaired:
         raise UserError(
-            f"{len(alone)} pictures of {folder} have no partner of the same name: "
+            f"{folder} has {len(alone)} image{'s' * (len(alone) > 1)} without a partner of the same name: "
             f"{listed([path.relative_to(folder).as_posix() for path in alone])}; "
-            "add the partners, or say data.allow_unpaired=true to leave them out"
+            "add the partners, or remove these images (in a training, data.allow_unpaired=true leaves them out)"
         )
     predenoised = provenance.read(folder)
     origins = predenoised.pictures if predenoised else {}

@@ -64,6 +64,11 @@ def scan(folder: str | Path, *, suffixes: Sequence[str] = SUFFIXES, required: bo
     return result
 
 
+def printable(name: str) -> str:
+    """A file name as text; bytes that are no UTF-8 are written as \\xff."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 def walk(folder: Path) -> Iterator[Path]:
     """Image files at or below a folder, in no particular order; none where the folder does not exist."""
     return (path for path, reason, _ in _files(folder, SUFFIXES) if reason is None)

@@ -98,7 +98,8 @@ def _bd_rate(anchor: tuple[pd.DataFrame, int], other: tuple[pd.DataFrame, int]) 
     points = min(map(len, curves))
     overlap = _overlap(*(curve["psnr"] for curve in curves)) if points > 1 else 0.0
     if overlap <= 0:
-        reason = "no overlap" if points > 1 else "one point" if points else "no point"
+        falls = any(cut and len(curve) == 1 for curve, cut in (anchor, other))
+        reason = "no overlap" if points > 1 else "not monotone" if falls else "one point" if points else "no point"
         return {"bd_rate": np.nan, "overlap": 0.0, "cut": sum(cuts), "reason": reason}
     rate = bd_rate(*_columns(curves, "bpp", "psnr"), METHOD, require_matching_points=False, min_overlap=0)
     return {"bd_rate": float(rate), "overlap": overlap, "cut": sum(cuts), "reason": ""}

@@ -5,7 +5,6 @@ Rows go to a file image by image (`rows_file`). Images are shared out over proce
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -30,7 +29,7 @@ from jdcsuite.data.samples import Named, PairPictures, Pictures
 from jdcsuite.data.shots import find_shots
 from jdcsuite.data.sources import Source
 from jdcsuite.files import pool
-from jdcsuite.imaging.folders import scan
+from jdcsuite.imaging.folders import printable, scan
 from jdcsuite.imaging.pixels import to_bytes
 from jdcsuite.judging import candidates, rows_file
 from jdcsuite.judging.candidates import Candidate
@@ -209,7 +208,11 @@ def evaluate(
     evaluator = Evaluator(tuple(dict.fromkeys(words)), test_sets, device)
     _warn_of_training_images(evaluator.codecs.judged, test_sets, console)
     with rows_file.opened(out, force=force) as file:
-        return write_rows(evaluator, file, jobs=jobs, console=console)
+        failed = write_rows(evaluator, file, jobs=jobs, console=console)
+    for folder in folders:
+        if summary := scan(folder).summary(images_only=True):
+            _print(console, f"{printable(str(folder))}: {summary}", style="yellow")
+    return failed
 
 
 def write_rows(evaluator: Evaluator, file: RowsFile, *, console: Console, jobs: int = 1) -> list[Row]:
@@ -260,11 +263,6 @@ def _quality(candidate: Candidate) -> dict[str, float]:
     return {} if quality is None else {"quality": round(10 * quality) / 10}
 
 
-def printable(name: str) -> str:
-    """A file name as text; bytes that are no UTF-8 are written as \\xff."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
-
-
 def _reason(error: Exception) -> str:
     """One line; of an error that no user can cause, with its type."""
     text = " ".join(str(error).split())
@@ -294,8 +292,6 @@ def _test_sets(folder: Path, sigmas: list[float], noise_seed: int, protocol: str
             raise UserError(f"{folder} is a run, whose test images have their own noise: leave out --sigma")
         return test_sets_of(run_folder.read_config(folder))[1]
     files = scan(folder)
-    if summary := files.summary(images_only=True):
-        _print(console, f"{printable(str(folder))}: {summary}", style="yellow")
     scenes = frozenset(scene_and_iso(path)[0] for path in files.images)
     version, dataset = Row(code_version=environment.code_version()), printable(folder.name)
     if pairs := find_shots(folder, Source.parse(folder.name)):

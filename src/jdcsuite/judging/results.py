@@ -124,6 +124,8 @@ def _files(paths: Sequence[Path]) -> list[Path]:
     unless there is nothing else."""
     files: list[Path] = []
     for path in map(Path, paths):
+        if not path.exists():
+            raise UserError(f"{path} does not exist: give csv files or folders of tested runs.")
         matches = [path] if path.is_file() else sorted(path.rglob(FILE))
         if not matches:
             raise UserError(f"There is no {FILE} in {path}: give csv files or folders of tested runs.")
@@ -158,17 +160,17 @@ def is_report(folder: Path) -> bool:
     return (folder / "rd.png").exists()
 
 
+def cut_off(paths: Sequence[Path]) -> list[Path]:
+    """The files at ``paths`` whose last row is cut off, which `read` leaves out."""
+    return [file for file in _files(paths) if _is_cut_off(_lines(file))]
+
+
 def complete_lines(file: Path) -> list[list[str]]:
     """Header and rows of a csv file, without a last row that is cut off, as a killed writer leaves it.
 
     UserError: it cannot be read, is empty, or has another row with more or fewer fields than the header."""
-    try:
-        lines = list(csv.reader(io.StringIO(file.read_bytes().decode("utf-8", "surrogateescape"), newline="")))
-    except (OSError, csv.Error) as error:
-        raise UserError(f"{file} is not a csv file of results: {getattr(error, 'strerror', None) or error}.") from None
-    if not lines:
-        raise UserError(f"{file} is not a csv file of results: it is empty.")
-    if len(lines) > 1 and len(lines[-1]) < len(lines[0]):
+    lines = _lines(file)
+    if _is_cut_off(lines):
         lines.pop()
     for number, line in enumerate(lines, 1):
         if len(line) != len(lines[0]):
@@ -176,6 +178,20 @@ def complete_lines(file: Path) -> list[list[str]]:
                 f"{file} is not a csv file of results: row {number} has {len(line)} fields, the header {len(lines[0])}."
             )
     return lines
+
+
+def _lines(file: Path) -> list[list[str]]:
+    try:
+        lines = list(csv.reader(io.StringIO(file.read_bytes().decode("utf-8", "surrogateescape"), newline="")))
+    except (OSError, csv.Error) as error:
+        raise UserError(f"{file} is not a csv file of results: {getattr(error, 'strerror', None) or error}.") from None
+    if not lines:
+        raise UserError(f"{file} is not a csv file of results: it is empty.")
+    return lines
+
+
+def _is_cut_off(lines: list[list[str]]) -> bool:
+    return len(lines) > 1 and len(lines[-1]) < len(lines[0])
 
 
 def _read_file(file: Path) -> pd.DataFrame:
@@ -202,6 +218,9 @@ def _read_file(file: Path) -> pd.DataFrame:
             rows[column] = rows[column].astype(float)
         except ValueError as error:
             raise UserError(f"{file} is not a csv file of results: column {column}, {error}.") from None
+    if "bpp" in rows and len(wrong := rows[(rows["bpp"] <= 0) | np.isinf(rows["bpp"])]):
+        image, bpp = wrong[["image", "bpp"]].iloc[0]
+        raise UserError(f"{file} holds a rate of {bpp:g} bpp, of {image}: measure it again.")
     if "quality" in rows:  # 90 and 90.0 are the same quality
         number = pd.to_numeric(rows["quality"], errors="coerce")
         rows["quality"] = rows["quality"].where(number.isna(), number.map("{:g}".format))

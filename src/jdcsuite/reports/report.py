@@ -50,7 +50,7 @@ def make(paths: Sequence[Path], out: Path, console: Console, *, against: str | N
         files["compared"] = out / "compared.csv"
         results.write(compared, files["compared"])
         console.print(terminal.comparison_table(compared))
-    notes = _notes(rows)
+    notes = [*_notes(rows), *(f"The last row of {file} is cut off and left out." for file in results.cut_off(paths))]
     for note in notes:
         if note != results.DEMO:  # the table's title
             console.print(note, markup=False)

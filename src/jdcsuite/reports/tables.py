@@ -223,7 +223,7 @@ def fixed_rate_table(points: pd.DataFrame) -> Table | None:
         for label, values in [] if read.empty else read.groupby("label", sort=False):
             own = panel.loc[(panel["label"] == label) & panel["psnr"].notna(), "bpp"]
             rates = list(values["bpp"])
-            measured = f"{own.min():.2f} .. {own.max():.2f}"
+            measured = f"{own.min():.2f} .. {own.max():.2f}" if len(own) else "exact"
             rows.append([title, label, measured, *(number(value, ".2f") for value in values["psnr"])])
     reached = [i for i in range(len(rates)) if any(row[3 + i] != NONE for row in rows)]
     if not reached:

@@ -49,7 +49,7 @@ def report(overrides: Sequence[str], console: Console) -> int:
         problems += finding.is_problem
         mark, style = ("problem: ", "red") if finding.is_problem else ("", None)
         console.print(f"{mark}{finding.text}", style=style, markup=False, highlight=False, soft_wrap=True)
-    end = f"{problems} problem{'s' if problems > 1 else ''}." if problems else "No problem was seen."
+    end = f"{problems} problem{'s' if problems > 1 else ''}." if problems else "No problems found."
     console.print(end, style="red" if problems else "green", highlight=False)
     return problems
 
@@ -85,7 +85,7 @@ def job(overrides: Sequence[str]) -> Iterator[Finding]:
             yield Finding(mistakes.sentence(error), is_problem=True)
             return
     every = list({str(each.config): each for each in plan.drafts_in_order(jobs)}.values())
-    yield Finding(f"{len(jobs)} job{'s' if len(jobs) > 1 else ''}, {len(every)} with all that they need.")
+    yield Finding(f"{len(jobs)} job{'s' if len(jobs) > 1 else ''}, {len(every)} with dependencies.")
     for config in {str(each.config["trainer"]): each.config for each in every}.values():
         yield from _devices(config)
     refusals = list(_refusals(lambda: trial.construct(jobs, parts)))
@@ -130,6 +130,8 @@ def _devices(config: Mapping) -> Iterator[Finding]:
     yield from _refusals(lambda: training.check_device(options))
     if not on_cpu and devices > torch.cuda.device_count():
         yield Finding(f"trainer.devices={devices}, but {torch.cuda.device_count()} GPUs are visible.", is_problem=True)
+    if on_cpu and devices > (cores := os.cpu_count() or 1):
+        yield Finding(f"trainer.devices={devices}, but this machine has {cores} CPU cores.", is_problem=True)
     if devices > 1 and not torch.distributed.is_available():
         yield Finding(f"trainer.devices={devices} needs torchrun, which this torch lacks.", is_problem=True)
     if config["launcher"]["kind"] not in validation.LAUNCHERS:
