@@ -189,6 +189,17 @@ def test_curves_of_a_threshold_sweep_have_names_of_their_own(tmp_path: Path) -> 
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_lossless_codec_without_a_finite_psnr_has_a_report(tmp_path: Path, avif: Path, beside: bool) -> None:
+    """It used to end in a traceback: a figure without axes."""
+    exact = {"sigma": 0.0, "psnr_noisy": np.inf, "ms_ssim": np.nan, "ms_ssim_noisy": np.nan}
+    rows = [row("lcfdnet", image, 9.0, np.inf, run="r", **exact) for image in IMAGES]
+    pd.DataFrame(rows).to_csv(tmp_path / "rows.csv", index=False)
+    text = printed([tmp_path / "rows.csv", *[avif] * beside], tmp_path / "out")
+    assert "exact" in text and (tmp_path / "out" / "report.html").is_file()
+    assert (tmp_path / "out" / "rd.png").is_file() == beside
+
+
 def test_the_spread_of_seeds_is_beside_their_mean(tmp_path: Path) -> None:
     for seed in (0, 1):
         run_folder(tmp_path / str(seed), "fllic", 512.0, run=f"r{seed}", seed=seed, ms_ssim=0.9 + 0.02 * seed)

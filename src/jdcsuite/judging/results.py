@@ -157,7 +157,7 @@ def is_run(folder: Path) -> bool:
 
 
 def is_report(folder: Path) -> bool:
-    return (folder / "rd.png").exists()
+    return any((folder / name).exists() for name in ("rd.png", "report.html"))
 
 
 def cut_off(paths: Sequence[Path]) -> list[Path]:

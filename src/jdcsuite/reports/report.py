@@ -12,7 +12,7 @@ from rich.console import Console
 from jdcsuite.judging import comparison, results
 from jdcsuite.reports import complexity, crops, figures, interactive, page, provenance, tables, terminal
 from jdcsuite.reports.page import Chart, Section
-from jdcsuite.reports.styles import panels, styles
+from jdcsuite.reports.styles import metrics, panels, styles
 from jdcsuite.types import UserError
 
 PAGE = "report.html"
@@ -42,9 +42,10 @@ def make(paths: Sequence[Path], out: Path, console: Console, *, against: str | N
     out.mkdir(parents=True, exist_ok=True)
     files = {"results": out / results.FILE}
     results.write(rows.drop(columns="folder"), files["results"])
-    if len(points):
+    if metrics(points):  # lossless codecs on images without noise have no finite one
         files |= {"figure": out / "rd.png", "figure_svg": out / "rd.svg"}
         figures.figure(points, [files["figure"], files["figure_svg"]])
+    if len(points):
         console.print(terminal.curves_table(points))
     if compared is not None:
         files["compared"] = out / "compared.csv"
@@ -120,6 +121,8 @@ def _title(out: Path) -> str:
 def _charts(points: pd.DataFrame, out: Path) -> list[Chart]:
     looks, charts = styles(points), []
     for i, (title, panel) in enumerate(panels(points)):
+        if not metrics(panel):
+            continue
         svg = out / PARTS / f"rd-{i + 1}.svg"
         figures.figure(panel, [svg], looks=looks)
         html = interactive.rate_distortion(panel, looks, name=f"chart-rd-{i + 1}")
