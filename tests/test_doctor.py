@@ -93,7 +93,7 @@ def test_small_validation_images_are_a_problem(tmp_path: Path) -> None:
         for j in range(3):
             Image.new("RGB", (50, 50), (i, j, 9)).save(folder / f"{i}{j}.png")
     _, problems = findings(*TINY, f"data.root={tmp_path / 'root'}", "data.train=train", "data.test=[test]")
-    assert len(problems) == 1 and "smaller than the 64 pixels of data.crop" in problems[0]
+    assert len(problems) == 1 and "give a smaller data.crop, or leave these images out" in problems[0]
 
 
 def test_the_machine_alone_and_the_exit_status(monkeypatch: pytest.MonkeyPatch) -> None:

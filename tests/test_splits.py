@@ -88,7 +88,7 @@ def test_mixed_in_clean_images_exclude_validation_scenes_and_teachers_outputs(ro
 def test_validation_images_too_small_for_ms_ssim_are_named(root: Path) -> None:
     data = module(root)
     data.require_val(SIDE)
-    with pytest.raises(UserError, match=rf"2 of 2 pictures are smaller than the {SIDE + 1} pixels of MS-SSIM"):
+    with pytest.raises(UserError, match=rf"2 of 2 images are smaller than the {SIDE + 1} pixels of MS-SSIM"):
         data.require_val(SIDE + 1)
 
 

@@ -132,9 +132,10 @@ class ImageCache:
         small = [f"{n} ({h} x {w})" for n, (h, w) in zip(self.names, self._shapes, strict=True) if min(h, w) < side]
         if small:
             names = ", ".join(small[:3]) + (", ..." if len(small) > 3 else "")
+            smaller = f"give a smaller {reason}, or " if reason.startswith("data.") else ""
             raise UserError(
-                f"{len(small)} of {len(self)} pictures are smaller than the {side} pixels of {reason}: {names}; "
-                "give fewer, or leave the pictures out"
+                f"{len(small)} of {len(self)} images are smaller than the {side} pixels of {reason}: {names}; "
+                f"{smaller}leave these images out"
             )
 
 
