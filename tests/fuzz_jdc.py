@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from jdcsuite.coding.codec import Codec, tile_checksum
+from jdcsuite.coding.codec import Codec, coding_mode, tile_checksum
 from jdcsuite.coding.container import Contents, Tile, pack, unpack
 from jdcsuite.entropy.coder import Encoder
 from jdcsuite.files import compression
@@ -36,6 +36,7 @@ from jdcsuite.imaging.lossless import Lossless
 from jdcsuite.models.clean_entropy import CleanEntropy
 from jdcsuite.models.flagship import Flagship
 from jdcsuite.models.fllic import FLLIC
+from jdcsuite.models.lcfdnet import RANGES, Exchange, LCFDNet, _interleaved, to_rgb, to_yuv
 from jdcsuite.models.manypriors import ManyPriors
 from jdcsuite.models.testolina import Testolina
 from jdcsuite.types import CorruptFile, Side
@@ -81,13 +82,18 @@ def guided() -> Codec:
     return FLLIC(widths=[8, 8, 16], num_latents=32, prior_width=8, latent_gain=64.0, guide=guide).eval()
 
 
+def lcfdnet() -> Codec:
+    return LCFDNet(hidden=2)
+
+
 CODECS = {"FLLIC": fllic, "ManyPriors": many_priors, "Testolina": testolina, "Flagship": flagship}
+FUZZED = {**CODECS, "LCFDNet": lcfdnet}  # the last has no latents
 
 
 def narrow(name: str = "FLLIC", *, seed: int = 0) -> Codec:
     """A narrow codec with random weights and latents large enough to leave the tables."""
     torch.manual_seed(seed)
-    codec = CODECS[name]().eval()
+    codec = FUZZED[name]().eval()
     codec.update()
     return codec
 
@@ -114,6 +120,8 @@ def images(*, tile: int) -> list[tuple[np.ndarray, dict[str, object]]]:
 def originals(codec: Codec) -> list[Original]:
     files = []
     for pixels, options in images(tile=max(64, codec.margin)):
+        if isinstance(codec, LCFDNet) and pixels.dtype != np.uint8:
+            continue
         data = compression.compress(pixels, codec, **options)
         files.append(Original(data, unpack(data), compression.decompress(data, codec)))
     return files
@@ -244,7 +252,9 @@ def _segment(it: Contents, random: np.random.Generator) -> Contents:
 
 @torch.no_grad()
 def _latents(it: Contents, codec: Codec, random: np.random.Generator) -> Contents:
-    """Random latents of any magnitude as an encoder writes them, with right checksums."""
+    """Random latents of any magnitude as an encoder writes them, with right checksums; of LC-FDNet, random samples."""
+    if isinstance(codec, LCFDNet):
+        return _samples(it, codec, random)
     valid = _valid(_side(it.side, random), it.side)
     it = replace(it, side=valid, tile=0, height=int(random.integers(1, 131)), width=70)
     (box,) = it.boxes
@@ -254,17 +264,48 @@ def _latents(it: Contents, codec: Codec, random: np.random.Generator) -> Content
     return replace(it, tiles=[Tile(checksum=tile_checksum(symbols, box=box, side=it.side), segments=segments)])
 
 
+def _samples(it: Contents, codec: LCFDNet, random: np.random.Generator) -> Contents:
+    """Samples as an encoder writes them, most of them of no RGB image unless they are near those of image a."""
+    it = replace(it, tile=0, height=int(random.integers(1, 50)), width=30)
+    (box,) = it.boxes
+    size, spread = ((box.height + 1) // 2, 15), 10 ** random.uniform(-1, 3)
+    grey = int(random.integers(256))
+    rgb = torch.from_numpy(np.clip(random.normal(grey, spread, (3, *size)), 0, 255).astype(np.int64))
+    a, encoder = to_yuv(rgb)[None], Encoder()
+
+    def write(place: str, i: int) -> Exchange:
+        def put(coding, rows, columns):
+            noise = torch.from_numpy(random.normal(0, spread, len(rows)).astype(np.int64))
+            samples = (a[0, i, rows, columns] + noise).clamp(*RANGES[i])
+            every = torch.arange(len(rows))
+            encoder.put(torch.zeros(len(rows), dtype=torch.int32), every, coding.intervals(RANGES[i][1] - samples))
+            return samples
+
+        return put
+
+    planes = coding_mode(LCFDNet._code)(codec, a, write)
+    whole = to_rgb(_interleaved(planes | {"a": a}))[..., : box.height, : box.width]
+    tile = Tile(
+        checksum=tile_checksum(whole.flatten(), box=box, side=it.side),
+        segments=[codec._encode_seed(rgb), encoder.segment()],
+    )
+    return replace(it, tiles=[tile])
+
+
 def _size(it: Contents, codec: Codec, random: np.random.Generator) -> Contents:
     """A large tile of latents 0, of which the last segment is replaced."""
     side = int(random.choice([1024, 2048, 4096]))
-    words = int(random.choice([1, 10, 1000, 100_000]))
+    # LC-FDNet takes about 10 us for each sample that is there, however few bytes it has
+    words = int(random.choice([1, 10, 1000, 2000 if isinstance(codec, LCFDNet) else 100_000]))
     last = random.bytes(7) + b"\1" + random.bytes(4 * words)
     tiles = [Tile(checksum=int(random.integers(2**32)), segments=[_constant(codec, side), last])]
     return replace(it, height=side, width=side, tile=0, tiles=tiles)
 
 
 def _constant(codec: Codec, side: int) -> bytes:
-    """The first segment of a tile, all symbols of which are 0."""
+    """The first segment of a tile, all symbols or samples of which are 0."""
+    if isinstance(codec, LCFDNet):
+        return codec._encode_seed(torch.zeros(3, side // 2, side // 2, dtype=torch.int64))
     encoder, name = Encoder(), codec.segment_names[0]
     tables, count = codec.tables[name], (side // codec.stride) ** 2
     if name == "index":  # coded given the index above
@@ -351,12 +392,12 @@ def main() -> None:
     parser.add_argument("cases", nargs="?", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, help="one case, by its number")
-    parser.add_argument("--codec", choices=CODECS, help="the only one to fuzz")
+    parser.add_argument("--codec", choices=FUZZED, help="the only one to fuzz")
     args = parser.parse_args()
     faulthandler.enable()
     torch.set_num_threads(1)
     cases = range(args.cases) if args.only is None else range(args.only, args.only + 1)
-    for name in [args.codec] if args.codec else CODECS:
+    for name in [args.codec] if args.codec else FUZZED:
         result = fuzz(narrow(name), cases, seed=args.seed, verbose=True)
         for (kind, end), count in sorted(result["counts"].items()):
             print(f"{kind:16} {end:8} {count:6}")

@@ -179,6 +179,23 @@ def test_damaged_tiles_are_refused() -> None:
         other.decompress(pack(contents))
 
 
+def test_a_tile_too_short_for_its_samples_is_refused_before_the_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bound holds for every file: a network that is certain of a flat image writes few more bits."""
+    contents = unpack(CODER.compress(image(64, 64, kind="flat")))
+    (tile,) = contents.tiles
+    samples = 3 * 32**2
+    assert samples * lcfdnet.LEAST_BITS <= 8 * len(tile.segments[1])
+    certain = torch.zeros(samples, 511, dtype=torch.float64)
+    certain[:, 0] = 100
+    cdf = tables(certain, torch.zeros(samples, dtype=torch.int64), count=511)
+    assert 2**16 - 512 <= int(cdf[0, 1]) <= 2**16 - 510, "the bound is tight"
+    seed = CODER._encode_seed(torch.zeros(3, 1024, 1024, dtype=torch.int64))
+    forged = Tile(checksum=0, segments=[seed, tile.segments[1][:1000]])
+    monkeypatch.setattr(LCFDNet, "_code", None)  # would fail
+    with pytest.raises(CorruptFile, match="too short"):
+        CODER.decompress(pack(replace(contents, height=2048, width=2048, tile=0, tiles=[forged])))
+
+
 def test_damaged_streams_of_image_a_take_no_time() -> None:
     """JPEG-LS took seconds for some of these."""
     rng = np.random.default_rng(0)

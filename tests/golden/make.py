@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import zlib
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +20,14 @@ import torch
 from hydra.utils import instantiate
 
 from jdcsuite.artifacts import weights
+from jdcsuite.coding.codec import Codec
 from jdcsuite.coding.container import unpack
 from jdcsuite.files import compression
 from jdcsuite.imaging import atomic
 from jdcsuite.imaging.depth import Depth
 from jdcsuite.imaging.picture import Picture
 from jdcsuite.imaging.write import encode
+from jdcsuite.models.lcfdnet import LCFDNet
 
 # folder -> class and its arguments
 CODECS = {
@@ -56,6 +60,7 @@ SETTINGS = {
 # networks that are initialised with zeros and are not among the `prior_networks`
 ZERO_INITIALISED = {"flagship": ("gain_a", "gain_s", "fine_a.0.scale", "coarse_s.0.scale")}
 MAX_WEIGHTS = 250_000  # bytes
+LCFDNET = "lcfdnet"  # its weights exceed that at any width, so `numbered` makes them again
 WEIGHTS, LIST = "weights.safetensors", "golden.json"
 
 
@@ -84,7 +89,29 @@ def images(codec: str) -> dict[str, tuple[np.ndarray, dict[str, object]]]:
         "grey12": (np.repeat(deep[110:143, 100:120, 2:] >> 4 << 4, 3, -1), {"grey": True}),
     }
     settings = SETTINGS.get(codec, {})
-    return {name: (pixels, options | settings.get(name, {})) for name, (pixels, options) in images.items()}
+    return {
+        name: (pixels, options | settings.get(name, {}))
+        for name, (pixels, options) in images.items()
+        if codec != LCFDNET or pixels.dtype == np.uint8
+    }
+
+
+def codec(folder: Path) -> Path | Codec:
+    """What its files decode with: stored weights, or numbered ones."""
+    return numbered() if folder.name == LCFDNET else folder / WEIGHTS
+
+
+@cache
+def numbered() -> LCFDNet:
+    """A narrow LC-FDNet, each tensor of which is multiples of 2**-10 drawn by NumPy's frozen legacy generator, seeded
+    by the name of the tensor."""
+    net = LCFDNet(hidden=2)
+    for name, tensor in net.state_dict().items():
+        random = np.random.RandomState(zlib.crc32(name.encode()))
+        low, high = (512, 1536) if name.endswith((".gamma", ".var")) else (-400, 401)
+        tensor.copy_(torch.from_numpy(random.randint(low, high, tuple(tensor.shape)) / 1024))
+    net.eval().update()
+    return net
 
 
 def main() -> None:
@@ -92,6 +119,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     parser.add_argument("--force", action="store_true")
     args = parser.parse_args()
+    make_files(args.out / LCFDNET, force=args.force)
     for name, (target, shape) in CODECS.items():
         folder = args.out / name
         folder.mkdir(parents=True, exist_ok=True)
@@ -119,9 +147,10 @@ def make_weights(folder: Path, target: str, shape: dict[str, object]) -> None:
     print(f"{folder.name}: {stored.stat().st_size} bytes of weights, {codec.model_id.hex()}")
 
 
-def make_files(folder: Path) -> None:
-    stored, record = folder / WEIGHTS, folder / LIST
-    listed = json.loads(record.read_text())["files"] if record.exists() else {}
+def make_files(folder: Path, *, force: bool = False) -> None:
+    stored, record = codec(folder), folder / LIST
+    listed = json.loads(record.read_text())["files"] if record.exists() and not force else {}
+    folder.mkdir(parents=True, exist_ok=True)
     for name, (pixels, options) in images(folder.name).items():
         if name in listed:
             continue

@@ -27,7 +27,7 @@ from torch.utils.checkpoint import checkpoint
 from jdcsuite.coding.codec import Codec, coding_mode, tile_checksum
 from jdcsuite.coding.container import Contents, Tile
 from jdcsuite.coding.tiling import Array, Box, boxes, in_windows
-from jdcsuite.entropy.coder import Decoder, Encoder
+from jdcsuite.entropy.coder import UNITS, Decoder, Encoder
 from jdcsuite.entropy.exact import INPUT_UNITS, MAX_INPUT, ExactConv2d
 from jdcsuite.entropy.logits import RowPerSymbol, tables
 from jdcsuite.imaging.lossless import Lossless
@@ -36,6 +36,8 @@ from jdcsuite.types import CorruptFile, Output, Side, UserError
 
 PLACES = {"d": (1, 1), "b": (0, 1), "c": (1, 0)}  # subsampled image -> its first row and column, in coding order
 RANGES = ((0, 255), (-255, 255), (-255, 255))  # smallest and largest Y, U and V
+# bits of the Y, U and V of a pixel at least: all other outcomes have one unit of probability each
+LEAST_BITS = -sum(math.log2(1 - (high - low) / UNITS) for low, high in RANGES)
 SCALE = 256  # the networks see samples divided by it
 REACH, HEAD_REACH, THRESHOLD_REACH = 7, 2, 2  # pixels that the parts of a network reach; the last in units of 4
 WINDOW, HEAD_WINDOW = 128, 64  # side of what a network computes at once; the second orders the samples of a file
@@ -327,8 +329,9 @@ class LCFDNet(Codec):
     @coding_mode
     def _decode_box(self, tile: Tile, box: Box, *, side: Side) -> Float[Tensor, "1 3 _ _"]:
         size = ((box.height + 1) // 2, (box.width + 1) // 2)
-        a = to_yuv(self._decode_seed(tile.segments[0], size).to(self.device))
         coder = Decoder(tile.segments[1])
+        coder.require(len(PLACES) * math.prod(size) * LEAST_BITS)  # before the networks see a tile that was not written
+        a = to_yuv(self._decode_seed(tile.segments[0], size).to(self.device))
 
         def read(place: str, i: int) -> Exchange:
             def get(coding: RowPerSymbol, rows: Tensor, columns: Tensor) -> Tensor:
