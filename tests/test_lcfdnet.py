@@ -196,6 +196,14 @@ def test_a_tile_too_short_for_its_samples_is_refused_before_the_networks(monkeyp
         CODER.decompress(pack(replace(contents, height=2048, width=2048, tile=0, tiles=[forged])))
 
 
+def test_the_memory_of_decoding_counts_rounded_weights_and_the_planes_of_a_tile() -> None:
+    contents = unpack(CODER.compress(image(64, 64, kind="flat")))
+    rounded = 8 * sum(p.numel() for p in CODER.parameters())
+    small, large = (CODER.decoding_memory(replace(contents, height=side, width=side, tile=0)) for side in (256, 1024))
+    assert small > rounded + 8 * 1021 * lcfdnet.HEAD_WINDOW**2
+    assert large - small > 8 * (512**2 - 128**2) * (2 * 8 + 12), "the features of two branches and all planes"
+
+
 def test_damaged_streams_of_image_a_take_no_time() -> None:
     """JPEG-LS took seconds for some of these."""
     rng = np.random.default_rng(0)

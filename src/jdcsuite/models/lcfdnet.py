@@ -41,6 +41,7 @@ LEAST_BITS = -sum(math.log2(1 - (high - low) / UNITS) for low, high in RANGES)
 SCALE = 256  # the networks see samples divided by it
 REACH, HEAD_REACH, THRESHOLD_REACH = 7, 2, 2  # pixels that the parts of a network reach; the last in units of 4
 WINDOW, HEAD_WINDOW = 128, 64  # side of what a network computes at once; the second orders the samples of a file
+KEPT = 1 << 29  # bytes of freed memory that glibc keeps: it differs between equal runs, up to 350 MiB as measured
 
 Exchange = Callable[[RowPerSymbol, Tensor, Tensor], Tensor]
 
@@ -292,10 +293,15 @@ class LCFDNet(Codec):
         return super().header(x, **options)
 
     def decoding_memory(self, contents: Contents) -> int:
-        """The image, and for a tile the features of a network and what one window of it takes."""
-        hidden = self.nets["y_d"].error.in_channels
-        area = contents.boxes[0].area // 4
-        return super().decoding_memory(contents) + 8 * area * (4 * hidden + 16) + (1 << 29)
+        """The image, the rounded weights, the planes of a tile and the features of two branches, the convolution of a
+        window as a product of matrices, and a head window's patches, logits and tables."""
+        net, box = self.nets["v_c"], contents.boxes[0]
+        hidden, height, width = net.error.in_channels, (box.height + 1) // 2, (box.width + 1) // 2
+        window, head = (min(height, side) * min(width, side) for side in (WINDOW + 2 * REACH, HEAD_WINDOW))
+        floats = sum(parameter.numel() for parameter in self.nets.parameters())
+        floats += height * width * (2 * hidden + 64) + window * 15 * hidden
+        floats += head * (2 * 9 * 2 * hidden + 2 * net.low.logits.out_channels)
+        return super().decoding_memory(contents) + 10 * floats + KEPT  # 8 bytes and a quarter for the allocator
 
     def encode_tiles(self, x: Float[Tensor, "1 3 h w"] | Array, contents: Contents) -> Iterator[Tile]:
         return (self._encode_box(x, box, side=contents.side) for box in contents.boxes)
