@@ -41,7 +41,7 @@ LEAST_BITS = -sum(math.log2(1 - (high - low) / UNITS) for low, high in RANGES)
 SCALE = 256  # the networks see samples divided by it
 REACH, HEAD_REACH, THRESHOLD_REACH = 7, 2, 2  # pixels that the parts of a network reach; the last in units of 4
 WINDOW, HEAD_WINDOW = 128, 64  # side of what a network computes at once; the second orders the samples of a file
-KEPT = 1 << 29  # bytes of freed memory that glibc keeps: it differs between equal runs, up to 350 MiB as measured
+KEPT = 1 << 29  # bytes of freed memory that glibc keeps: 156 and 423 MiB in two equal runs, so no tight bound exists
 
 Exchange = Callable[[RowPerSymbol, Tensor, Tensor], Tensor]
 
