@@ -435,3 +435,15 @@ def test_the_strip_shows_the_middle_rung_of_each_curve(sweep: Path, tmp_path: Pa
         small = (width - 8) // len(shown)
         mine, right = got[:, 8 + i * cell :], expected[:, 8 + i * small :]
         assert (mine[:384, :288] == right[:384, :288]).all()
+
+
+@pytest.mark.parametrize(
+    ("bpp", "psnr", "message"),
+    [(-1.0, 30.0, "holds a rate of -1 bpp, of b.png"), (1.0, float("nan"), "holds a rate without a PSNR, of b.png")],
+)
+def test_rates_that_no_codec_has_and_rates_without_quality_are_refused(
+    tmp_path: Path, bpp: float, psnr: float, message: str
+) -> None:
+    results.write(pd.DataFrame([row("m", "a.png", 1.0, 30.0), row("m", "b.png", bpp, psnr)]), tmp_path / "r.csv")
+    with pytest.raises(UserError, match=message):
+        results.read([tmp_path / "r.csv"])

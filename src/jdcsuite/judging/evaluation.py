@@ -197,9 +197,7 @@ def evaluate(
     images and noise. ``jobs``: number of processes.
     """
     checks.device(device)
-    test_sets = [
-        test for folder in _distinct(folders) for test in _test_sets(folder, sigmas, noise_seed, protocol, console)
-    ]
+    test_sets = [test for folder in _distinct(folders) for test in _test_sets(folder, sigmas, noise_seed, protocol)]
     if sigmas and (recorded := [test for test in test_sets if test.row.noise_protocol == "real"]):
         text = f"{recorded[0].dataset} holds noisy images, which are judged with their own noise"
         if len(recorded) == len(test_sets):
@@ -210,7 +208,7 @@ def evaluate(
     with rows_file.opened(out, force=force) as file:
         failed = write_rows(evaluator, file, jobs=jobs, console=console)
     for folder in folders:
-        if summary := scan(folder).summary(images_only=True):
+        if not _is_run(folder) and (summary := scan(folder).summary(images_only=True)):
             _print(console, f"{printable(str(folder))}: {summary}", style="yellow")
     return failed
 
@@ -286,8 +284,12 @@ def test_sets_of(config: Mapping) -> tuple[DataModule, list[ImageSet]]:
     return data, [ImageSet(name, data.pictures(name), row, scenes) for name in data.test_sets]
 
 
-def _test_sets(folder: Path, sigmas: list[float], noise_seed: int, protocol: str, console: Console) -> list[ImageSet]:
-    if (folder / run_folder.CONFIG).is_file():
+def _is_run(folder: Path) -> bool:
+    return (folder / run_folder.CONFIG).is_file()
+
+
+def _test_sets(folder: Path, sigmas: list[float], noise_seed: int, protocol: str) -> list[ImageSet]:
+    if _is_run(folder):
         if sigmas:
             raise UserError(f"{folder} is a run, whose test images have their own noise: leave out --sigma")
         return test_sets_of(run_folder.read_config(folder))[1]

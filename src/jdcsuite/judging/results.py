@@ -221,6 +221,10 @@ def _read_file(file: Path) -> pd.DataFrame:
     if "bpp" in rows and len(wrong := rows[(rows["bpp"] <= 0) | np.isinf(rows["bpp"])]):
         image, bpp = wrong[["image", "bpp"]].iloc[0]
         raise UserError(f"{file} holds a rate of {bpp:g} bpp, of {image}: measure it again.")
+    if {"bpp", "psnr"} <= set(rows):
+        failed = rows["error"].fillna("") != "" if "error" in rows else False
+        if len(wrong := rows[rows["bpp"].notna() & rows["psnr"].isna() & ~failed]):
+            raise UserError(f"{file} holds a rate without a PSNR, of {wrong['image'].iloc[0]}: measure it again.")
     if "quality" in rows:  # 90 and 90.0 are the same quality
         number = pd.to_numeric(rows["quality"], errors="coerce")
         rows["quality"] = rows["quality"].where(number.isna(), number.map("{:g}".format))
