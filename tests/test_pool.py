@@ -24,11 +24,12 @@ if __name__ == "__main__":
 
 
 def started(tmp_path: Path, words: list[str]) -> subprocess.Popen[str]:
-    """A process in a group of its own, as a shell starts it."""
+    """A process in a group of its own, as a shell starts it. Behind one that runs in the background, as of a build
+    server, Ctrl-C would be ignored."""
     path = os.pathsep.join([str(TESTS), *sys.path])
     return subprocess.Popen(
         words, env={**os.environ, "PYTHONPATH": path}, cwd=tmp_path, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
+        start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
 
 

@@ -536,7 +536,7 @@ def test_an_error_that_cannot_be_logged_is_still_the_reason(tmp_path: Path, monk
     (tmp_path / "config.yaml").write_text("key: x\ndebug: false\n")
     (tmp_path / "error.log").mkdir()  # cannot be replaced by a file
     reason = attempt(tmp_path)
-    assert reason.startswith("OSError: no space left") and "error.log cannot be written" in reason
+    assert reason.startswith("OSError: no space left") and "error.log is a folder" in reason
 
 
 def test_a_report_that_fails_is_a_failure_after_training(
