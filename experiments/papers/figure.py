@@ -1,0 +1,100 @@
+"""Trained runs and test images -> a figure of one of the papers: its rows, by `jdc evaluate`, and its report.
+
+    python experiments/papers/figure.py fllic_figure_5 runs/awgn --data DATA/kodak24 DATA/cbsd68 -o figure5
+
+`figures.yaml` lists the figures. Codecs without a trained run, and external ones that are not installed, are left out
+and named. The same command again goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from string import Formatter
+
+import yaml
+
+from jdcsuite.artifacts import weights
+from jdcsuite.judging import results
+
+FIGURES = Path(__file__).with_name("figures.yaml")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """An entry of ``figures.yaml``; ``sigma``: in 8-bit grey levels, empty for folders of noisy and clean images."""
+
+    codecs: list[str]
+    sigma: list[float] = field(default_factory=list)
+    ms_ssim: tuple[float, float] | None = None
+    against: str | None = None
+
+
+Runs = dict[str, list[tuple[Path, float | None]]]
+
+
+def trained(folders: list[Path]) -> Runs:
+    """Method -> the weights in ``folders`` (studies, runs, or folders of weights files) and the noise level that each
+    was trained for (None: real noise, or any)."""
+    runs: Runs = {}
+    for path in sorted(file for top in folders for file in top.rglob("*.safetensors")):
+        about = weights.read_about(path)
+        run = path.parent if path.name == weights.NAME else path
+        runs.setdefault(about.get("method") or run.name, []).append((run, about.get("sigma")))
+    return runs
+
+
+def words(codec: str, runs: dict[str, list[tuple[Path, float | None]]], sigma: float | None) -> Iterator[str]:
+    """``codec`` for every combination of runs that its methods have; runs of another noise level are left out, and so
+    is the level itself where ``sigma`` is 0: every run is judged on clean images."""
+    names = [name for _, name, _, _ in Formatter().parse(codec) if name]
+    choices = [
+        [f"{sigma:g}"]
+        if name == "sigma"
+        else [str(run) for run, level in runs.get(name, []) if not sigma or level in (None, sigma)]
+        for name in names
+    ]
+    for chosen in itertools.product(*choices):
+        yield codec.format(**dict(zip(names, chosen, strict=True)))
+
+
+def jdc(*arguments: str) -> int:
+    command = [sys.executable, "-c", "import jdcsuite.cli; jdcsuite.cli.main()", *arguments]
+    return subprocess.run(command, check=False).returncode
+
+
+def main(arguments: list[str] | None = None) -> int:
+    figures = {name: Figure(**entry) for name, entry in yaml.safe_load(FIGURES.read_text()).items()}
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("figure", choices=figures)
+    parser.add_argument("runs", nargs="+", type=Path, help="studies, runs or folders of weights")
+    parser.add_argument("--data", nargs="+", required=True, help="test folders")
+    parser.add_argument("--sigma", nargs="+", type=float, help="noise levels in place of the figure's")
+    parser.add_argument("--jobs", default="1", help="processes")
+    parser.add_argument("--out", "-o", required=True, type=Path, help="folder to write to")
+    options = parser.parse_args(arguments)
+    figure, runs = figures[options.figure], trained(options.runs)
+    options.out.mkdir(parents=True, exist_ok=True)
+    data = [word for path in options.data for word in ("--data", path)]
+    measured, joined, failed = options.out / "measured.csv", options.out / "results.csv", 0
+    for sigma in options.sigma or figure.sigma or [None]:
+        chosen = {codec: list(words(codec, runs, sigma)) for codec in figure.codecs}
+        for codec in (codec for codec, found in chosen.items() if not found):
+            print(f"{codec} is left out: no trained run for it in {', '.join(map(str, options.runs))}")
+        codecs, level = itertools.chain(*chosen.values()), [] if sigma is None else ["--sigma", f"{sigma:g}"]
+        failed |= jdc("evaluate", *codecs, *data, *level, "--jobs", options.jobs, "--out", str(measured))
+    rows = results.read([measured])
+    if figure.ms_ssim:
+        rows = rows[rows["ms_ssim_noisy"].between(*figure.ms_ssim)]
+    results.write(rows, joined)
+    against = ["--against", figure.against] if figure.against in set(rows["method"]) else []
+    return jdc("report", str(joined), "--out", str(options.out / "report"), *against) or failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
