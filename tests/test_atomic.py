@@ -91,3 +91,27 @@ def test_names_as_long_as_the_file_system_allows_are_written(tmp_path: Path) -> 
         atomic.write(tmp_path / name, b"x")
         assert (tmp_path / name).read_bytes() == b"x"
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_second_writer_is_refused_and_a_later_one_is_not(tmp_path: Path) -> None:
+    first, second = (atomic.alone(tmp_path / "lock", busy="wait") for _ in range(2))
+    with first, pytest.raises(UserError, match="wait"), second:
+        raise AssertionError("two at once")
+    entered = False
+    with atomic.alone(tmp_path / "lock", busy="wait"):
+        entered = True
+    assert entered
+
+
+@pytest.mark.parametrize("error", [OSError("no locks"), NotImplementedError("no locks")])
+def test_a_file_system_without_locks_prevents_no_work(tmp_path: Path, monkeypatch, error: Exception) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(atomic.FileLock, "acquire", fail)
+    entered = False
+    with atomic.alone(tmp_path / "lock", busy="wait"):
+        entered = True
+    assert entered
+    with pytest.raises(KeyError), atomic.alone(tmp_path / "lock", busy="wait"):  # errors of the work stay its own
+        raise KeyError

@@ -10,7 +10,7 @@ import pytest
 from dataset_server import BIG, Usage, fetch, png, zipped
 
 from jdcsuite.data import catalog, download
-from jdcsuite.data import fetch as fetching
+from jdcsuite.imaging import atomic
 from jdcsuite.imaging.folders import walk
 from jdcsuite.types import UserError
 
@@ -214,18 +214,6 @@ def test_two_at_once_are_refused(known, tmp_path):
     known("toy", {"a.png": png(1)})
     stage = tmp_path / ".fetch" / "toy"
     stage.mkdir(parents=True)
-    with fetching._locked(stage), pytest.raises(UserError, match="another `jdc fetch toy` is running"):
+    with atomic.alone(stage / "lock", busy=""), pytest.raises(UserError, match="another `jdc fetch toy` is running"):
         fetch("toy", tmp_path)
     assert fetch("toy", tmp_path).is_dir()
-
-
-@pytest.mark.parametrize("error", [OSError("no locks"), NotImplementedError("no locks")])
-def test_a_file_system_without_locks_does_not_prevent_downloads(tmp_path, monkeypatch, error):
-    def fail(*args: object, **options: object) -> None:
-        raise error
-
-    monkeypatch.setattr(fetching.FileLock, "acquire", fail)
-    entered = False
-    with fetching._locked(tmp_path):
-        entered = True
-    assert entered

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pooch
-from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
@@ -49,7 +46,7 @@ def fetch(name: str, root: Path | str, console: Console | None = None, *, base_u
         if target.exists() and any(target.iterdir()):
             raise UserError(f"{target} holds files but no pictures: move it away and run the command again.")
         stage.mkdir(parents=True, exist_ok=True)
-        with _locked(stage):
+        with atomic.alone(stage / "lock", busy=f"another `jdc fetch {name}` is running: wait until it ends."):
             _download(entry, stage, record, console, base_url)
             ready = assemble(entry, stage)
             # recorded only now, so that an error page served as a file is never trusted
@@ -67,22 +64,6 @@ def fetch(name: str, root: Path | str, console: Console | None = None, *, base_u
 
 def _count(folder: Path) -> int:
     return sum(1 for _ in walk(folder))
-
-
-@contextmanager
-def _locked(stage: Path) -> Iterator[None]:
-    """UserError if another process holds the lock: two downloads of one file would write to the same part."""
-    lock = FileLock(stage / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UserError(f"another `jdc fetch {stage.name}` is running: wait until it ends.") from None
-    except (OSError, NotImplementedError):
-        pass  # a file system without locks should not prevent downloads
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _download(entry: Dataset, stage: Path, record: Path, console: Console, base_url: str | None) -> None:

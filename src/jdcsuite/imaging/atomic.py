@@ -1,6 +1,7 @@
 """Bytes, or a library that writes files itself -> a complete file under its name, or no file: the one atomic writer.
 
-A reader never sees a partial file, and writers of the same file at the same time do not share a temporary one.
+A reader never sees a partial file, and writers of the same file at the same time do not share a temporary one. Where
+two writers must not work at the same time at all, `alone` refuses the second.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from jdcsuite.types import UserError
 
@@ -62,3 +65,22 @@ def writing(path: Path, *, cure: str = CURE) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror or error}): {cure}.") from error
+
+
+@contextmanager
+def alone(lock_file: Path, *, busy: str) -> Iterator[None]:
+    """Hold a lock during the body, without waiting for it. UserError ``busy``: another process holds it.
+
+    On a file system without locks (some network mounts) the body runs without one: there, two writers at once are the
+    rarer harm than a command that never works.
+    """
+    lock = FileLock(lock_file)
+    with suppress(OSError, NotImplementedError):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(busy) from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -9,11 +9,9 @@ import csv
 import io
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from jdcsuite.imaging import atomic
 from jdcsuite.judging import results
@@ -34,8 +32,9 @@ def opened(path: Path, *, force: bool = False) -> Iterator[RowsFile]:
     if not path.absolute().parent.is_dir():
         raise UserError(f"the folder of {path} does not exist: make it first")
     with atomic.writing(path, cure=CURE):
-        lock = _locked(path)
-    with lock:
+        _lock_file(path).touch()  # where this fails, the lock would be taken for one that does not exist here
+    busy = f"{path} is being written by another process: wait for it, or {CURE}"
+    with atomic.alone(_lock_file(path), busy=busy):
         columns, lines = _kept(path) if path.exists() and not force else (results.COLUMNS, [])
         file = RowsFile(path, columns, lines)
         file.rewrite()
@@ -46,17 +45,6 @@ def opened(path: Path, *, force: bool = False) -> Iterator[RowsFile]:
             if not file.lines:
                 path.unlink(missing_ok=True)
             _lock_file(path).unlink(missing_ok=True)
-
-
-def _locked(path: Path) -> AbstractContextManager:
-    _lock_file(path).touch()  # where this fails, the lock would be reported as taken
-    lock = FileLock(_lock_file(path), timeout=0)
-    try:
-        return lock.acquire()
-    except Timeout:
-        raise UserError(f"{path} is being written by another process: wait for it, or {CURE}") from None
-    except NotImplementedError:  # a file system without locks
-        return nullcontext()
 
 
 def _lock_file(path: Path) -> Path:
