@@ -36,7 +36,8 @@ from jdcsuite.imaging.lossless import Lossless
 from jdcsuite.models.clean_entropy import CleanEntropy
 from jdcsuite.models.flagship import Flagship
 from jdcsuite.models.fllic import FLLIC
-from jdcsuite.models.lcfdnet import RANGES, Exchange, LCFDNet, _interleaved, to_rgb, to_yuv
+from jdcsuite.models.frequency_net import Exchange
+from jdcsuite.models.lcfdnet import RANGES, LCFDNet, _interleaved, to_rgb, to_yuv
 from jdcsuite.models.manypriors import ManyPriors
 from jdcsuite.models.testolina import Testolina
 from jdcsuite.types import CorruptFile, Side

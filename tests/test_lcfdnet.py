@@ -25,7 +25,8 @@ from jdcsuite.coding.container import Tile, pack, unpack
 from jdcsuite.entropy.exact import ExactConv2d
 from jdcsuite.entropy.logits import tables
 from jdcsuite.models import lcfdnet
-from jdcsuite.models.lcfdnet import LCFDNet, NormalizedConv2d, to_rgb, to_yuv
+from jdcsuite.models.frequency_net import HEAD_WINDOW, NormalizedConv2d
+from jdcsuite.models.lcfdnet import LCFDNet, to_rgb, to_yuv
 from jdcsuite.study import plan
 from jdcsuite.training.criteria import RateDistortion
 from jdcsuite.training.supervision import NoisyTarget
@@ -200,7 +201,7 @@ def test_the_memory_of_decoding_counts_rounded_weights_and_the_planes_of_a_tile(
     contents = unpack(CODER.compress(image(64, 64, kind="flat")))
     rounded = 8 * sum(p.numel() for p in CODER.parameters())
     small, large = (CODER.decoding_memory(replace(contents, height=side, width=side, tile=0)) for side in (256, 1024))
-    assert small > rounded + 8 * 1021 * lcfdnet.HEAD_WINDOW**2
+    assert small > rounded + 8 * 1021 * HEAD_WINDOW**2
     assert large - small > 8 * (512**2 - 128**2) * (2 * 8 + 12), "the features of two branches and all planes"
 
 

@@ -13,7 +13,8 @@ from test_restormer import published_shapes
 
 from jdcsuite.artifacts import published, weights
 from jdcsuite.artifacts.published import convert
-from jdcsuite.models.lcfdnet import SCALE, LCFDNet
+from jdcsuite.models.frequency_net import SCALE
+from jdcsuite.models.lcfdnet import LCFDNet
 from jdcsuite.models.restormer import Restormer
 from jdcsuite.types import UserError
 
