@@ -12,7 +12,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from jdcsuite.cli.app import app
-from jdcsuite.judging import results
+from jdcsuite.judging import curves, results
 from jdcsuite.judging.comparison import bd_matrix, compare, functionally_lossless, pareto, psnr_at
 from jdcsuite.reports import report
 from jdcsuite.types import UserError
@@ -35,8 +35,8 @@ def rows(method: str, points: dict[float, tuple[float, float]], *, seed: float =
 def compared(*parts: list[dict], anchor: str = "codec") -> pd.DataFrame:
     every = pd.DataFrame([row for part in parts for row in part]).reindex(columns=results.COLUMNS)
     every[results.TEXT] = every[results.TEXT].fillna("").astype(str)
-    points = results.curves(every)
-    return compare(results.labelled(every, points), anchor).set_index("label")
+    points = curves.points(every)
+    return compare(curves.labelled(every, points), anchor).set_index("label")
 
 
 CODEC = {512: (0.4, 28.0), 2048: (1.0, 31.0)}
@@ -199,7 +199,7 @@ def test_a_missing_curve_is_one_sentence(tmp_path: Path) -> None:
 
 
 def points(**curves: list[tuple[float, float]]) -> pd.DataFrame:
-    """Points of curves as `results.curves` gives them; the names are methods, with _ for " + "."""
+    """Points of curves as `curves.points` gives them; the names are methods, with _ for " + "."""
     table = [
         {"dataset": "set", "sigma": 10.0, "label": name, "method": name.replace("_", " + "), "bpp": bpp, "psnr": psnr}
         for name, curve in curves.items()

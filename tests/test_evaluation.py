@@ -19,7 +19,7 @@ from test_cli import folder, jdc, run  # noqa: F401
 
 from jdcsuite.artifacts import weights
 from jdcsuite.baselines.standards import Standard
-from jdcsuite.judging import candidates, evaluation, results, rows_file
+from jdcsuite.judging import candidates, curves, evaluation, results, rows_file
 from jdcsuite.judging.progress import Progress
 from jdcsuite.types import Row, UserError
 
@@ -116,7 +116,7 @@ def test_a_codec_that_cannot_hold_an_image_fails_alone(jdc, tmp_path: Path, jobs
     assert "16500" in table.loc[("noisy + webp", "wide.png"), "error"]
     status, printed, err = evaluated(jdc, "webp@50", "jpegls", data=data, out=out)
     assert status == 1 and "3 of 4 rows are in" in printed and len(pd.read_csv(out)) == 4, "it is tried again"
-    assert results.curves(results.read([out]))["images"].sum() == 3
+    assert curves.points(results.read([out]))["images"].sum() == 3
 
 
 def test_a_process_that_dies_takes_one_row_with_it(folder: Path, tmp_path: Path, monkeypatch) -> None:  # noqa: F811

@@ -19,7 +19,7 @@ from jdcsuite.artifacts import weights
 from jdcsuite.baselines.standards import Standard
 from jdcsuite.data.noise import GaussianNoise
 from jdcsuite.imaging.pixels import to_bytes, to_tensor
-from jdcsuite.judging import results
+from jdcsuite.judging import curves, results
 from jdcsuite.judging.metrics import quality
 from jdcsuite.models.fllic import FLLIC
 from jdcsuite.reports import complexity, crops, figures, provenance, report, tables
@@ -177,7 +177,7 @@ def test_a_curve_without_a_finite_psnr_has_no_nan_in_the_table_of_fixed_rates(tm
     rows = [row("noisy + png", image, 9.0, np.inf) for image in IMAGES]
     rows += [row("noisy + avif", i, bpp, psnr, quality=bpp) for i in IMAGES for bpp, psnr in ((0.4, 30.0), (1.2, 33.0))]
     pd.DataFrame(rows).to_csv(tmp_path / "rows.csv", index=False)
-    table = tables.fixed_rate_table(results.curves(results.read([tmp_path / "rows.csv"])))
+    table = tables.fixed_rate_table(curves.points(results.read([tmp_path / "rows.csv"])))
     assert {line[1]: line[2] for line in table.rows} == {"noisy + png": "exact", "noisy + avif": "0.40 .. 1.20"}
     assert "nan" not in table.csv()
 
@@ -198,7 +198,7 @@ def test_legend_and_titles_stay_inside_the_figure(tmp_path: Path) -> None:
         run_folder(
             tmp_path / str(number), "fllic", 512.0, run=str(number), curve=curve, dataset="a set of a long name" * 5
         )
-    points = results.curves(results.read([tmp_path]))
+    points = curves.points(results.read([tmp_path]))
     fig = figures.figure(points, [tmp_path / "rd.png"])
     fig.canvas.draw()
     drawn = [fig.legends[0], fig._suptitle, *(title for ax in fig.axes for title in (ax.title, ax._left_title))]
@@ -213,7 +213,7 @@ def test_a_codec_behind_a_denoiser_is_dashed_and_seeds_have_error_bars(tmp_path:
     run_folder(tmp_path / "a", "fllic", 512.0)
     run_folder(tmp_path / "b", "fllic", 512.0, run="b", seed=1, ms_ssim=0.9)
     cascade = standard(tmp_path / "c.csv", "bm3d + avif", [(30, 0.5, 27.0), (60, 1.3, 31.5)])
-    points = results.curves(results.read([tmp_path / "a", tmp_path / "b", cascade]))
+    points = curves.points(results.read([tmp_path / "a", tmp_path / "b", cascade]))
     fig = figures.figure(points, [tmp_path / "rd.svg"])
     lines = {line.get_label(): line.get_linestyle() for line in fig.axes[0].get_lines()}
     assert (lines["bm3d + avif"], lines["fllic"]) == ("--", "-")
@@ -322,8 +322,8 @@ def test_metrics_of_a_training_are_thinned_and_damaged_files_are_left_out(sweep:
 def test_commands_make_the_rows_of_each_curve(sweep: Path, avif: Path, tmp_path: Path) -> None:
     cascade = standard(tmp_path / "c.csv", "bm3d + jpegxl", [(2.0, 0.5, 27.0), (1.0, 1.3, 31.5)])
     rows = results.read([sweep, avif, cascade], with_folder=True)
-    curves = {curve.label: curve for curve in provenance.curves(results.labelled(rows, results.curves(rows)))}
-    assert curves["fllic"].commands == ["python -m jdcsuite +experiment=fllic 'name=it'\"'\"'s'"]
-    assert [run.name for run in curves["fllic"].runs] == [f"fllic, λ {lmbda}, seed 0" for lmbda in (512, 2048, 8192)]
-    assert curves["noisy + avif"].commands == ["jdc evaluate avif@30,60,90 --data kodak24 --sigma 10 -o rows.csv"]
-    assert curves["bm3d + jpegxl"].commands == ["jdc evaluate bm3d+jpegxl@2,1 --data kodak24 --sigma 10 -o rows.csv"]
+    drawn = {curve.label: curve for curve in provenance.curves(curves.labelled(rows, curves.points(rows)))}
+    assert drawn["fllic"].commands == ["python -m jdcsuite +experiment=fllic 'name=it'\"'\"'s'"]
+    assert [run.name for run in drawn["fllic"].runs] == [f"fllic, λ {lmbda}, seed 0" for lmbda in (512, 2048, 8192)]
+    assert drawn["noisy + avif"].commands == ["jdc evaluate avif@30,60,90 --data kodak24 --sigma 10 -o rows.csv"]
+    assert drawn["bm3d + jpegxl"].commands == ["jdc evaluate bm3d+jpegxl@2,1 --data kodak24 --sigma 10 -o rows.csv"]

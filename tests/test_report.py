@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from jdcsuite.judging import results
+from jdcsuite.judging import curves, results
 from jdcsuite.reports import crops, figures, report
 from jdcsuite.types import UserError
 
@@ -107,7 +107,7 @@ def test_sets_of_one_name_and_weights_of_one_run_name_are_kept_apart(tmp_path: P
         values = {"image_id": image, "weights_id": weights, "run": "r1", "curve": "fllic", "lmbda": 512}
         rows = [row("fllic", "1.png", 1.0 + (image == "00bb") + 2 * (weights == "2222"), 30.0, **values)]
         pd.DataFrame(rows).to_csv(tmp_path / f"{place}.csv", index=False)
-    points = results.curves(results.read([tmp_path / f"{name}.csv" for name in ("a", "b", "c", "old")]))
+    points = curves.points(results.read([tmp_path / f"{name}.csv" for name in ("a", "b", "c", "old")]))
     got = points.set_index(["dataset", "label"])["bpp"].to_dict()
     assert got == {
         ("kodak24", "fllic"): 1.0, ("kodak24", "fllic (weights 2)"): 3.0, ("kodak24 (2)", "fllic"): 2.0
@@ -149,7 +149,7 @@ def exact_rows() -> list[dict[str, object]]:
 def test_exact_images_are_left_out_of_means_and_counted(tmp_path: Path) -> None:
     """One of them used to make the mean PSNR of its curve infinite."""
     pd.DataFrame(exact_rows()).to_csv(tmp_path / "rows.csv", index=False)
-    points = results.curves(results.read([tmp_path / "rows.csv"])).set_index(["method", "quality"])
+    points = curves.points(results.read([tmp_path / "rows.csv"])).set_index(["method", "quality"])
     lossy = points.drop("noisy + png")
     assert lossy["psnr"].to_dict() == {
         ("noisy + avif", "30"): 26, ("noisy + avif", "50"): 31, ("noisy + jpeg2000", "22"): 25,
@@ -170,21 +170,21 @@ def test_noise_of_two_protocols_in_one_plot_is_refused() -> None:
     ).reindex(columns=results.COLUMNS)
     rows[results.TEXT] = rows[results.TEXT].fillna("").astype(str)
     with pytest.raises(UserError, match=r"kodak24, sigma 10.*clip8 \(noisy \+ avif\) and float \(noisy \+ avif\)"):
-        results.curves(rows)
+        curves.points(rows)
 
 
 def test_rungs_have_their_unit() -> None:
     rungs = [("noisy + jpegxl", "2"), ("nlm + jpegxl-e9", "2"), ("noisy + jpeg2000", "28"), ("bm3d + avif", "50")]
-    labels = [results.rung_label(np.nan, quality, method) for method, quality in rungs]
+    labels = [curves.rung_label(np.nan, quality, method) for method, quality in rungs]
     assert labels == ["distance 2", "distance 2", "28 dB", "quality 50"]
-    assert results.rung_label(512, "", "unet + fllic") == "λ 512" and results.rung_label(512, "40", "f") == "quality 40"
-    assert results.rung_label(np.nan, "0", "noisy + jpegxl-lossless") == "lossless"
+    assert curves.rung_label(512, "", "unet + fllic") == "λ 512" and curves.rung_label(512, "40", "f") == "quality 40"
+    assert curves.rung_label(np.nan, "0", "noisy + jpegxl-lossless") == "lossless"
 
 
 def test_curves_of_a_threshold_sweep_have_names_of_their_own(tmp_path: Path) -> None:
     for threshold in (0.8, 0.9):
         run_folder(tmp_path / str(threshold), "jdc_cn8", 512.0, run=f"r{threshold}", min_ms_ssim=threshold)
-    assert results.curves(results.read([tmp_path]))["label"].tolist() == [
+    assert curves.points(results.read([tmp_path]))["label"].tolist() == [
         "jdc_cn8 (MS-SSIM > 0.8)", "jdc_cn8 (MS-SSIM > 0.9)"
     ]  # fmt: skip
 
@@ -203,7 +203,7 @@ def test_a_lossless_codec_without_a_finite_psnr_has_a_report(tmp_path: Path, avi
 def test_the_spread_of_seeds_is_beside_their_mean(tmp_path: Path) -> None:
     for seed in (0, 1):
         run_folder(tmp_path / str(seed), "fllic", 512.0, run=f"r{seed}", seed=seed, ms_ssim=0.9 + 0.02 * seed)
-    (point,) = results.curves(results.read([tmp_path])).to_dict("records")
+    (point,) = curves.points(results.read([tmp_path])).to_dict("records")
     assert point["seeds"] == 2 and point["ms_ssim"] == pytest.approx(0.91)
     assert point["ms_ssim_std"] == pytest.approx(0.02 / 2**0.5) and point["psnr_std"] == 0
 
@@ -235,14 +235,14 @@ def test_files_without_rows_are_refused_in_one_sentence(tmp_path: Path) -> None:
 
 def test_points_are_means_over_images(sweep: Path, avif: Path) -> None:
     rows = results.read([avif, sweep])
-    points = results.curves(rows)
+    points = curves.points(rows)
     assert points["label"].tolist() == ["fllic"] * 3 + ["noisy + avif"] * 3
     assert points["images"].tolist() == [len(IMAGES)] * 6
     for point in points.itertuples():
         mine = rows[(rows["method"] == point.method) & (rows["quality"] == point.quality)]
         mine = mine[(mine["lmbda"] == point.lmbda) | mine["lmbda"].isna()]
         assert len(mine) == len(IMAGES)
-        for column in results.MEANS:
+        for column in curves.MEANS:
             expected = np.mean(mine[column].to_numpy())
             assert getattr(point, column) == pytest.approx(expected, rel=1e-12, nan_ok=True)
     assert points["bpp_est"].isna().tolist() == [False] * 3 + [True] * 3
@@ -254,12 +254,12 @@ def test_seeds_are_averaged_and_curves_are_kept_apart(tmp_path: Path) -> None:
     run_folder(one, "fllic", 512.0)
     run_folder(two, "fllic", 512.0, run="other", seed=1, ms_ssim=0.93)
     rows = results.read([one, two])
-    (point,) = results.curves(rows).itertuples()
+    (point,) = curves.points(rows).itertuples()
     assert point.seeds == 2
     assert point.ms_ssim_std == pytest.approx(np.std([0.95, 0.93], ddof=1)) and point.psnr_std == 0
     run_folder(tmp_path / "three", "fllic", 512.0, run="third", curve="fllic rate_scale=.5")
     run_folder(tmp_path / "four", "fllic", 512.0, run="fourth", budget="paper")
-    points = results.curves(results.read([tmp_path]))
+    points = curves.points(results.read([tmp_path]))
     assert sorted(points["label"]) == ["fllic (lab clip8)", "fllic (paper clip8)", "fllic rate_scale=.5"]
 
 
@@ -268,20 +268,20 @@ def test_a_label_has_only_the_words_that_distinguish_curves(tmp_path: Path) -> N
     shared = "budget=lab data.batch=5 init_from=codec-l1024@6488d0b3 width=0.25"
     for number, curve in enumerate((f"codec {shared}", f"codec {shared} model.index_cost=adaptive")):
         run_folder(tmp_path / str(number), "codec", 512.0, run=str(number), curve=curve)
-    assert sorted(results.curves(results.read([tmp_path]))["label"]) == ["codec", "codec model.index_cost=adaptive"]
+    assert sorted(curves.points(results.read([tmp_path]))["label"]) == ["codec", "codec model.index_cost=adaptive"]
     cascades = [f"unet {shared} + codec width=0.25", f"unet {shared} + codec width=0.5"]
-    assert results._labels("unet + codec", cascades) == {
+    assert curves._labels("unet + codec", cascades) == {
         cascades[0]: "unet + codec", cascades[1]: "unet + codec width=0.5"
     }  # fmt: skip
     alike = ["codec a=1 b=2", "codec b=2 a=1"]
-    assert results._labels("codec", alike) == {curve: curve for curve in alike}, "two curves never share a label"
+    assert curves._labels("codec", alike) == {curve: curve for curve in alike}, "two curves never share a label"
 
 
 def test_runs_with_different_training_sets_are_different_curves(tmp_path: Path) -> None:
     """They used to be averaged like seeds when `jdc evaluate` tested them on the same dataset."""
     run_folder(tmp_path / "one", "jdc_n", 512.0, train_set="sidd")
     run_folder(tmp_path / "two", "jdc_n", 512.0, run="other", train_set="polyu")
-    assert results.curves(results.read([tmp_path]))["label"].tolist() == ["jdc_n (polyu)", "jdc_n (sidd)"]
+    assert curves.points(results.read([tmp_path]))["label"].tolist() == ["jdc_n (polyu)", "jdc_n (sidd)"]
 
 
 def test_rows_of_both_noise_protocols_are_kept(tmp_path: Path) -> None:
@@ -317,7 +317,7 @@ def test_written_rows_read_back_unchanged(sweep: Path, avif: Path, tmp_path: Pat
 
 def test_the_table_shows_means_and_the_noisy_input(sweep: Path, avif: Path, tmp_path: Path) -> None:
     text = printed([sweep, avif], tmp_path / "out")
-    point = results.curves(results.read([sweep])).iloc[1]
+    point = curves.points(results.read([sweep])).iloc[1]
     line = next(line for line in text.splitlines() if "2048" in line).split()
     assert line[1:] == [
         "2048",
@@ -354,7 +354,7 @@ def test_estimators_have_their_own_table(sweep: Path, tmp_path: Path) -> None:
     table = {"run": "c", "method": "clean_entropy", "dataset": "kodak24", "image": IMAGES, "sigma": 10}
     table |= {"h_hat": hat, "h_clean": clean, "h_linear": linear}
     pd.DataFrame(table).to_csv(folder / "results.csv", index=False)
-    assert "clean_entropy" not in set(results.curves(results.read([sweep, folder]))["method"])
+    assert "clean_entropy" not in set(curves.points(results.read([sweep, folder]))["method"])
     text = printed([sweep, folder], tmp_path / "both")
     line = next(line for line in text.splitlines() if "clean_entropy" in line)
     rmse = [np.sqrt(np.mean((estimate - clean) ** 2)) for estimate in (hat, linear)]
@@ -364,7 +364,7 @@ def test_estimators_have_their_own_table(sweep: Path, tmp_path: Path) -> None:
 
 def test_the_rate_axis_fits_the_learned_curves_not_lossless_codecs(sweep: Path, avif: Path, tmp_path: Path) -> None:
     lossless = standard(tmp_path / "lossless.csv", "noisy + jpegxl-lossless", [("", 18.0, 28.25)])
-    points = results.curves(results.read([sweep, avif, lossless]))
+    points = curves.points(results.read([sweep, avif, lossless]))
     fig = figures.figure(points, [tmp_path / "rd.png"])
     psnr, ms_ssim = fig.axes
     assert (psnr.get_ylabel(), ms_ssim.get_ylabel()) == ("PSNR in dB", "MS-SSIM")
@@ -398,7 +398,7 @@ def test_the_rate_axis_fits_the_learned_curves_not_lossless_codecs(sweep: Path, 
 def test_the_figure_has_a_panel_per_dataset_and_none_without_ms_ssim(tmp_path: Path) -> None:
     run_folder(tmp_path / "a", "fllic", 512.0, ms_ssim="")
     run_folder(tmp_path / "b", "fllic", 512.0, ms_ssim="", dataset="sidd", sigma="")
-    fig = figures.figure(results.curves(results.read([tmp_path])), [tmp_path / "rd.png"])
+    fig = figures.figure(curves.points(results.read([tmp_path])), [tmp_path / "rd.png"])
     titles = [ax.get_title(loc="left").split("\n")[0] for ax in fig.axes]
     assert titles == ["kodak24, sigma 10, clip8", "sidd, sigma unknown, clip8"]
 

@@ -33,7 +33,7 @@ VERDICTS = {1: "holds", -1: "fails", 0: "undecided"}  # on "this curve beats the
 def compare(rows: pd.DataFrame, anchor: str) -> pd.DataFrame:
     """One row for each dataset, noise level and curve other than ``anchor``, a label.
 
-    ``rows``: `results.labelled`. Columns of the result:
+    ``rows``: `curves.labelled`. Columns of the result:
 
     - ``bd_psnr`` (dB): mean over ``pictures`` images of the BD-PSNR over the common rates, on a log-rate axis; several
       seeds are averaged first. ``apart``: images left out because their curves share less than half of the rates that
@@ -108,7 +108,7 @@ def _bd_rate(anchor: tuple[pd.DataFrame, int], other: tuple[pd.DataFrame, int]) 
 def bd_matrix(points: pd.DataFrame) -> pd.DataFrame:
     """BD-rate and BD-PSNR of every curve against every other one of its dataset and noise level, on the mean curves.
 
-    ``points``: `results.curves`. Columns: ``dataset``, ``sigma``, ``anchor``, ``label``; ``bd_rate`` (per cent, on the
+    ``points``: `curves.points`. Columns: ``dataset``, ``sigma``, ``anchor``, ``label``; ``bd_rate`` (per cent, on the
     increasing parts) with ``overlap``, the common share of their PSNR range; ``bd_psnr`` (dB, over the common rates on
     a log axis) with ``overlap_rate``, that of the log-rate range; ``method`` of interpolation; ``reason`` and
     ``reason_psnr``: why a number is undefined (NaN), else ""; ``note``: what limits defined numbers, as "2 points" or
@@ -155,7 +155,7 @@ def _bd_figures(
 def psnr_at(points: pd.DataFrame, bpps: Iterable[float] = RATES) -> pd.DataFrame:
     """PSNR of every curve at fixed rates, by piecewise cubic interpolation over log-rate, never extrapolated.
 
-    ``points``: `results.curves`. Columns: ``dataset``, ``sigma``, ``label``, ``bpp``, ``psnr``, ``reason`` why it is
+    ``points``: `curves.points`. Columns: ``dataset``, ``sigma``, ``label``, ``bpp``, ``psnr``, ``reason`` why it is
     undefined (NaN), else ""."""
     values = []
     for (dataset, sigma, label), curve in _curves(points):
@@ -173,7 +173,7 @@ def psnr_at(points: pd.DataFrame, bpps: Iterable[float] = RATES) -> pd.DataFrame
 def functionally_lossless(points: pd.DataFrame, margins: Iterable[float] = MARGINS) -> pd.DataFrame:
     """The smallest rate at which each curve's PSNR is within a margin (dB) of the best uncoded denoiser's.
 
-    ``points``: `results.curves`; a denoiser is uncoded in rows without a rate and before a lossless codec. Columns:
+    ``points``: `curves.points`; a denoiser is uncoded in rows without a rate and before a lossless codec. Columns:
     ``dataset``, ``sigma``, ``label``, ``margin``, ``denoiser`` (its label), ``psnr`` that is to be reached, ``bpp``,
     ``reason`` why it is undefined (NaN), else ""."""
     codec = points["method"].str.rpartition(" + ")

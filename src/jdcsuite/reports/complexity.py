@@ -29,7 +29,7 @@ def kmac(model: nn.Module, **inputs: Tensor) -> float:
 
 
 def table(labelled: pd.DataFrame, curves: Sequence[Curve]) -> Table | None:
-    """``labelled``: `results.labelled`. None without times and without weights."""
+    """``labelled``: `curves.labelled`. None without times and without weights."""
     counted: dict[str, tuple[int, float] | None] = {}
     shipped = set(labelled.loc[labelled["run"] == SHIPPED, "label"])
     models = {curve.label: _model(curve, counted, shipped=curve.label in shipped) for curve in curves}

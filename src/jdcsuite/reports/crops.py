@@ -22,8 +22,8 @@ from jdcsuite.baselines.denoisers import named as named_denoiser
 from jdcsuite.baselines.standards import LADDERS, Standard
 from jdcsuite.imaging import atomic
 from jdcsuite.imaging.pixels import to_bytes, to_tensor
+from jdcsuite.judging.curves import noise_label, rung_label
 from jdcsuite.judging.metrics import eight_bit
-from jdcsuite.judging.results import noise_label, rung_label
 from jdcsuite.types import UserError
 
 SIDE = 192  # pixels of a crop

@@ -31,7 +31,7 @@ def figure(
     PSNR, or beside it where there is one dataset alone.
 
     A codec behind a denoiser has a dashed line; error bars are the standard deviation over seeds. ``curves``:
-    `results.curves`. ``looks``: `styles.styles`, of more curves where the figure is one of several. ``columns``: most
+    `curves.points`. ``looks``: `styles.styles`, of more curves where the figure is one of several. ``columns``: most
     panels beside each other.
     """
     drawn, shown = panels(curves), metrics(curves)

@@ -15,7 +15,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from jdcsuite.judging.results import rung_label
+from jdcsuite.judging.curves import rung_label
 from jdcsuite.reports.styles import COLOURS, MARKERS, METRICS, RATE, Limits, Style, limits, metrics
 
 GREY = "#666666"

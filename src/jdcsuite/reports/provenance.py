@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from jdcsuite.artifacts import folder as run_folder
-from jdcsuite.judging.results import is_run, rung_label
+from jdcsuite.judging.curves import rung_label
+from jdcsuite.judging.results import is_run
 from jdcsuite.types import UserError
 
 MAX_POINTS = 300  # of a metric; longer trainings are thinned by means of as many spans
@@ -44,7 +45,7 @@ class Curve:
 
 
 def curves(labelled: pd.DataFrame) -> list[Curve]:
-    """The provenance of every curve. ``labelled``: `results.labelled` of rows with folders."""
+    """The provenance of every curve. ``labelled``: `curves.labelled` of rows with folders."""
     return [_curve(label, rows) for label, rows in labelled.groupby("label", sort=False)]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from jdcsuite.judging import comparison, results
+from jdcsuite.judging import comparison, curves, results
 from jdcsuite.reports import complexity, crops, figures, interactive, page, provenance, tables, terminal
 from jdcsuite.reports.page import Chart, Section
 from jdcsuite.reports.styles import metrics, panels, styles
@@ -32,8 +32,8 @@ def make(paths: Sequence[Path], out: Path, console: Console, *, against: str | N
     `comparison.compare`, or ``out`` is a file or a run's folder.
     """
     rows = results.read(paths, with_folder=True)
-    points = results.curves(rows)
-    labelled = results.labelled(rows, points)
+    points = curves.points(rows)
+    labelled = curves.labelled(rows, points)
     compared = None if against is None else comparison.compare(labelled, against)
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: give a folder as the output.")
@@ -55,7 +55,7 @@ def make(paths: Sequence[Path], out: Path, console: Console, *, against: str | N
     for note in notes:
         if note != results.DEMO:  # the table's title
             console.print(note, markup=False)
-    if len(errors := results.entropy_errors(rows)):
+    if len(errors := curves.entropy_errors(rows)):
         console.print(terminal.entropy_table(errors))
     if images := crops.example(rows):
         files["strip"] = out / "strip.png"

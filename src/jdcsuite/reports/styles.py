@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from jdcsuite.judging.results import noise_label
+from jdcsuite.judging.curves import noise_label
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 MARKERS = {  # matplotlib's -> plotly's; the number of markers and that of colours have no common factor
@@ -40,7 +40,7 @@ class Limits(NamedTuple):
 
 
 def styles(points: pd.DataFrame) -> dict[str, Style]:
-    """The style of each label of ``points`` (`results.curves`); learned codecs come first. 70 labels differ."""
+    """The style of each label of ``points`` (`curves.points`); learned codecs come first. 70 labels differ."""
     learned_first = points.sort_values("lmbda", na_position="last", kind="stable").drop_duplicates("label")
     markers = list(MARKERS)
     return {

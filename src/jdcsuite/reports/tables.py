@@ -15,7 +15,7 @@ import pandas as pd
 
 from jdcsuite.imaging import atomic
 from jdcsuite.judging.comparison import CONFIDENCE, FEW, METHOD, bd_matrix, functionally_lossless, pareto, psnr_at
-from jdcsuite.judging.results import noise_label, rung_label
+from jdcsuite.judging.curves import noise_label, rung_label
 from jdcsuite.reports.styles import panels
 from jdcsuite.reports.terminal import exact_note
 
@@ -100,7 +100,7 @@ def number(value: float, form: str, spread: float = np.nan) -> str:
 
 
 def points_table(points: pd.DataFrame) -> Table:
-    """`results.curves`, one row for each point."""
+    """`curves.points`, one row for each point."""
     rows = []
     for title, panel in panels(points):
         for point in panel.itertuples():

@@ -9,13 +9,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from jdcsuite.judging.comparison import CONFIDENCE, METHOD, VERDICTS
-from jdcsuite.judging.results import DEMO, noise_label, rung_label
+from jdcsuite.judging.curves import noise_label, rung_label
+from jdcsuite.judging.results import DEMO
 
 ESTIMATES = {"h_hat": "network", "h_mean": "mean", "h_linear": "linear fit", "h_analytic": "analytic"}
 
 
 def curves_table(points: pd.DataFrame) -> Table:
-    """`results.curves` by dataset and noise level."""
+    """`curves.points` by dataset and noise level."""
     table = Table(
         title=DEMO if (points["budget"] == "demo").any() else None,
         caption="bpp: whole file; est.: the model's own estimate; gain: dB over the noisy input; n: images"
@@ -88,7 +89,7 @@ def comparison_table(compared: pd.DataFrame) -> Table:
 
 
 def entropy_table(errors: pd.DataFrame) -> Table:
-    """`results.entropy_errors`, a row for each method, dataset and noise level."""
+    """`curves.entropy_errors`, a row for each method, dataset and noise level."""
     estimates = [name for name in ESTIMATES if name in errors]
     table = Table(title="Entropy of the clean image: RMSE of estimates in bpp", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("method", "dataset", *(ESTIMATES[name] for name in estimates), "images"):

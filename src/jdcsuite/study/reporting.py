@@ -12,7 +12,7 @@ from rich.console import Console
 
 from jdcsuite.artifacts import folder as run_folder
 from jdcsuite.data.datamodule import DataModule
-from jdcsuite.judging import results
+from jdcsuite.judging import curves, results
 from jdcsuite.judging.references import reference_rows
 from jdcsuite.reports import equal_bytes, report
 from jdcsuite.training import tracker
@@ -37,7 +37,7 @@ def make(folders: Sequence[Path], console: Console, *, sweep: Sequence[Path]) ->
         tags=["report"], mode=config["logger"]["mode"], config={"jobs": [str(folder) for folder in folders]},
     )  # fmt: skip
     pictures = {name: path for name, path in files.items() if path.suffix == ".png"}
-    tracker.report_run(tracker=run, curves=results.curves(results.read([files["results"]])), pictures=pictures)
+    tracker.report_run(tracker=run, curves=curves.points(results.read([files["results"]])), pictures=pictures)
     if command := tracker.sync_command(study):  # with the report's own part
         console.print(f"W&B is offline; upload with: {command}", soft_wrap=True, highlight=False, markup=False)
 

@@ -90,7 +90,7 @@ def sync_command(folder: Path) -> str:
 def report_run(*, tracker: Tracker | None, curves: pd.DataFrame, pictures: Mapping[str, Path]) -> None:
     """Ends a sweep with one W&B run: the curves as a Table, a chart over bpp, and images. Never raises.
 
-    ``tracker``: of job_type "report"; the same id for a repeated report. ``curves``: from `results.curves`.
+    ``tracker``: of job_type "report"; the same id for a repeated report. ``curves``: from `curves.points`.
     ``pictures``: caption -> PNG.
     """
     if tracker:
