@@ -20,7 +20,7 @@ from jdcsuite.baselines.standards import LADDERS, Standard
 from jdcsuite.data.layouts import scene_and_iso
 from jdcsuite.imaging.folders import image_files
 from jdcsuite.imaging.pixels import to_bytes, to_tensor
-from jdcsuite.judging import evaluation
+from jdcsuite.judging import evaluation, image_sets
 from jdcsuite.judging.metrics import judge, timed
 from jdcsuite.models.manypriors import ManyPriors
 from jdcsuite.models.unet import UNet
@@ -121,9 +121,9 @@ def test_evaluate_takes_a_denoiser_before_any_codec(jdc, folder: Path, run: Path
     assert set(standard["curve"]) == {"unet + jpeg"}
     assert rows.groupby("image")["psnr_noisy"].nunique().eq(1).all(), "every codec gets the same noisy image"
     row = learned.iloc[0]
-    cache = evaluation.ImageCache.build(image_files(folder))
-    noise = evaluation.GaussianNoise(sigma=5.0)
-    pair = evaluation.Pictures(cache, noise=noise, noise_seed=0, lossless=None)[0][1]
+    cache = image_sets.ImageCache.build(image_files(folder))
+    noise = image_sets.GaussianNoise(sigma=5.0)
+    pair = image_sets.Pictures(cache, noise=noise, noise_seed=0, lossless=None)[0][1]
     coded = denoised(weights.load(unet), pair).noisy
     assert 8 * len(weights.load(run).compress(coded)) / (66 * 70) == pytest.approx(row["bpp"])
     assert row["bpp"] == pytest.approx(row["bpp_y"] + row["bpp_z"] + row["bpp_header"])

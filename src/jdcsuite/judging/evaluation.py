@@ -5,65 +5,30 @@ Rows go to a file image by image (`rows_file`). Images are shared out over proce
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 
 import torch
-from hydra.utils import instantiate
 from rich.console import Console
-from torch.utils.data import Dataset
 
 from jdcsuite import checks
-from jdcsuite.artifacts import environment
-from jdcsuite.artifacts import folder as run_folder
 from jdcsuite.baselines.cascade import denoised
-from jdcsuite.data.cache import ImageCache
-from jdcsuite.data.datamodule import DataModule
-from jdcsuite.data.layouts import scene_and_iso
-from jdcsuite.data.noise import GaussianNoise
-from jdcsuite.data.paircache import PairCache
-from jdcsuite.data.samples import Named, PairPictures, Pictures
-from jdcsuite.data.shots import find_shots
-from jdcsuite.data.sources import Source
 from jdcsuite.files import pool
 from jdcsuite.imaging.folders import printable, scan
 from jdcsuite.imaging.pixels import to_bytes
-from jdcsuite.judging import candidates, rows_file
+from jdcsuite.judging import candidates, image_sets, rows_file
 from jdcsuite.judging.candidates import Candidate
-from jdcsuite.judging.metrics import compressed, image_id, judge, of_input, timed
+from jdcsuite.judging.image_sets import ImageSet
+from jdcsuite.judging.metrics import compressed, judge, of_input, timed
 from jdcsuite.judging.progress import Progress
 from jdcsuite.judging.rows_file import RowsFile
 from jdcsuite.types import Pair, Row, UserError
 
 DIED = "its process died, most likely out of memory"
 CORNER = 64  # pixels: side of the image that codecs are warmed up with
-
-
-@dataclass(frozen=True)
-class ImageSet:
-    """Test images at one noise level. ``row``: columns that all rows share. ``scenes``: those of the images."""
-
-    dataset: str
-    images: Dataset[Named]
-    row: Row
-    scenes: frozenset[str] = frozenset()
-
-    @property
-    def sigma(self) -> float:
-        return self.images.noise.sigma if isinstance(self.images, Pictures) else self.images.sigma
-
-    def row_of(self, i: int) -> Row:
-        """The columns of image ``i`` that are known before it is read."""
-        if isinstance(self.images, Pictures):
-            _, crc32 = self.images.cache.contents[i]
-        else:
-            _, crc32 = self.images.pairs.clean.contents[self.images.pairs.partner[i]]
-        identity = image_id(crc32) if self.images.side is None else None  # crops have other pixels
-        name = printable(self.images.names[i])
-        return replace(self.row, dataset=self.dataset, sigma=self.sigma, image=name, image_id=identity)
 
 
 @dataclass(frozen=True)
@@ -197,7 +162,11 @@ def evaluate(
     images and noise. ``jobs``: number of processes.
     """
     checks.device(device)
-    test_sets = [test for folder in _distinct(folders) for test in _test_sets(folder, sigmas, noise_seed, protocol)]
+    test_sets = [
+        test
+        for folder in image_sets.distinct(folders)
+        for test in image_sets.of_folder(folder, sigmas, noise_seed, protocol)
+    ]
     if sigmas and (recorded := [test for test in test_sets if test.row.noise_protocol == "real"]):
         text = f"{recorded[0].dataset} holds noisy images, which are judged with their own noise"
         if len(recorded) == len(test_sets):
@@ -208,7 +177,7 @@ def evaluate(
     with rows_file.opened(out, force=force) as file:
         failed = write_rows(evaluator, file, jobs=jobs, console=console)
     for folder in folders:
-        if not _is_run(folder) and (summary := scan(folder).summary(images_only=True)):
+        if not image_sets.is_run(folder) and (summary := scan(folder).summary(images_only=True)):
             _print(console, f"{printable(str(folder))}: {summary}", style="yellow")
     return failed
 
@@ -265,48 +234,6 @@ def _reason(error: Exception) -> str:
     """One line; of an error that no user can cause, with its type."""
     text = " ".join(str(error).split())
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
-
-
-def _distinct(folders: list[Path]) -> list[Path]:
-    """``folders``, whose names become the datasets of the rows. UserError: two of them have one name."""
-    names = [folder.name for folder in folders]
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise UserError(f"two folders of --data are called {repeated[0]}, their name in results: judge them separately")
-    return folders
-
-
-def test_sets_of(config: Mapping) -> tuple[DataModule, list[ImageSet]]:
-    """The datamodule of a job, and its test sets with their noise."""
-    data: DataModule = instantiate(config["data"], _convert_="all")
-    data.prepare()
-    row = Row(noise_protocol=data.noise.protocol, noise_seed=data.noise_seed, code_version=environment.code_version())
-    scenes = frozenset(data.test_scenes)
-    return data, [ImageSet(name, data.pictures(name), row, scenes) for name in data.test_sets]
-
-
-def _is_run(folder: Path) -> bool:
-    return (folder / run_folder.CONFIG).is_file()
-
-
-def _test_sets(folder: Path, sigmas: list[float], noise_seed: int, protocol: str) -> list[ImageSet]:
-    if _is_run(folder):
-        if sigmas:
-            raise UserError(f"{folder} is a run, whose test images have their own noise: leave out --sigma")
-        return test_sets_of(run_folder.read_config(folder))[1]
-    files = scan(folder)
-    scenes = frozenset(scene_and_iso(path)[0] for path in files.images)
-    version, dataset = Row(code_version=environment.code_version()), printable(folder.name)
-    if pairs := find_shots(folder, Source.parse(folder.name)):
-        noisy = PairPictures(PairCache.of_shots(pairs, cache_dir=None), lossless=None)
-        return [ImageSet(dataset, noisy, replace(version, noise_protocol="real"), scenes)]
-    if not sigmas:
-        raise UserError(f"{folder} holds clean images: give the noise level to add, as in --sigma 10")
-    noises = [GaussianNoise(sigma=sigma, protocol=protocol) for sigma in dict.fromkeys(sigmas)]
-    cache, row = ImageCache.build(files.images), replace(version, noise_protocol=protocol, noise_seed=noise_seed)
-    return [
-        ImageSet(dataset, Pictures(cache, noise=noise, noise_seed=noise_seed, lossless=None), row, scenes)
-        for noise in noises
-    ]
 
 
 def _warn_of_training_images(judged: list[Candidate], test_sets: list[ImageSet], console: Console) -> None:

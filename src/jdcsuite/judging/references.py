@@ -16,16 +16,16 @@ from filelock import FileLock
 from rich.console import Console
 
 from jdcsuite.data.datamodule import DataModule
-from jdcsuite.judging import rows_file
+from jdcsuite.judging import image_sets, rows_file
 from jdcsuite.judging.candidates import Candidate
-from jdcsuite.judging.evaluation import Evaluator, test_sets_of, write_rows
+from jdcsuite.judging.evaluation import Evaluator, write_rows
 from jdcsuite.types import UserError
 
 
 def reference_rows(config: dict, console: Console) -> list[Path]:
     """The csv files of a job's reference codecs, made where they are missing. A codec that cannot be judged here is
     reported and left out, since the runs' own results do not depend on it."""
-    data, test_sets = test_sets_of(config)
+    data, test_sets = image_sets.of_job(config)
     standards = [f"{name}@{','.join(map(str, q))}" for name, q in (config["report"]["standards"] or {}).items() if q]
     paths = []
     for word in [*standards, *(config["report"]["beside"] or [])]:
