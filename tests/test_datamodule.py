@@ -281,13 +281,13 @@ def test_weights_state_their_noise_level(root: Path, tmp_path: Path, law: NoiseL
     """A noise law has no single level; with one, `jdc compress` would warn of images that the weights suit."""
     from jdcsuite.artifacts import weights
     from jdcsuite.models.unet import UNet
-    from jdcsuite.training import job as training
+    from jdcsuite.training import outputs
 
     model = {"_target_": "jdcsuite.models.unet.UNet", "width": 4}
     named = {"method": "unet", "lmbda": None, "budget": "demo", "seed": 0, "min_ms_ssim": None, "curve": "unet"}
     config = {**named, "sigma": 10, "model": model}
     data = photographs(root, training_noise=law, augment=None)
-    training._export(config, UNet(width=4), data, tmp_path, {}, steps=3)
+    outputs.export(config, UNet(width=4), data, tmp_path, {}, steps=3)
     assert weights.read_about(tmp_path / "weights.safetensors")["sigma"] == sigma
 
 

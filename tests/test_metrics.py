@@ -20,7 +20,7 @@ from jdcsuite.imaging.pixels import to_tensor
 from jdcsuite.judging.metrics import eight_bit, judge, quality
 from jdcsuite.models.clean_entropy import CleanEntropy
 from jdcsuite.models.fllic import FLLIC
-from jdcsuite.training.job import joined
+from jdcsuite.training.outputs import joined
 from jdcsuite.training.quality import Quality
 from jdcsuite.types import Pair, Row
 

@@ -16,7 +16,7 @@ from jdcsuite import cli
 from jdcsuite.artifacts import folder as run_folder
 from jdcsuite.study import reporting
 from jdcsuite.study.launch.execute import time_left
-from jdcsuite.training.job import test_metrics as means
+from jdcsuite.training.outputs import test_metrics as means
 from jdcsuite.types import Row
 
 
