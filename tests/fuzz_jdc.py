@@ -13,17 +13,14 @@ every valid file has been decoded once.
 
 from __future__ import annotations
 
-import argparse
 import faulthandler
-import resource
 import struct
-import sys
-import time
 import zlib
-from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import partial
 
+import fuzzing
 import numpy as np
 import torch
 
@@ -42,7 +39,7 @@ from jdcsuite.models.manypriors import ManyPriors
 from jdcsuite.models.testolina import Testolina
 from jdcsuite.types import CorruptFile, Side
 
-SECONDS, MEBIBYTES = 2.0, 512
+MEBIBYTES = 512
 KINDS = ("changed", "cut", "extended", "random")
 KINDS += tuple(f"forged {what}" for what in ("bytes", "fields", "segments", "latents", "size"))
 # most cases are forged, because all others fail at the first CRC
@@ -356,55 +353,34 @@ def outcome(data: bytes, original: Original, codec: Codec) -> str:
     return "decoded"
 
 
-def fuzz(codec: Codec, cases: range, *, seed: int, verbose: bool = False) -> dict[str, object]:
-    """Runs all cases. AssertionError: the first wrong one, with its number and seed."""
+def fuzz(codec: Codec, cases: range, *, seed: int, verbose: bool = False) -> fuzzing.Result:
+    """Runs all cases, as `fuzzing.run`."""
     files = originals(codec)
     for original in files:  # a second time, so that caches of libraries are filled
         assert np.array_equal(compression.decompress(original.data, codec), original.pixels)
-    before, slowest, counts = peak_bytes(), (0.0, -1), Counter()
-    for number in cases:
-        random = np.random.default_rng([seed, number])
+
+    def draw(random: np.random.Generator) -> tuple[str, Callable[[], str]]:
         kind = str(random.choice(KINDS, p=WEIGHTS))
         original = files[random.integers(len(files))]
         data = case(kind, original, codec, random)
-        start = time.process_time()
-        try:
+
+        def work() -> str:
             end = outcome(data, original, codec)
             assert end == "refused" or kind.startswith("forged") or data == original.data, "damage was not detected"
-            counts[kind, end] += 1
-        except BaseException as error:
-            raise AssertionError(f"case {number} of seed {seed} ({kind}): {type(error).__name__}: {error}") from error
-        took, grown = time.process_time() - start, (peak_bytes() - before) / 2**20
-        slowest = max(slowest, (took, number))
-        assert took < SECONDS, f"case {number} of seed {seed} ({kind}) took {took:.2f} s"
-        assert grown < MEBIBYTES, f"case {number} of seed {seed} ({kind}): {grown:.0f} MiB beyond the weights"
-        if verbose and (number + 1) % 1000 == 0:
-            print(f"{number + 1} cases, slowest {1000 * slowest[0]:.0f} ms, {grown:.0f} MiB", flush=True)
-    return {"counts": counts, "slowest": slowest, "grown": (peak_bytes() - before) / 2**20}
+            return end
 
+        return kind, work
 
-def peak_bytes() -> int:
-    """Peak memory of this process in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return fuzzing.run(draw, cases, seed=seed, mebibytes=MEBIBYTES, verbose=verbose)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="?", type=int, default=20_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", type=int, help="one case, by its number")
+    parser = fuzzing.parser(__doc__)
     parser.add_argument("--codec", choices=FUZZED, help="the only one to fuzz")
     args = parser.parse_args()
     faulthandler.enable()
-    torch.set_num_threads(1)
-    cases = range(args.cases) if args.only is None else range(args.only, args.only + 1)
     for name in [args.codec] if args.codec else FUZZED:
-        result = fuzz(narrow(name), cases, seed=args.seed, verbose=True)
-        for (kind, end), count in sorted(result["counts"].items()):
-            print(f"{kind:16} {end:8} {count:6}")
-        took, number = result["slowest"]
-        print(f"slowest: {1000 * took:.0f} ms (case {number}); {result['grown']:.0f} MiB beyond the weights at most")
-        print(f"{len(cases)} cases of {name}, all passed ({Path(__file__).name}, seed {args.seed})")
+        fuzzing.report(name, partial(fuzz, narrow(name)), args)
 
 
 if __name__ == "__main__":

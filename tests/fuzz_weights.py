@@ -9,18 +9,16 @@ one.
 
 from __future__ import annotations
 
-import argparse
 import json
 import struct
-import sys
 import tempfile
-import time
-from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
+import fuzzing
 import numpy as np
 import torch
-from fuzz_jdc import CODECS, narrow, peak_bytes
+from fuzz_jdc import CODECS, narrow
 from safetensors.torch import save
 from torch import Tensor
 
@@ -28,7 +26,7 @@ from jdcsuite.artifacts import weights
 from jdcsuite.coding.codec import Codec
 from jdcsuite.types import CorruptFile, UserError
 
-SECONDS, MEBIBYTES, SENTENCE = 2.0, 1024, 1000
+MEBIBYTES, SENTENCE = 1024, 1000
 KINDS = ("changed", "cut", "forged header", "forged configuration", "forged tensors")
 MODELS = "jdcsuite.models."
 GAIN = {"latent_gain": 64.0}
@@ -144,8 +142,8 @@ def outcome(path: Path) -> str:
     return "coded"
 
 
-def fuzz(cases: range, *, seed: int, verbose: bool = False) -> dict[str, object]:
-    """Runs all cases. AssertionError: the first wrong one, with its number and seed."""
+def fuzz(cases: range, *, seed: int, verbose: bool = False) -> fuzzing.Result:
+    """Runs all cases, as `fuzzing.run`."""
     codecs = {name: narrow(name) for name in CODECS}
     originals = [({**c.state_dict(), **c.table_state()}, CONFIGS[name]) for name, c in codecs.items()]
     with tempfile.TemporaryDirectory() as folder:
@@ -153,42 +151,14 @@ def fuzz(cases: range, *, seed: int, verbose: bool = False) -> dict[str, object]
         for (_, config), codec in zip(originals, codecs.values(), strict=True):
             weights.save(codec, config, path, about={})
             assert outcome(path) == "coded" and weights.load(path).model_id == codec.model_id
-        before, slowest, counts = peak_bytes(), (0.0, -1), Counter()
-        for number in cases:
-            random = np.random.default_rng([seed, number])
+
+        def draw(random: np.random.Generator) -> tuple[str, Callable[[], str]]:
             kind = str(random.choice(KINDS))
             path.write_bytes(case(kind, *originals[random.integers(len(originals))], random))
-            start = time.process_time()
-            try:
-                counts[kind, outcome(path)] += 1
-            except BaseException as error:
-                raise AssertionError(
-                    f"case {number} of seed {seed} ({kind}): {type(error).__name__}: {error}"
-                ) from error
-            took, grown = time.process_time() - start, (peak_bytes() - before) / 2**20
-            slowest = max(slowest, (took, number))
-            assert took < SECONDS, f"case {number} of seed {seed} ({kind}) took {took:.2f} s"
-            assert grown < MEBIBYTES, f"case {number} of seed {seed} ({kind}): {grown:.0f} MiB"
-            if verbose and (number + 1) % 1000 == 0:
-                print(f"{number + 1} cases, slowest {1000 * slowest[0]:.0f} ms, {grown:.0f} MiB", flush=True)
-    return {"counts": counts, "slowest": slowest, "grown": (peak_bytes() - before) / 2**20}
+            return kind, lambda: outcome(path)
 
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="?", type=int, default=20_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", type=int, help="one case, by its number")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    cases = range(args.cases) if args.only is None else range(args.only, args.only + 1)
-    result = fuzz(cases, seed=args.seed, verbose=True)
-    for (kind, end), count in sorted(result["counts"].items()):
-        print(f"{kind:20} {end:8} {count:6}")
-    took, number = result["slowest"]
-    print(f"slowest: {1000 * took:.0f} ms (case {number}); {result['grown']:.0f} MiB at most")
-    print(f"{len(cases)} cases, all passed ({Path(sys.argv[0]).name}, seed {args.seed})")
+        return fuzzing.run(draw, cases, seed=seed, mebibytes=MEBIBYTES, verbose=verbose)
 
 
 if __name__ == "__main__":
-    main()
+    fuzzing.report("weights", fuzz, fuzzing.parser(__doc__).parse_args())
