@@ -221,11 +221,12 @@ def test_words_for_codecs() -> None:
     for word, codec, qualities in (
         ("jxl@d2,1.5", "jpegxl", [2, 1.5]), ("jpegxl@q90", "jpegxl", [1]), ("jpegxl@q30,q10", "jpegxl", [6.4, 15.2667]),
         ("jp2@30", "jpeg2000", [30]), ("j2k-lossless", "jpeg2000-lossless", [0]), ("avif@q50", "avif", [50]),
-        ("jpg@50", "jpeg", [50]),
+        ("jpg@50", "jpeg", [50]), ("jxl-e3@d2", "jpegxl", [2]), ("avif-420-e4@30", "avif-420", [30]),
     ):  # fmt: skip
         parsed = candidates.parse([word])
         assert {c.codec.codec for c in parsed} == {codec} and [c.row.quality for c in parsed] == qualities, word
     assert candidates.parse(["nlm+jxl@d2"])[0].row.method == "nlm + jpegxl"
+    assert candidates.parse(["avif-e4@30"])[0].row.method == "noisy + avif-e4"
     for word in ("avif@d2", "jpegxl@q101", "jpegxl@dq2"):
         with pytest.raises(UserError, match=f"{word} names no qualities: give numbers, as in"):
             candidates.parse([word])

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from jdcsuite.baselines.standards import LADDERS, LOSSLESS, LOSSY, Standard
+from jdcsuite.baselines.standards import LADDERS, LOSSLESS, LOSSY, Standard, ladder, standard
 from jdcsuite.types import UserError
 
 
@@ -43,7 +43,7 @@ def pixels(x: torch.Tensor) -> np.ndarray:
 
 
 def test_all_documented_names_exist():
-    plain = {"jpeg", "jpeg2000", "jpegxl", "avif", "webp", "png", "jpegls"}
+    plain = {"jpeg", "jpeg-420", "jpeg2000", "jpegxl", "avif", "avif-420", "webp", "png", "jpegls"}
     lossless = {"jpeg2000-lossless", "jpegxl-lossless", "avif-lossless", "webp-lossless"}
     assert set(LADDERS) == plain | lossless
     assert set(LOSSLESS) == lossless | {"png", "jpegls"} and set(LOSSY) == plain - {"png", "jpegls"}
@@ -117,7 +117,13 @@ def test_chroma_is_not_subsampled(codec):
     standard = Standard(codec=codec, quality={"jpeg": 98, "jpeg2000": 45, "jpegxl": 0.1, "avif": 98}[codec])
     out = pixels(standard.decompress(standard.compress(tensor(image)))).astype(int)
     assert np.abs(out - image).mean() < 8
-    half = Standard(codec="webp", quality=100)  # shows that the test can fail
+
+
+@pytest.mark.parametrize("codec", ["jpeg-420", "avif-420", "webp"])
+def test_chroma_is_subsampled_where_the_name_says_so(codec):
+    image = np.empty((64, 64, 3), np.uint8)
+    image[:, ::2], image[:, 1::2] = (200, 60, 60), (44, 140, 60)
+    half = Standard(codec=codec, quality=98)
     assert np.abs(pixels(half.decompress(half.compress(tensor(image)))).astype(int) - image).mean() > 20
 
 
@@ -149,11 +155,14 @@ def test_names_and_versions():
     }.items():
         assert f"imagecodecs {imagecodecs.__version__} {library}" in versions[codec]
     assert Standard(codec="avif", quality=50, effort=0).version.startswith("avif-e0 ")
+    assert Standard(codec="avif-420", quality=50).version.startswith("avif-420-e6 ")
+    assert standard("jpegxl-e9", 2).effort == 9 and standard("avif-420", 50).effort == 6
+    assert ladder("avif-420-e4") == LADDERS["avif-420"] and ladder("avif-e") is ladder("avif-e444") is None
 
 
 def test_wrong_arguments_are_one_sentence():
     for options, words in [
-        ({"codec": "bpg", "quality": 1}, "jpeg, jpeg2000, jpegxl, avif, webp, .*jpegls"),
+        ({"codec": "bpg", "quality": 1}, "jpeg, jpeg-420, jpeg2000, jpegxl, avif, avif-420, webp, .*jpegls"),
         ({"codec": "jpeg"}, "from 1 to 100 .*ladder: 1, 5"),
         ({"codec": "jpeg", "quality": 0}, "from 1 to 100"),
         ({"codec": "jpeg", "quality": 50.5}, "whole-number"),

@@ -15,6 +15,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 LOSSY = ["jpeg@10,35,65,80,90", "jpeg2000@22,24,26,28,30,34,38", "jpegxl@8,4,2,1,0.5", "avif@20,40,50,60,70,85",
+         "avif-420@20,40,50,60,70,85,92", "jpeg-420@10,35,65,80,90",
          "webp@0,20,50,80,95"]  # fmt: skip
 LOSSLESS = ["png", "webp-lossless", "jpegxl-lossless", "jpegls", "jpeg2000-lossless"]
 AFTER_BM3D = ["avif@40,50,60,70,80,90", "jpegxl@3,2,1,0.5", "jpeg2000@30,34,36,38", "jpegxl-lossless"]

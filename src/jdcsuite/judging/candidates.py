@@ -78,7 +78,7 @@ def left_out(words: list[str]) -> dict[str, str]:
 def _parse(word: str, load: Callable[[str], Loaded]) -> list[Candidate]:
     name = word.partition("@")[0]
     codec, dash, mode = name.partition("-")
-    if codec in ALIASES and (full_name := ALIASES[codec] + dash + mode) in LADDERS:
+    if codec in ALIASES and ladder(full_name := ALIASES[codec] + dash + mode) is not None:
         return _parse(word.replace(name, full_name, 1), load)
     if (qualities := ladder(name)) is not None:
         return [_standard(name, quality) for quality in _qualities(word, qualities)]
@@ -100,15 +100,15 @@ def _qualities(word: str, defaults: list[float]) -> list[float]:
     try:
         return list(dict.fromkeys(_quality(name, quality) for quality in listed.split(","))) if at else defaults
     except ValueError:
-        example = "jpegxl@2, jpegxl@d2 or jpegxl@q90" if name == "jpegxl" else f"{name}@30,50"
+        example = "jpegxl@2, jpegxl@d2 or jpegxl@q90" if name.startswith("jpegxl") else f"{name}@30,50"
         raise UserError(f"{word} names no qualities: give numbers, as in {example}") from None
 
 
 def _quality(name: str, written: str) -> float:
     """A quality as ``Standard`` takes it, from one that may say that it is a distance, d2, or a quality, q90."""
-    if name == "jpegxl" and written.startswith("q"):
-        return distance(float(written[1:]))
-    return float(written.removeprefix("d" if name == "jpegxl" else "q"))
+    if not name.startswith("jpegxl"):
+        return float(written.removeprefix("q"))
+    return distance(float(written[1:])) if written.startswith("q") else float(written.removeprefix("d"))
 
 
 def distance(quality: float) -> float:

@@ -5,7 +5,6 @@ Standard codecs keep no images; theirs are coded again from the noisy image that
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
@@ -19,7 +18,8 @@ from PIL import Image, ImageDraw, ImageFont
 from jdcsuite.artifacts.folder import picture_stem
 from jdcsuite.baselines.cascade import denoise
 from jdcsuite.baselines.denoisers import named as named_denoiser
-from jdcsuite.baselines.standards import LADDERS, Standard
+from jdcsuite.baselines.external import EXTERNAL
+from jdcsuite.baselines.standards import ladder, standard
 from jdcsuite.imaging import atomic
 from jdcsuite.imaging.pixels import to_bytes, to_tensor
 from jdcsuite.judging.curves import noise_label, rung_label
@@ -85,12 +85,11 @@ def _coded_again(row: pd.Series, noisy: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.
     """The image that a standard codec decoded for ``row``; None for what cannot be repeated quickly and exactly: other
     codecs, inputs that were not rounded to 8 bits, and other versions of a codec, which give another file."""
     before, _, name = row["method"].rpartition(" + ")
-    named = re.fullmatch(r"(.+?)(?:-e(\d+))?", name)
-    if before not in QUICK or named is None or named[1] not in LADDERS or row["noise_protocol"] == "float":
+    if before not in QUICK or name in EXTERNAL or ladder(name) is None or row["noise_protocol"] == "float":
         return None
     x = to_tensor(noisy)[None]
     try:
-        codec = Standard(codec=named[1], quality=float(row["quality"] or 0), effort=named[2] and int(named[2]))
+        codec = standard(name, float(row["quality"] or 0))
         data = codec.compress(x if before == "noisy" else eight_bit(denoise(named_denoiser(before), x)))
         image = codec.decompress(data)
     except (UserError, ValueError):
