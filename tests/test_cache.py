@@ -166,6 +166,23 @@ def test_build_refuses_what_read_refuses(folder, tmp_path):
         ImageCache.build([folder / "a.png"], cache_dir=tmp_path / "file")
 
 
+def test_a_refused_image_may_keep_its_place(folder, tmp_path):
+    whole = (folder / "b.png").read_bytes()
+    (folder / "b.png").write_bytes(whole[:500])
+    paths = image_files(folder)
+    for _ in range(2):
+        cache = pickle.loads(pickle.dumps(ImageCache.build(paths, cache_dir=tmp_path, keep_refused=True)))
+        assert cache.refused.keys() == {1} and cache.names == ["a.png", "b.png", "sub/c.bmp"]
+        np.testing.assert_array_equal(cache[2], read(folder / "sub/c.bmp"))
+        with pytest.raises(UserError, match=r"b\.png is damaged"):
+            cache[1]
+        with pytest.raises(UserError, match=r"b\.png is damaged"):  # training takes no such cache
+            ImageCache.build(paths, cache_dir=tmp_path)
+    for path in paths:
+        path.write_bytes(b"")
+    assert ImageCache.build(paths, cache_dir=tmp_path, keep_refused=True).refused.keys() == {0, 1, 2}
+
+
 def test_what_a_killed_process_left_is_removed(folder, tmp_path):
     first = store.ImageCache.build(image_files(folder), cache_dir=tmp_path)
     left = first.path.with_name(f".{first.path.name}.0badc0de.part")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -117,6 +118,29 @@ def test_a_codec_that_cannot_hold_an_image_fails_alone(jdc, tmp_path: Path, jobs
     status, printed, err = evaluated(jdc, "webp@50", "jpegls", data=data, out=out)
     assert status == 1 and "3 of 4 rows are in" in printed and len(pd.read_csv(out)) == 4, "it is tried again"
     assert curves.points(results.read([out]))["images"].sum() == 3
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_an_image_that_cannot_be_read_fails_alone(jdc, folder: Path, tmp_path: Path, pairs: bool) -> None:  # noqa: F811
+    """It used to stop the command before any row."""
+    data, out = tmp_path / "data", tmp_path / "rows.csv"
+    for place in ("noisy", "clean") if pairs else (".",):
+        shutil.copytree(folder, data / place, dirs_exist_ok=True)
+    whole = (folder / "1.png").read_bytes()
+    damaged = data / ("noisy" if pairs else ".") / "1.png"
+    damaged.write_bytes(whole[: len(whole) // 2])
+    words = ["evaluate", "webp@50", "jpegls", "--data", data, *([] if pairs else ["--sigma", 5]), "--out", out]
+    status, printed, err = jdc(*words)
+    assert status == 1 and err.count("1.png is damaged or truncated") == 2, printed + err
+    table = pd.read_csv(out).set_index("image")
+    assert len(table) == 4 and table.loc["0.png", "error"].isna().all() and table.loc["0.png", "psnr"].notna().all()
+    failed = table.loc["1.png"]
+    assert failed["error"].str.contains("damaged").all() and failed[["bpp", "psnr"]].isna().all(axis=None)
+    assert failed["image_id"].isna().all() == (not pairs), "of the clean image, if it is known"
+    assert curves.points(results.read([out]))["images"].tolist() == [1, 1]
+    damaged.write_bytes(whole)
+    status, printed, err = jdc(*words)
+    assert status == 0 and "2 of 4 rows are in" in printed and pd.read_csv(out)["psnr"].notna().all()
 
 
 def test_a_process_that_dies_takes_one_row_with_it(folder: Path, tmp_path: Path, monkeypatch) -> None:  # noqa: F811

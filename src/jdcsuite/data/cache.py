@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -42,6 +43,7 @@ class ImageCache:
         self._shapes = shapes
         self._starts = [0, *itertools.accumulate(3 * h * w for h, w in shapes)]
         self.contents: list[tuple[tuple[int, int], int]] = []  # size and CRC-32 of each image's pixels
+        self.refused: dict[int, str] = {}  # images that have no pixels here, and why the reader refused them
         self._pixels: np.ndarray | None = None
 
     @classmethod
@@ -51,17 +53,19 @@ class ImageCache:
         *,
         cache_dir: str | Path | None = None,
         reader: Reader = read,
+        keep_refused: bool = False,
     ) -> ImageCache:
         """Open the cache of these files (or named arrays); if it is absent or damaged, decode them first.
 
-        ``reader``: readers may differ in which files they refuse, not in the pixels. ``cache_dir``: default
-        $JDCSUITE_CACHE, else the user's cache folder. Several processes may build at once: one decodes, the others
-        wait. UserError: no images, one that the reader refuses, a full disk.
+        ``reader``: readers may differ in which files they refuse, not in the pixels. ``keep_refused``: a file that the
+        reader refuses keeps its place, and its pixels are a UserError; such a cache is decoded each time.
+        ``cache_dir``: default $JDCSUITE_CACHE, else the user's cache folder. Several processes may build at once: one
+        decodes, the others wait. UserError: no images, one that the reader refuses, a full disk.
         """
         if not images:
             raise UserError("There are no pictures to load: name a folder that holds some.")
         names = _names(images)
-        path = folder(cache_dir) / f"{_key(names, images)}.u8"
+        path, refused = folder(cache_dir) / f"{_key(names, images)}.u8", {}
         with atomic.writing(path, cure=_CURE):
             path.parent.mkdir(parents=True, exist_ok=True)
             if (cache := cls._open(path)) is not None:
@@ -70,30 +74,35 @@ class ImageCache:
                 if (cache := cls._open(path)) is None:
                     for part in path.parent.glob(f".{path.name}.*.part"):  # of a process that was killed
                         part.unlink(missing_ok=True)
-                    _write(path, names, images, reader)
-                    cache = cls._open(path)
+                    _write(path, names, images, partial(_empty_if_refused, reader, refused) if keep_refused else reader)
+                    cache = cls._open(path, {images.index(image): reason for image, reason in refused.items()})
         if cache is None:
             raise UserError(f"{path} is not read back as it was written: set JDCSUITE_CACHE to another disk.")
         return cache
 
     @classmethod
-    def _open(cls, path: Path) -> ImageCache | None:
-        """The cache at ``path``, None if it is absent, truncated or damaged."""
+    def _open(cls, path: Path, refused: dict[int, str] | None = None) -> ImageCache | None:
+        """The cache at ``path``, None if it is absent, truncated or damaged, or if other images than ``refused`` are
+        empty."""
         try:
             index = json.loads(path.with_suffix(".json").read_text())
             shapes = [(int(h), int(w)) for h, w in index["shapes"]]
             cache = cls(path=path, names=index["names"], shapes=shapes)
-            cache.contents = list(zip(shapes, index["crc32"], strict=True))
-            if path.stat().st_size != cache._starts[-1]:
+            cache.contents, cache.refused = list(zip(shapes, index["crc32"], strict=True)), refused or {}
+            empty = {i for i, shape in enumerate(shapes) if shape == (0, 0)}
+            if path.stat().st_size != cache._starts[-1] or empty != cache.refused.keys():
                 return None
             # Checks all of a file up to 1 GiB, every k-th image of a larger one, which takes about a second.
-            every = math.ceil(cache._starts[-1] / 2**30)
-            intact = all(zlib.crc32(cache._view(i)) == index["crc32"][i] for i in range(0, len(cache), every))
+            every = max(1, math.ceil(cache._starts[-1] / 2**30))
+            checked = (i for i in range(0, len(cache), every) if i not in empty)
+            intact = all(zlib.crc32(cache._view(i)) == index["crc32"][i] for i in checked)
             return cache if intact else None
         except (FileNotFoundError, ValueError, KeyError, TypeError, IndexError):
             return None
 
     def _view(self, i: int) -> UInt8[np.ndarray, "h w 3"]:
+        if i in self.refused:
+            raise UserError(self.refused[i])
         if self._pixels is None:  # a plain array: slicing a np.memmap takes several times longer
             self._pixels = np.memmap(self.path, mode="r", dtype=np.uint8).view(np.ndarray)
         return self._pixels[self._starts[i] : self._starts[i + 1]].reshape(*self._shapes[i], 3)
@@ -167,6 +176,14 @@ def clear(given: str | Path | None = None) -> list[Path]:
     return deleted
 
 
+def _empty_if_refused(reader: Reader, refused: dict[Path, str], path: Path) -> UInt8[np.ndarray, "_ _ 3"]:
+    try:
+        return reader(path)
+    except UserError as error:
+        refused[path] = str(error)
+        return np.empty((0, 0, 3), np.uint8)
+
+
 def _names(images: Sequence) -> list[str]:
     """Paths relative to their common folder, so that a moved folder keeps its cache; or the given names."""
     if isinstance(images[0], tuple):
@@ -180,20 +197,18 @@ def _key(names: list[str], images: Sequence) -> str:
     """SHA-256 of what decides the pixels: names, sizes, times and decoder of files, or the pixels of arrays.
 
     Includes 4 KB from the middle of each file, because the noisy and clean halves of an unpacked archive of BMPs may
-    agree in all names, sizes and times.
+    agree in all names, sizes and times. A file that cannot be opened is left to the reader.
     """
     digest = sha256(f"jdcsuite 1, Pillow {PIL.__version__}".encode())
     for name, image in zip(names, images, strict=True):
         if isinstance(image, tuple):
             details, content = image[1].shape, np.ascontiguousarray(image[1])
         else:
-            try:
-                stat = Path(image).stat()
-                with Path(image).open("rb") as file:
-                    file.seek(stat.st_size // 2)
-                    details, content = (stat.st_size, stat.st_mtime_ns), file.read(4096)
-            except OSError as error:
-                raise UserError(f"{image} cannot be read ({error.strerror}): check the path.") from error
+            details, content = None, b""
+            with suppress(OSError), Path(image).open("rb") as file:
+                stat = os.fstat(file.fileno())
+                file.seek(stat.st_size // 2)
+                details, content = (stat.st_size, stat.st_mtime_ns), file.read(4096)
         digest.update(json.dumps([name, details]).encode())
         digest.update(content)
     return digest.hexdigest()[:32]

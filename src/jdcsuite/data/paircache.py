@@ -34,17 +34,20 @@ class PairCache:
         self.sources = [0] * len(partner) if sources is None else sources
 
     @classmethod
-    def of_shots(cls, shots: Sequence[Shot], *, cache_dir: str | None, allow_unpaired: bool = False) -> PairCache:
-        """Decode the images of shots; 16-bit images (NIND has some) are rounded to 8 bits. UserError lists pairs whose
-        sizes differ; with ``allow_unpaired`` they are skipped."""
+    def of_shots(
+        cls, shots: Sequence[Shot], *, cache_dir: str | None, allow_unpaired: bool = False, keep_refused: bool = False
+    ) -> PairCache:
+        """Decode the images of shots; 16-bit images (NIND has some) are rounded to 8 bits. ``keep_refused``: as
+        `ImageCache.build`. UserError lists pairs whose sizes differ; with ``allow_unpaired`` they are skipped."""
         cleans = sorted({shot.clean for shot in shots})
         noisy, clean = (
-            ImageCache.build(paths, cache_dir=cache_dir, reader=_read_eight_bit)
+            ImageCache.build(paths, cache_dir=cache_dir, reader=_read_eight_bit, keep_refused=keep_refused)
             for paths in ([shot.noisy for shot in shots], cleans)
         )
         index = {path: i for i, path in enumerate(cleans)}
         partner = [index[shot.clean] for shot in shots]
-        differ = [i for i, p in enumerate(partner) if noisy.shape(i) != clean.shape(p)]
+        whole = [(i, p) for i, p in enumerate(partner) if i not in noisy.refused and p not in clean.refused]
+        differ = [i for i, p in whole if noisy.shape(i) != clean.shape(p)]
         if differ and allow_unpaired and len(differ) < len(shots):
             kept = [shot for i, shot in enumerate(shots) if i not in set(differ)]
             return cls.of_shots(kept, cache_dir=cache_dir)

@@ -39,11 +39,10 @@ class ImageSet:
 
     def row_of(self, i: int) -> Row:
         """The columns of image ``i`` that are known before it is read."""
-        if isinstance(self.images, Pictures):
-            _, crc32 = self.images.cache.contents[i]
-        else:
-            _, crc32 = self.images.pairs.clean.contents[self.images.pairs.partner[i]]
-        identity = image_id(crc32) if self.images.side is None else None  # crops have other pixels
+        plain = isinstance(self.images, Pictures)
+        clean, k = (self.images.cache, i) if plain else (self.images.pairs.clean, self.images.pairs.partner[i])
+        known = self.images.side is None and k not in clean.refused  # crops have other pixels
+        identity = image_id(clean.contents[k][1]) if known else None
         name = printable(self.images.names[i])
         return replace(self.row, dataset=self.dataset, sigma=self.sigma, image=name, image_id=identity)
 
@@ -70,6 +69,7 @@ def is_run(folder: Path) -> bool:
 
 
 def of_folder(folder: Path, sigmas: list[float], noise_seed: int, protocol: str) -> list[ImageSet]:
+    """The test sets of a folder or run. An image of a folder that cannot be read is an error when it is asked for."""
     if is_run(folder):
         if sigmas:
             raise UserError(f"{folder} is a run, whose test images have their own noise: leave out --sigma")
@@ -78,12 +78,13 @@ def of_folder(folder: Path, sigmas: list[float], noise_seed: int, protocol: str)
     scenes = frozenset(scene_and_iso(path)[0] for path in files.images)
     version, dataset = Row(code_version=environment.code_version()), printable(folder.name)
     if pairs := find_shots(folder, Source.parse(folder.name)):
-        noisy = PairPictures(PairCache.of_shots(pairs, cache_dir=None), lossless=None)
+        noisy = PairPictures(PairCache.of_shots(pairs, cache_dir=None, keep_refused=True), lossless=None)
         return [ImageSet(dataset, noisy, replace(version, noise_protocol="real"), scenes)]
     if not sigmas:
         raise UserError(f"{folder} holds clean images: give the noise level to add, as in --sigma 10")
     noises = [GaussianNoise(sigma=sigma, protocol=protocol) for sigma in dict.fromkeys(sigmas)]
-    cache, row = ImageCache.build(files.images), replace(version, noise_protocol=protocol, noise_seed=noise_seed)
+    cache = ImageCache.build(files.images, keep_refused=True)
+    row = replace(version, noise_protocol=protocol, noise_seed=noise_seed)
     return [
         ImageSet(dataset, Pictures(cache, noise=noise, noise_seed=noise_seed, lossless=None), row, scenes)
         for noise in noises
