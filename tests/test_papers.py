@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from fllic_examples import TINY, ready, tiny
@@ -84,6 +86,22 @@ def test_a_figure_is_made_from_weights_and_goes_on_where_it_stopped(
     before = (tmp_path / "out" / "results.csv").read_bytes()
     assert figure.main(command) == 0
     assert (tmp_path / "out" / "results.csv").read_bytes() == before
+    calls = []
+    monkeypatch.setattr(figure, "jdc", lambda *words: calls.append(words) or 0)
+    command[-1] = str(tmp_path / "other")
+    assert figure.main([*command, "--rows", str(tmp_path / "out" / "results.csv")]) == 0
+    assert [words[0] for words in calls] == ["report"], "rows that are at hand are not measured again"
+    assert sorted((tmp_path / "other" / "results.csv").read_bytes().splitlines()) == sorted(before.splitlines())
+
+
+def test_rows_at_hand_are_found_by_method_and_noise_level(figure: ModuleType) -> None:
+    methods = ["fllic", "unet + codec", "bm3d@5 + avif", "bm3d@10 + avif", "noisy + webp", "noisy + jpegxl-lossless"]
+    rows = pd.DataFrame({"method": methods, "sigma": [10, math.nan, 10, 10, 10, 10]})
+    for codec, sigma, found in (
+        ("{fllic}", 10, [0]), ("{fllic}", 5, []), ("{unet}+{codec}", None, [1]), ("bm3d@{sigma}+avif", 10, [3]),
+        ("webp@50", 10, [4]), ("jpegxl-lossless", 10, [5]), ("{codec}", None, []), ("avif", 10, []),
+    ):  # fmt: skip
+        assert figure.held(rows, codec, sigma).index.tolist() == found, codec
 
 
 def test_reference_codecs_are_given_the_noise_level() -> None:

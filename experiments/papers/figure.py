@@ -2,8 +2,8 @@
 
     python experiments/papers/figure.py fllic_figure_5 runs/awgn --data DATA/kodak24 DATA/cbsd68 -o figure5
 
-`figures.yaml` lists the figures. Codecs without a trained run, and external ones that are not installed, are left out
-and named. The same command again goes on where it stopped.
+`figures.yaml` lists the figures. A codec whose rows `--rows` holds is not measured; those without a trained run, and
+external ones that are not installed, are left out and named. The same command again goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from string import Formatter
 
+import pandas as pd
 import yaml
 
 from jdcsuite.artifacts import weights
-from jdcsuite.judging import results
+from jdcsuite.judging import curves, results
 
 FIGURES = Path(__file__).with_name("figures.yaml")
 
@@ -63,6 +64,16 @@ def words(codec: str, runs: dict[str, list[tuple[Path, float | None]]], sigma: f
         yield codec.format(**dict(zip(names, chosen, strict=True)))
 
 
+def held(rows: pd.DataFrame, codec: str, sigma: float | None) -> pd.DataFrame:
+    """Those of ``rows`` that are of ``codec`` and this noise level."""
+    denoiser, plus, last = codec.rpartition("+")
+    name = f"{denoiser} + {last.partition('@')[0]}" if plus else codec.partition("@")[0]
+    method = name.replace("{sigma}", f"{sigma:g}") if sigma else name
+    method = method.replace("{", "").replace("}", "") if plus or name.startswith("{") else f"noisy + {method}"
+    level = rows["sigma"].isna() if sigma is None else rows["sigma"] == sigma
+    return rows[level & (rows["method"] == method)]
+
+
 def jdc(*arguments: str) -> int:
     command = [sys.executable, "-c", "import jdcsuite.cli; jdcsuite.cli.main()", *arguments]
     return subprocess.run(command, check=False).returncode
@@ -75,6 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("runs", nargs="+", type=Path, help="studies, runs or folders of weights")
     parser.add_argument("--data", nargs="+", required=True, help="test folders")
     parser.add_argument("--sigma", nargs="+", type=float, help="noise levels in place of the figure's")
+    parser.add_argument("--rows", nargs="+", default=[], type=Path, help="csv files of rows that are at hand")
     parser.add_argument("--jobs", default="1", help="processes")
     parser.add_argument("--out", "-o", required=True, type=Path, help="folder to write to")
     options = parser.parse_args(arguments)
@@ -82,17 +94,26 @@ def main(arguments: list[str] | None = None) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     data = [word for path in options.data for word in ("--data", path)]
     measured, joined, failed = options.out / "measured.csv", options.out / "results.csv", 0
+    at_hand = results.read(options.rows) if options.rows else pd.DataFrame(columns=results.COLUMNS)
+    at_hand = at_hand[at_hand["dataset"].isin([Path(path).name for path in options.data])]
+    taken = []
     for sigma in options.sigma or figure.sigma or [None]:
-        chosen = {codec: list(words(codec, runs, sigma)) for codec in figure.codecs}
+        ready = {codec: held(at_hand, codec, sigma) for codec in figure.codecs}
+        chosen = {codec: list(words(codec, runs, sigma)) for codec in figure.codecs if ready[codec].empty}
         for codec in (codec for codec, found in chosen.items() if not found):
             print(f"{codec} is left out: no trained run for it in {', '.join(map(str, options.runs))}")
-        codecs, level = itertools.chain(*chosen.values()), [] if sigma is None else ["--sigma", f"{sigma:g}"]
-        failed |= jdc("evaluate", *codecs, *data, *level, "--jobs", options.jobs, "--out", str(measured))
-    rows = results.read([measured])
+        taken += ready.values()
+        if codecs := list(itertools.chain(*chosen.values())):
+            level = [] if sigma is None else ["--sigma", f"{sigma:g}"]
+            failed |= jdc("evaluate", *codecs, *data, *level, "--jobs", options.jobs, "--out", str(measured))
+    taken += [results.read([measured])] if measured.is_file() else []
+    if not (taken := [part for part in taken if len(part)]):
+        return failed or 1
+    rows = pd.concat(taken, ignore_index=True)
     if figure.ms_ssim:
         rows = rows[rows["ms_ssim_noisy"].between(*figure.ms_ssim)]
     results.write(rows, joined)
-    against = ["--against", figure.against] if figure.against in set(rows["method"]) else []
+    against = ["--against", figure.against] if figure.against in set(curves.points(rows)["label"]) else []
     return jdc("report", str(joined), "--out", str(options.out / "report"), *against) or failed
 
 
