@@ -254,6 +254,11 @@ def made_small(words: list[str]) -> list[str]:
         data.append(f"data.root={'mypairs' if 'jdc_' in text else 'pictures'}")
     replaced = {word.partition("=")[0] for word in (*SMALL, *data)} - {"data.root"}
     kept = [word for word in words if word.partition("=")[0] not in replaced]
+    if "target_bpp=" in text:  # the rate of an untrained network does not follow lmbda
+        kept = [word for word in kept if not word.startswith("target_bpp=")] + [
+            "target_bpp=9",
+            "rate_search.tolerance=.9",
+        ]
     small = [word for word in SMALL if not (word.startswith("width=") and "model.widths=" in text)]  # no effect there
     return [*(re.sub(r"(\.max_steps)=\d+", r"\1=1", word) for word in kept), *small, *data]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 import shutil
 import signal
@@ -16,6 +17,8 @@ import pytest
 import torch
 import yaml
 from hydra.core.global_hydra import GlobalHydra
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file, save_file
@@ -30,7 +33,7 @@ from jdcsuite.data import provenance
 from jdcsuite.data.datamodule import DataModule
 from jdcsuite.judging import results
 from jdcsuite.reports import crops, report
-from jdcsuite.study import identity, plan, reporting, sweep
+from jdcsuite.study import identity, plan, rate_search, reporting, sweep
 from jdcsuite.study.launch.worker import attempt
 from jdcsuite.training import job as training
 from jdcsuite.training import loggers
@@ -618,6 +621,48 @@ def test_a_folder_of_another_configuration_is_refused(command: Command, pictures
     assert status == 2 and "belongs to another configuration" in err and "Traceback" not in err
 
 
+def test_lmbda_is_searched_for_a_target_rate(command: Command, pictures: Path) -> None:
+    tiny = ("+experiment=fllic", "trainer.max_steps=1", *TINY, *data(pictures))
+    status, out, err = command(*tiny, "target_bpp=50", "rate_search.runs=3", "-m", "rungs=3")
+    assert status == 1 and "target_bpp was not reached within 2.0% (50 bpp: lmbda" in err, out + err
+    rates = {
+        float(run_folder.read_config(run)["lmbda"]): float(results.read([run])["bpp"].mean()) for run in command.runs()
+    }
+    # first the middle rung of the ladder, then a higher one, of which a network of one step makes no use
+    assert set(rates) == {2048, 32800} and "the rate does not follow lmbda there" in err
+    assert set(results.read([command.folder / "t" / "report" / "results.csv"])["lmbda"].dropna()) == rates.keys()
+
+    # the same command goes on from the runs that there are; one of them has the rate of another target
+    status, out, err = command(*tiny, "target_bpp=50", "rate_search.runs=3", "-m", "rungs=3")
+    assert status == 1 and out.count("finished before") == 2
+    status, out, err = command(*tiny, f"target_bpp={rates[2048]:.4f}", "lmbda=2048")
+    assert status == 0 and len(command.runs()) == 2 and f"lmbda 2048: {rates[2048]:.4g} bpp" in out, out + err
+    status, out, err = command(*tiny, "target_bpp=0.5,1", "-m", "--plan")
+    assert status == 0 and "1 to run, 1 finished" not in out and out.count("at most 6 jobs") == 2, out + err
+
+
+@given(
+    slope=st.floats(0.2, 0.7), bend=st.floats(-0.01, 0.01), level=st.floats(-1, 1), goal=st.floats(-1, 1),
+    chance=st.lists(st.floats(-0.005, 0.005), min_size=8, max_size=8),
+)  # fmt: skip
+def test_a_search_for_a_rate_needs_few_runs(
+    slope: float, bend: float, level: float, goal: float, chance: list[float]
+) -> None:
+    """Rates as of trained codecs: nearly a straight line in logarithms, and each run a little off it."""
+    search = rate_search.Search([], math.exp(level + goal), 0.02, 8, starts=[512, 2048, 8192])
+    while (lmbda := search.next) is not None:
+        x = math.log(lmbda / 2048)
+        search.rates[lmbda] = math.exp(level + slope * x + bend * x * x + chance[len(search.rates)])
+    assert search.reached and not search.shortfall, str(search)
+
+
+def test_a_search_ends_where_the_rate_does_not_follow_lmbda() -> None:
+    search = rate_search.Search([], 3.0, 0.02, 8, starts=[2048])
+    while (lmbda := search.next) is not None:
+        search.rates[lmbda] = min(1.5, (lmbda / 2048) ** 0.4)
+    assert len(search.rates) == 3 and "the rate does not follow lmbda there" in search.shortfall
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -634,6 +679,10 @@ def test_a_folder_of_another_configuration_is_refused(command: Command, pictures
         (["+experiment=fllic_w", "sigma=x", "-m"], "jdcsuite: sigma=x is not a noise level: give grey levels"),
         (["+experiment=fllic_w", "rungs=x", "-m"], "jdcsuite: rungs=x is not usable: give a whole number"),
         (["+experiment=fllic", "lmbda=-1"], "lmbda=-1 is not usable"),
+        (["+experiment=fllic", "target_bpp=0"], "target_bpp=0 is not usable: give a number"),
+        (["+experiment=flagship", "target_bpp=1"], "target_bpp=1 has no effect on flagship, which has no lmbda"),
+        (["+experiment=fllic", "target_bpp=1", "rate_search.runs=0"], "rate_search.runs=0 is not usable"),
+        (["+experiment=fllic", "+rate_search.run=2"], "did you mean rate_search.runs?"),
         (["+experiment=fllic", "lmbda=[1"], "'lmbda=[1' cannot be read"),
         (["+experiment=fllic", "data.batch=0"], "data.batch=0 is not usable"),
         (["+experiment=fllic", "data.train=x"], "give data.root=FOLDER too"),

@@ -19,8 +19,8 @@ from jdcsuite.study.composition import Changes
 # Not in a curve's name: what its points differ in, and what the rows have columns for.
 SILENT_GROUPS = ("experiment", "sweep", "budget", "launcher", "logger")
 SILENT = ("lmbda", "seed", "sigma", "name", "runs", "rerun", "debug", "launcher", "logger", "report", "init_from",
-          "data.root", "data.train", "data.test", "data.limit", "data.workers", "data.cache", "data.resident",
-          *(f"trainer.{name}" for name in INCIDENTAL["trainer"]), "rungs")  # fmt: skip
+          "target_bpp", "rate_search", "data.root", "data.train", "data.test", "data.limit", "data.workers",
+          "data.cache", "data.resident", *(f"trainer.{name}" for name in INCIDENTAL["trainer"]), "rungs")  # fmt: skip
 INSTALLED = {"site-packages", "dist-packages"}  # folders of installed packages
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 
 from jdcsuite.artifacts.folder import is_finished
 from jdcsuite.judging import results
-from jdcsuite.study import reporting, trial
+from jdcsuite.study import rate_search, reporting, trial
 from jdcsuite.study.launch import Failure, slurm
 from jdcsuite.study.launch.execute import execute, time_left
 from jdcsuite.study.plan import Job, Parts, draft, identify, in_order, write
@@ -18,39 +19,76 @@ from jdcsuite.types import UserError
 
 
 def run(jobs_overrides: Sequence[list[str]], *, config_name: str = "config") -> list[Failure]:
-    """Plan all jobs, try them out, run them and what they need, and write the report; the failures. UserError before
-    anything is trained, for what is wrong with any of them."""
-    console = Console()
+    """Plan all jobs, try them out, run them and what they need, and write the report; the failures. A job with
+    ``target_bpp`` brings about others (`rate_search`). UserError before anything is trained, for what is wrong with
+    any of them."""
+    console, parts = Console(), Parts()
     drafts = [draft(overrides, config_name=config_name) for overrides in jobs_overrides]
-    _announce(drafts, console)
-    parts = Parts()
-    trial.construct(drafts, parts)
-    identify(drafts, parts)  # reads all pictures, which takes longest
-    trial.check_data(drafts, parts)
-    if drafts[0].config["launcher"]["kind"] == "plan":
-        _show(in_order(drafts), console)
-        return []
-    write(drafts)
-    folders = [job.folder for job in in_order(drafts)]
-    if extra := len(folders) - len({job.folder for job in drafts}):
-        console.print(f"{extra} more job{'s' if extra > 1 else ''}, which they need", highlight=False)
-    if drafts[0].config["launcher"]["kind"] == "slurm":
-        slurm.submit(folders, list(dict.fromkeys(job.folder for job in drafts)), console)
-        return []
+    searches = rate_search.searches(drafts)
+    waiting = [job for job in drafts if job.config["target_bpp"] is None]
+    _announce(drafts[0], console, count=len(waiting) + len(searches))
+    kind = drafts[0].config["launcher"]["kind"]
+    planned: list[Job] = []
+    failures: list[Failure] = []
     # A worker that is stopped by the same signal would look like a failed job, and the next one would start.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    failures = execute(folders, console)
+    while True:
+        turns = [(search, search.draft(config_name)) for search in searches if search.next is not None]
+        jobs = [*waiting, *(job for _, job in turns)]
+        if not jobs:
+            break
+        _check(jobs, parts)
+        if kind == "plan":
+            _show(in_order(jobs), console)
+            for search in searches:
+                console.print(f"{search.target:g} bpp: at most {search.most} jobs, of which this shows the first")
+            return []
+        write(jobs)
+        folders = [job.folder for job in in_order(jobs)]
+        if extra := len(folders) - len({job.folder for job in jobs}):
+            console.print(f"{extra} more job{'s' if extra > 1 else ''}, which they need", highlight=False)
+        planned, waiting = [*planned, *jobs], []
+        if kind != "slurm":
+            failures += execute(folders, console)
+        elif not turns or any(job.config["rerun"] or not is_finished(job.folder, job.key) for job in jobs):
+            break
+        for search, job in turns:
+            search.note(job, parts.data(job).test_sets[0], failures)
+            console.print(str(search), highlight=False)
+    if kind == "slurm":
+        slurm.submit([job.folder for job in in_order(planned)], _folders(planned), console)
+        for search in searches:
+            if search.next is not None:
+                console.print(f"{search}: give the same command again when the jobs have ended", highlight=False)
+        return []
+    failures += [Failure(drafts[0].study, reason) for search in searches if (reason := search.shortfall)]
+    _report(planned, failures, console)
+    return failures
+
+
+def _check(jobs: Sequence[Job], parts: Parts) -> None:
+    """Try out jobs and give them their folders."""
+    trial.construct(jobs, parts)
+    identify(jobs, parts)  # reads all pictures, which takes longest
+    trial.check_data(jobs, parts)
+
+
+def _report(jobs: Sequence[Job], failures: list[Failure], console: Console) -> None:
+    """Report the jobs that ended well, and the failures, to which that of the report is added."""
     failed = {failure.folder for failure in failures}
     try:
-        if finished := [job.folder for job in drafts if job.folder not in failed]:
-            reporting.make(finished, console, sweep=list(dict.fromkeys(job.folder for job in drafts)))
+        if finished := [job.folder for job in jobs if job.folder not in failed]:
+            reporting.make(finished, console, sweep=_folders(jobs))
     except UserError as error:
-        failures.append(Failure(drafts[0].study / "report", str(error)))
+        failures.append(Failure(jobs[0].study / "report", str(error)))
     errors = Console(stderr=True)
     for failure in failures:
         line = f"failed: {failure.folder}: {failure.reason}"
         errors.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
-    return failures
+
+
+def _folders(jobs: Sequence[Job]) -> list[Path]:
+    return list(dict.fromkeys(job.folder for job in jobs))
 
 
 def _show(jobs: Sequence[Job], console: Console) -> None:
@@ -65,10 +103,9 @@ def _show(jobs: Sequence[Job], console: Console) -> None:
     console.print(f"{len(jobs) - finished} to run, {finished} finished{time_left(folders, folders)}", highlight=False)
 
 
-def _announce(jobs: Sequence[Job], console: Console) -> None:
-    config = jobs[0].config
-    if config["budget"] == "demo":
+def _announce(job: Job, console: Console, *, count: int) -> None:
+    if job.config["budget"] == "demo":
         console.print(results.DEMO, style="yellow")
-    if config["data"]["root"] is None:
+    if job.config["data"]["root"] is None:
         console.print("Pictures: the photographs inside scikit-image (data.root=FOLDER takes yours).")
-    console.print(f"{len(jobs)} job{'s' if len(jobs) > 1 else ''} in {jobs[0].study}", soft_wrap=True)
+    console.print(f"{count} job{'s' if count > 1 else ''} in {job.study}", soft_wrap=True)

@@ -17,7 +17,7 @@ LAUNCHERS = ("local", "slurm", "plan")
 TARGETS = ("codec", "lossless", "distortion")
 DATA_FOLDERS = ("data.train", "data.test", "data.clean")
 # Sections that are read option by option; in the others a constructor refuses what it does not know.
-CLOSED = ("trainer", "logger", "launcher")
+CLOSED = ("trainer", "logger", "launcher", "rate_search")
 PRECISIONS = ("auto", "32-true", "64-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true")
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 MODES = ("auto", "online", "offline", "disabled")
@@ -30,7 +30,7 @@ KINDS = (
 )
 ADVICE = {str: "a word", bool: "true or false", ListConfig: "a list in brackets", DictConfig: "its keys one by one"}
 # Root keys that need no effect on what is computed.
-FREE = ("name", "runs", "rerun", "debug", "seed", "init_from", "rungs", "budget", "card")
+FREE = ("name", "runs", "rerun", "debug", "seed", "init_from", "rungs", "budget", "card", "target_bpp")
 
 
 def check(composition: Composition, *, config_name: str = "config") -> None:
@@ -51,6 +51,15 @@ def check_values(config: DictConfig) -> None:
         noise_level(config.sigma)
     if config.lmbda is not None:
         number("lmbda", config.lmbda, above=0)
+    if config.target_bpp is not None:
+        number("target_bpp", config.target_bpp, above=0)
+        if config.lmbda is None:
+            raise UserError(
+                f"target_bpp={config.target_bpp} has no effect on {config.method}, which has no lmbda: leave it out (a "
+                "network of any rate takes jdc compress --target-bpp)"
+            )
+    number("rate_search.tolerance", config.rate_search.tolerance, above=0, under=1)
+    whole("rate_search.runs", config.rate_search.runs, least=1)
     whole("seed", config.seed, least=0, most=2**32 - 1)
     whole("rungs", config.rungs, least=1)
     choice("trainer.precision", config.trainer.precision, PRECISIONS)
