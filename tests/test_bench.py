@@ -19,7 +19,7 @@ from torch.profiler import profile
 from torch.utils.data import DataLoader
 from typer.testing import CliRunner
 
-from jdcsuite.bench import code, coding, train
+from jdcsuite.bench import code, coding, ddp, train
 from jdcsuite.bench.common import configuration
 from jdcsuite.cli.app import app
 from jdcsuite.entropy.competition import Competition
@@ -29,6 +29,13 @@ from jdcsuite.types import Pair, UserError
 
 TINY = ("width=0.04", "data.crop=64", "data.batch=2", "data.workers=0", "trainer.accelerator=cpu",
         "trainer.log_every=2")  # fmt: skip
+
+
+def cells(console: Console) -> dict[str, list[str]]:
+    """The rows of a table of three columns."""
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in console.file.getvalue().splitlines()]
+    return {row[0]: row[1:] for row in rows if len(row) == 3}
+
 
 # -- code ------------------------------------------------------------------------------------------------------------
 
@@ -134,8 +141,7 @@ def test_the_table_of_training_is_complete(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(train, "measure", lambda *args, **options: result)
     console = Console(file=StringIO(), width=200)
     train.report(console, ("+experiment=jdc_cn", *TINY), steps=5, blocks=2)
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in console.file.getvalue().splitlines()]
-    table = {row[0]: row[1:] for row in rows if len(row) == 3}
+    table = cells(console)
     assert table["samples a second (2 x 5 steps)"] == ["3.8", "3.1 .. 4.4"]
     assert table["run / bare loop"] == ["0.500", "0.500 .. 0.500"]
     assert table["matrix product (float32, 1024 x 1024), TFLOP/s"][0] == "0.01"
@@ -145,6 +151,26 @@ def test_the_table_of_training_is_complete(monkeypatch: pytest.MonkeyPatch) -> N
     assert "+experiment=jdc_cn" in console.file.getvalue() and "CPU threads" in console.file.getvalue()
 
 
+# -- ddp -------------------------------------------------------------------------------------------------------------
+
+
+def test_devices_are_compared_at_the_same_total_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {1: iter([4.0, 8.0, 4.0]), 2: iter([2.5, 4.0, 2.0])}
+    monkeypatch.setattr(ddp, "_seconds", lambda config, devices: next(seconds[devices]))
+    console = Console(file=StringIO(), width=200)
+    ddp.report(console, (*TINY, "trainer.devices=2"), steps=10)
+    table = cells(console)
+    assert table["samples a second, one device"][0] == "5.00"
+    assert table["samples a second, all devices"][0] == "8.00"
+    assert table["ratio"] == ["2.00", "1.80 .. 2.00"]
+
+
+@pytest.mark.slow
+def test_two_processes_are_timed() -> None:
+    ((one, two),) = ddp.measure((*TINY, "trainer.devices=2"), steps=2, blocks=1)
+    assert 0.1 < two / one < 4
+
+
 # -- command line ----------------------------------------------------------------------------------------------------
 
 
@@ -152,10 +178,12 @@ def test_the_table_of_training_is_complete(monkeypatch: pytest.MonkeyPatch) -> N
     ("words", "message"),
     [
         (["code", "data.batch=2"], "jdc bench code takes no overrides"),
-        (["loop"], "loop is not a benchmark: choose code or train"),
+        (["loop"], "loop is not a benchmark: choose code, train or ddp"),
         (["train", "nonsense=1"], "Could not override 'nonsense'"),
         (["train", "+experiment=fllic_w", "target=codec"], "fllic_w needs a run of clean_entropy first"),
         (["train", "trainer.devices=2"], "leave it at 1"),
+        (["ddp"], "one device is compared with several: give trainer.devices=2"),
+        (["ddp", "+experiment=fllic_w", "target=codec", "trainer.devices=2"], "needs a run of clean_entropy first"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(words: list[str], message: str) -> None:

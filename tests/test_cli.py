@@ -156,7 +156,7 @@ def test_weights_without_metadata_are_named_by_their_file(jdc, folder: Path, run
         (["compress", "a.png", "-o", "x.jdc", "--jobs", "0"], "--jobs cannot be used ("),
         (["evaluate", "avif", "--data", ".", "-o", "x.csv", "--sigma", "much"], "--sigma cannot be used ("),
         (["bench", "--repeats", "0"], "--repeats cannot be used ("),
-        (["bench", "loop"], "loop is not a benchmark: choose code or train"),
+        (["bench", "loop"], "loop is not a benchmark: choose code, train or ddp"),
         (["fetch", "kodak24", "more"], "more"),
         (["compres", "a.png"], "there is no verb compres: choose one of compress, decompress, info"),
     ],

@@ -87,31 +87,40 @@ def export(
 
 
 def bench(
-    what: Annotated[str, typer.Argument(metavar="code|train", help="what to measure")] = "code",
+    what: Annotated[str, typer.Argument(metavar="code|train|ddp", help="what to measure")] = "code",
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="OVERRIDE...", help="train: overrides of a run, as +experiment=flagship data.batch=32"),
+        typer.Argument(
+            metavar="OVERRIDE...", help="train, ddp: overrides of a run, as +experiment=flagship data.batch=32"
+        ),
     ] = None,
     width: Annotated[float, typer.Option(help="code: width of the FLLIC codec; 1 is the paper's large one")] = 1.0,
     repeats: Annotated[int, typer.Option(min=1, help="code: timed repeats after a warm-up")] = 5,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="train: steps of a block; default: 50 on a GPU, else 5")
+        int | None, typer.Option(min=1, help="train, ddp: steps of a block; default: 50 on a GPU, else 5 and 10")
     ] = None,
-    blocks: Annotated[int, typer.Option(min=1, help="train: timed blocks after a warm-up")] = 5,
+    blocks: Annotated[
+        int | None, typer.Option(min=1, help="train, ddp: timed blocks after a warm-up; default: 5 and 3")
+    ] = None,
 ) -> None:
     """Measure the speed of this machine (medians after a warm-up).
 
     code: coding and the entropy coder, relative to CompressAI's. train: a training step, relative to a bare loop of
-    the same network and to a matrix product.
+    the same network and to a matrix product. ddp: training on trainer.devices, relative to one device.
     """
     console = Console()
     if what == "train":
         from jdcsuite.bench import train
 
-        train.report(console, tuple(overrides or ()), steps=steps, blocks=blocks)
+        train.report(console, tuple(overrides or ()), steps=steps, blocks=blocks or 5)
+        return
+    if what == "ddp":
+        from jdcsuite.bench import ddp
+
+        ddp.report(console, tuple(overrides or ()), steps=steps, blocks=blocks or 3)
         return
     if what != "code":
-        raise UserError(f"{what} is not a benchmark: choose code or train")
+        raise UserError(f"{what} is not a benchmark: choose code, train or ddp")
     if overrides:
         raise UserError(f"jdc bench code takes no overrides ({' '.join(overrides)}): give them to jdc bench train")
     from jdcsuite.bench import code

@@ -98,7 +98,7 @@ def _start(folder: Path, config: Mapping) -> str:
     devices = config["trainer"]["devices"]
     if devices == 1:
         return attempt(folder)
-    return process_group.reason(folder, process_group.status_of(process_group.torchrun(folder, devices)))
+    return process_group.reason(folder, process_group.status_of(process_group.torchrun(devices, folder)))
 
 
 def _side_by_side(study: _Study, slots: Sequence[Sequence[str]]) -> list[str]:
@@ -113,7 +113,7 @@ def _side_by_side(study: _Study, slots: Sequence[Sequence[str]]) -> list[str]:
         slot = free.get()
         try:
             environment = {"OMP_NUM_THREADS": threads} | ({"CUDA_VISIBLE_DEVICES": ",".join(slot)} if slot else {})
-            command = process_group.torchrun(folder, config["trainer"]["devices"])
+            command = process_group.torchrun(config["trainer"]["devices"], folder)
             return process_group.reason(folder, process_group.status_of(command, environment=environment))
         finally:
             free.put(slot)

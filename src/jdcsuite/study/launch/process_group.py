@@ -17,13 +17,11 @@ _running: set[subprocess.Popen] = set()
 QUIET = {"PYTHONWARNINGS": "ignore::FutureWarning,ignore::DeprecationWarning"}  # of imports, before any code can
 
 
-def torchrun(folder: Path, devices: int) -> list[str]:
-    """The command that runs a job on several devices of this machine. Lightning's own subprocesses cannot do it: they
-    replay this command with Hydra's overrides appended, and fail."""
-    return [
-        *(sys.executable, "-m", GROUP, "--standalone", f"--nproc-per-node={devices}"),
-        *("-m", WORKER, str(folder)),
-    ]
+def torchrun(devices: int, *arguments: Path, module: str = WORKER) -> list[str]:
+    """The command that runs a job, the folder in ``arguments``, on several devices of this machine. Lightning's own
+    subprocesses cannot do it: they replay this command with Hydra's overrides appended, and fail."""
+    ranks = ["--standalone", f"--nproc-per-node={devices}"]
+    return [sys.executable, "-m", GROUP, *ranks, "-m", module, *map(str, arguments)]
 
 
 def status_of(command: Sequence[str], *, environment: Mapping[str, str] | None = None) -> int:
