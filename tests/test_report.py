@@ -171,6 +171,8 @@ def test_noise_of_two_protocols_in_one_plot_is_refused() -> None:
     rows[results.TEXT] = rows[results.TEXT].fillna("").astype(str)
     with pytest.raises(UserError, match=r"kodak24, sigma 10.*clip8 \(noisy \+ avif\) and float \(noisy \+ avif\)"):
         curves.points(rows)
+    named = curves.labelled(rows.assign(sigma=0.0), curves.points(rows.assign(sigma=0.0)))
+    assert named["label"].tolist() == ["noisy + avif"] * 2, "without noise there is no protocol"
 
 
 def test_rungs_have_their_unit() -> None:
@@ -260,7 +262,7 @@ def test_seeds_are_averaged_and_curves_are_kept_apart(tmp_path: Path) -> None:
     run_folder(tmp_path / "three", "fllic", 512.0, run="third", curve="fllic rate_scale=.5")
     run_folder(tmp_path / "four", "fllic", 512.0, run="fourth", budget="paper")
     points = curves.points(results.read([tmp_path]))
-    assert sorted(points["label"]) == ["fllic (lab clip8)", "fllic (paper clip8)", "fllic rate_scale=.5"]
+    assert sorted(points["label"]) == ["fllic (lab)", "fllic (paper)", "fllic rate_scale=.5"]
 
 
 def test_a_label_has_only_the_words_that_distinguish_curves(tmp_path: Path) -> None:

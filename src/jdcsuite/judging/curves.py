@@ -56,10 +56,10 @@ def points(rows: pd.DataFrame) -> pd.DataFrame:
         curve: label for method, names in by_method.items() for curve, label in _labels(method, sorted(names)).items()
     }
     points["label"] = pd.Series([labels[curve] for curve in points["curve"]], index=points.index, dtype=str)
-    details = [points["budget"] + " " + points["noise_protocol"], points["train_set"], points["target"]]
+    details = [points["budget"], points["train_set"], points["target"]]
     for name, form in DETAILS.items():
         details.append(points[name].map(lambda value, form=form: "" if np.isnan(value) else form.format(value)))
-    for detail in (detail.astype(str).str.strip() for detail in details):
+    for detail in (detail.astype(str) for detail in details):
         differs = (detail.groupby(points["label"]).transform("nunique") > 1) & (detail != "")
         points["label"] = points["label"].where(~differs, points["label"] + " (" + detail + ")")
     points["standard"] = points["lmbda"].isna()
@@ -102,8 +102,10 @@ def _labels(method: str, curves: Sequence[str]) -> dict[str, str]:
 
 def _coded(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of codecs and denoisers, with the name of their curve. Different weights of one run's name, as a run and
-    its export have, are different curves."""
+    its export have, are different curves. Images without noise have no protocol: a run's clean test images bear that
+    of its other ones."""
     coded = rows[rows[["bpp", "psnr"]].notna().any(axis=1)].copy()
+    coded["noise_protocol"] = coded["noise_protocol"].mask(coded["sigma"] == 0, "")
     coded["curve"] = coded["curve"].where(coded["curve"] != "", coded["method"])
     ids = coded["weights_id"].mask(coded["weights_id"] == "")
     number = ids.groupby(coded["run"]).transform(lambda own: pd.factorize(own)[0] + 1)
