@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import re
 import shutil
 import signal
@@ -621,7 +622,9 @@ def test_a_folder_of_another_configuration_is_refused(command: Command, pictures
     assert status == 2 and "belongs to another configuration" in err and "Traceback" not in err
 
 
-def test_lmbda_is_searched_for_a_target_rate(command: Command, pictures: Path) -> None:
+def test_lmbda_is_searched_for_a_target_rate(
+    command: Command, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tiny = ("+experiment=fllic", "trainer.max_steps=1", *TINY, *data(pictures))
     status, out, err = command(*tiny, "target_bpp=50", "rate_search.runs=3", "-m", "rungs=3")
     assert status == 1 and "target_bpp was not reached within 2.0% (50 bpp: lmbda" in err, out + err
@@ -639,6 +642,18 @@ def test_lmbda_is_searched_for_a_target_rate(command: Command, pictures: Path) -
     assert status == 0 and len(command.runs()) == 2 and f"lmbda 2048: {rates[2048]:.4g} bpp" in out, out + err
     status, out, err = command(*tiny, "target_bpp=0.5,1", "-m", "--plan")
     assert status == 0 and "1 to run, 1 finished" not in out and out.count("at most 6 jobs") == 2, out + err
+
+    known = command.runs()
+    # a cluster's queue gets the job behind the runs that there are
+    for name, body in {"sbatch": f"cat >> {tmp_path}/jobs; echo 1", "scontrol": "exit 1"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    status, out, err = command(*tiny, f"target_bpp={rates[2048] * 0.9:.4f}", "-m", "rungs=3", "launcher=slurm")
+    (submitted,) = set(command.runs()) - set(known)
+    jobs = (tmp_path / "jobs").read_text()
+    assert status == 0 and "give the same command again when the jobs have ended" in out, out + err
+    assert run_folder.read_config(submitted)["lmbda"] < 2048 and f"run {submitted}" in jobs and jobs.count("exec") == 2
 
 
 @given(

@@ -54,12 +54,14 @@ def run(jobs_overrides: Sequence[list[str]], *, config_name: str = "config") -> 
             break
         for search, job in turns:
             search.note(job, parts.data(job).test_sets[0], failures)
-            console.print(str(search), highlight=False)
+            console.print(str(search), highlight=False, soft_wrap=True)
     if kind == "slurm":
         slurm.submit([job.folder for job in in_order(planned)], _folders(planned), console)
         for search in searches:
             if search.next is not None:
-                console.print(f"{search}: give the same command again when the jobs have ended", highlight=False)
+                console.print(
+                    f"{search}: give the same command again when the jobs have ended", highlight=False, soft_wrap=True
+                )
         return []
     failures += [Failure(drafts[0].study, reason) for search in searches if (reason := search.shortfall)]
     _report(planned, failures, console)
