@@ -1,4 +1,4 @@
-"""Shared by the benchmarks: configurations, and statistics as text."""
+"""Overrides -> configurations of benchmarks; their measurements -> text."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 
 from jdcsuite.study import resolvers
 from jdcsuite.study.composition import resolved
+from jdcsuite.training import job as training
+from jdcsuite.types import UserError
 
 
 def configuration(*overrides: str, experiment: str = "fllic") -> dict:
@@ -19,6 +23,19 @@ def configuration(*overrides: str, experiment: str = "fllic") -> dict:
     named = [] if any(o.startswith("+experiment=") for o in overrides) else [f"+experiment={experiment}"]
     with initialize_config_dir(str(Path(__file__).resolve().parents[1] / "conf"), version_base="1.3"):
         return resolved(compose("config", [*named, "logger=none", "trainer.progress=false", *overrides]))
+
+
+def trainable(*overrides: str) -> dict:
+    """`configuration` of a method that can be trained alone. UserError: it needs another run first, or the overrides do
+    not fit."""
+    try:
+        config = configuration(*overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(" ".join(str(error).split())) from None
+    if needs := [need["experiment"] for need in config["needs"].values() if need["experiment"]]:
+        raise UserError(f"{config['method']} needs a run of {needs[0]} first: measure a method that needs none")
+    training.check_device(config["trainer"])
+    return config
 
 
 def quartiles(values: list[float] | tuple[float, ...], form: str) -> tuple[str, str]:

@@ -14,14 +14,12 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from hydra.errors import HydraException
 from lightning.pytorch.callbacks import Checkpoint
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.table import Table
 
 from jdcsuite.artifacts import environment
-from jdcsuite.bench.common import configuration, now, quartiles
+from jdcsuite.bench.common import now, quartiles, trainable
 from jdcsuite.study.launch import process_group
 from jdcsuite.training import job as training
 from jdcsuite.training import loggers
@@ -48,16 +46,10 @@ def measure(overrides: tuple[str, ...] = (), *, steps: int | None = None, blocks
     """Samples per second on one device and on `trainer.devices`, of each block. ``steps``: timed ones of a run; None:
     50 on a GPU, else 10. UserError: the configuration is invalid, names one device, or cannot be measured alone."""
     steps = (50 if torch.cuda.is_available() else 10) if steps is None else steps
-    try:
-        config = configuration(*overrides, f"trainer.max_steps={steps + WARM_UP}")
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(" ".join(str(error).split())) from None
-    if needs := [need["experiment"] for need in config["needs"].values() if need["experiment"]]:
-        raise UserError(f"{config['method']} needs a run of {needs[0]} first: measure a method that needs none")
+    config = trainable(*overrides, f"trainer.max_steps={steps + WARM_UP}")
     devices = config["trainer"]["devices"]
     if devices == 1:
         raise UserError("one device is compared with several: give trainer.devices=2, or more")
-    training.check_device(config["trainer"])
     rates: list[tuple[float, float]] = []
     for _ in range(blocks):
         seconds = (_seconds(config, number) for number in (1, devices))

@@ -16,9 +16,7 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from hydra.errors import HydraException
 from lightning.pytorch.callbacks import Checkpoint
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -27,7 +25,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from jdcsuite.artifacts import environment
-from jdcsuite.bench.common import configuration, now, quartiles
+from jdcsuite.bench.common import now, quartiles, trainable
 from jdcsuite.device import layout
 from jdcsuite.training import job as training
 from jdcsuite.training import loggers
@@ -153,15 +151,9 @@ def measure(overrides: tuple[str, ...] = (), *, steps: int | None = None, blocks
     """``overrides``: as for training. ``steps``: in a block; None: 50 on a GPU, more than the loader prefetches, else
     5. UserError: the configuration is invalid, or cannot be measured alone in one process."""
     steps = (50 if torch.cuda.is_available() else 5) if steps is None else steps
-    try:
-        config = configuration(*overrides, f"trainer.max_steps={steps * (blocks + 1) + TRACED}")
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(" ".join(str(error).split())) from None
-    if needs := [need["experiment"] for need in config["needs"].values() if need["experiment"]]:
-        raise UserError(f"{config['method']} needs a run of {needs[0]} first: measure a method that needs none")
+    config = trainable(*overrides, f"trainer.max_steps={steps * (blocks + 1) + TRACED}")
     if config["trainer"]["devices"] != 1:
         raise UserError(f"trainer.devices={config['trainer']['devices']} is not measured: leave it at 1")
-    training.check_device(config["trainer"])
     training.quieten()
     tasks = []
     for _ in range(2):
