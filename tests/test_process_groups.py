@@ -15,6 +15,7 @@ from jdcsuite import __main__ as entry
 from jdcsuite import cli
 from jdcsuite.artifacts import folder as run_folder
 from jdcsuite.study import reporting
+from jdcsuite.study.launch import process_group
 from jdcsuite.study.launch.execute import time_left
 from jdcsuite.training.outputs import test_metrics as means
 from jdcsuite.types import Row
@@ -43,6 +44,14 @@ def test_a_group_whose_rank_fails_adds_no_traceback_of_its_own(tmp_path: Path) -
     process = group(tmp_path, "import sys\nsys.exit(3)\n")
     _, err = process.communicate(timeout=120)
     assert process.returncode == 1 and "Traceback" not in err
+
+
+def test_a_group_runs_on_a_machine_whose_name_has_no_address(tmp_path: Path) -> None:
+    """As in a container: ranks used to look for it for five minutes, and the job failed."""
+    (tmp_path / "sitecustomize.py").write_text("import socket\nsocket.getfqdn = lambda *_: 'nowhere.invalid'\n")
+    (tmp_path / "rank.py").touch()
+    env = {**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(cli.__file__).parents[2]}"}
+    subprocess.run(process_group.torchrun(1, module="rank"), env=env, timeout=120, check=True)
 
 
 def test_jdc_run_becomes_the_training(tmp_path: Path) -> None:

@@ -19,8 +19,9 @@ QUIET = {"PYTHONWARNINGS": "ignore::FutureWarning,ignore::DeprecationWarning"}  
 
 def torchrun(devices: int, *arguments: Path, module: str = WORKER) -> list[str]:
     """The command that runs a job, the folder in ``arguments``, on several devices of this machine. Lightning's own
-    subprocesses cannot do it: they replay this command with Hydra's overrides appended, and fail."""
-    ranks = ["--standalone", f"--nproc-per-node={devices}"]
+    subprocesses cannot do it: they replay this command with Hydra's overrides appended, and fail. Ranks meet at
+    localhost: the name of the machine may have no address, as in a container."""
+    ranks = ["--standalone", "--local-addr=localhost", f"--nproc-per-node={devices}"]
     return [sys.executable, "-m", GROUP, *ranks, "-m", module, *map(str, arguments)]
 
 
