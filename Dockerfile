@@ -1,25 +1,32 @@
-# The suite with its pinned packages; mount data and runs:
-#   docker run --gpus all --shm-size 8g -v $PWD/data:/data:ro -v $PWD/runs:/home/jdc/runs jdcsuite run \
+# The suite with its pinned packages. BASE: an image with apt and Python 3.11 or 3.12, its venv and its headers.
+#   docker build --build-arg COMMIT=$(git describe --always --abbrev=10 --dirty=.changed) --tag jdcsuite .
+# Mount data and runs in folders that user 1000 can write, or give --user:
+#   docker run --init --gpus all --shm-size 8g -v $PWD/data:/data:ro -v $PWD/runs:/home/jdc/runs jdcsuite run \
 #     +experiment=fllic data.root=/data
-#   docker run -v $PWD:/home/jdc/images jdcsuite compress images/noisy.png -o images/noisy.jdc
-# The folders must be writable for user 1000, or give --user. BASE: any image with Python 3.11 or 3.12 and apt.
+#   docker run --init -v $PWD:/home/jdc/images jdcsuite compress images/noisy.png -o images/noisy.jdc
 ARG BASE=python:3.12-slim
 FROM ${BASE}
-RUN apt-get update && apt-get install --yes --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
+# for trainer.compile
+RUN apt-get update && apt-get install --yes --no-install-recommends g++ \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
 # the packages are a layer of their own, which a change of the suite does not rebuild
 WORKDIR /suite
 COPY pyproject.toml constraints.txt ./
 RUN python3 -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
       > requirements.txt \
     && python3 -m venv /opt/jdc \
-    && /opt/jdc/bin/pip install --no-cache-dir --constraint constraints.txt --requirement requirements.txt
+    && /opt/jdc/bin/pip install --no-cache-dir --constraint constraints.txt --requirement requirements.txt hatchling
 COPY README.md LICENSE ./
 COPY conf conf
 COPY experiments/flagship/weights experiments/flagship/weights
 COPY src src
-RUN /opt/jdc/bin/pip install --no-cache-dir --constraint constraints.txt . && rm -rf /suite \
-    && useradd --create-home --uid 1000 jdc
-ENV PATH=/opt/jdc/bin:$PATH
+# the commit, which a clone tells by git, is here a part of the version
+ARG COMMIT
+RUN sed --in-place "s/^version = \"[^\"]*/&${COMMIT:++g$COMMIT}/" pyproject.toml \
+    && /opt/jdc/bin/pip install --no-cache-dir --no-deps --no-build-isolation . && rm -rf /suite \
+    && useradd --create-home --uid 1000 jdc && chmod 1777 /home/jdc
+# any user's programs find a folder for their caches
+ENV HOME=/home/jdc PATH=/opt/jdc/bin:$PATH
 USER jdc
 WORKDIR /home/jdc
 ENTRYPOINT ["jdc"]

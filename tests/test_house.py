@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,21 @@ def test_configuration_travels_with_the_package() -> None:
     link = ROOT / "src" / "jdcsuite" / "conf"
     assert link.is_symlink() and str(link.readlink()) == "../../conf"
     assert (link / "config.yaml").is_file()
+
+
+def test_the_container_image_gets_all_that_the_wheel_is_made_of() -> None:
+    """What pyproject.toml names and links in `src` lead to is copied by the Dockerfile, past .dockerignore."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project, packages = settings["project"], settings["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    links = [path.resolve() for path in (ROOT / "src").rglob("*") if path.is_symlink()]
+    named = ["pyproject.toml", project["readme"], *project["license-files"], *packages]
+    copies = re.findall("^COPY (.*) .*$", (ROOT / "Dockerfile").read_text(), re.M)
+    copied = [ROOT / word for words in copies for word in words.split()]
+    admitted = [ROOT / line for line in re.findall("^!(.*)$", (ROOT / ".dockerignore").read_text(), re.M)]
+    assert links and copied and all(path.exists() for path in copied)
+    for path in (*links, *(ROOT / name for name in named)):
+        assert any(path.is_relative_to(other) for other in copied), path
+    assert sorted(copied) == sorted(admitted)
 
 
 def test_notebooks_hold_no_outputs() -> None:
