@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,6 +53,19 @@ def test_a_group_runs_on_a_machine_whose_name_has_no_address(tmp_path: Path) -> 
     (tmp_path / "rank.py").touch()
     env = {**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(cli.__file__).parents[2]}"}
     subprocess.run(process_group.torchrun(1, module="rank"), env=env, timeout=120, check=True)
+
+
+UNSHARE = ["unshare", "--user", "--map-root-user", "--pid", "--fork"]
+
+
+@pytest.mark.skipif(
+    not shutil.which("unshare") or subprocess.run([*UNSHARE, "true"], check=False).returncode != 0,
+    reason="this machine lets nobody be the first process of a namespace",
+)
+def test_the_first_process_of_a_container_starts_groups() -> None:
+    """What it started took it for init, which adopts the children of the dead, and ended."""
+    script = "from jdcsuite.study.launch import process_group\nexit(process_group.status_of(['true']))"
+    subprocess.run([*UNSHARE, sys.executable, "-c", script], check=True)
 
 
 def test_jdc_run_becomes_the_training(tmp_path: Path) -> None:

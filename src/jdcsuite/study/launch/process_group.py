@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from jdcsuite.artifacts import folder as run_folder
@@ -28,7 +29,7 @@ def torchrun(devices: int, *arguments: Path, module: str = WORKER) -> list[str]:
 def status_of(command: Sequence[str], *, environment: Mapping[str, str] | None = None) -> int:
     """Run ``command``, which is ended where this process is, however that happens. ``environment``: in addition to that
     of this process."""
-    on_linux = _die_with_parent if sys.platform == "linux" else None
+    on_linux = partial(_die_with_parent, os.getpid()) if sys.platform == "linux" else None
     options = {"preexec_fn": on_linux, "start_new_session": True}  # Ctrl-C reaches this process alone
     with subprocess.Popen(command, env={**os.environ, **QUIET, **(environment or {})}, **options) as process:
         _running.add(process)
@@ -56,8 +57,8 @@ def reason(folder: Path, status: int) -> str:
     return log.read_text().partition("\n")[0] if log.is_file() else f"its processes ended with status {status}"
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(parent: int) -> None:
     """Linux: this process gets SIGTERM when its parent dies, however that happens."""
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-    if os.getppid() == 1:  # the parent died before that
+    if os.getppid() != parent:  # which died before that
         os.kill(os.getpid(), signal.SIGTERM)
