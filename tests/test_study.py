@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import math
 import os
@@ -32,6 +33,7 @@ from jdcsuite.artifacts import folder as run_folder
 from jdcsuite.cli.app import app
 from jdcsuite.data import provenance
 from jdcsuite.data.datamodule import DataModule
+from jdcsuite.imaging import atomic
 from jdcsuite.judging import results
 from jdcsuite.reports import crops, report
 from jdcsuite.study import identity, plan, rate_search, reporting, sweep
@@ -543,6 +545,26 @@ def test_an_error_that_cannot_be_logged_is_still_the_reason(tmp_path: Path, monk
     assert reason.startswith("OSError: no space left") and "error.log is a folder" in reason
 
 
+def test_a_full_disk_is_the_reason_for_what_it_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time of the attempt, which could not be written either, used to be named in place of the checkpoint."""
+
+    def refused(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def build(*arguments: object) -> None:
+        atomic.write(tmp_path / run_folder.LAST, b"")
+
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.yaml").write_text("key: x\ndebug: false\nseed: 0\nneeds: {}\n")
+    run_folder.write_state(tmp_path, {"key": "x", "finished": False, "needs": {}})
+    monkeypatch.setattr(training, "build", build)
+    monkeypatch.setattr(os, "fsync", refused)
+    last = tmp_path / run_folder.LAST
+    assert (
+        attempt(tmp_path) == f"{last} cannot be written (No space left on device): make room or choose another place."
+    )
+
+
 def test_a_report_that_fails_is_a_failure_after_training(
     command: Command, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -712,6 +734,7 @@ def test_a_search_ends_where_the_rate_does_not_follow_lmbda() -> None:
         (["+experiment=fllic_w", "target=x"], "target=x is unknown"),
         (["+experiment=fllic,fllic_u", "-m"], "add +sweep=ladder"),
         (["+experiment=fllic", "trainer.devices=0"], "trainer.devices=0 is not usable"),
+        (["+experiment=fllic", "trainer.devices=4096", "trainer.accelerator=cpu"], "CPU cores: give fewer"),
         (["+experiment=fllic", "trainer.devices=auto"], "trainer.devices=auto is not usable"),
         (["+experiment=fllic", "criterion.lmbda=5"], "is written as lmbda=5, which criterion.lmbda follows"),
         (["+experiment=fllic_w", "criterion.target=codec2"], "is written as target=codec2"),

@@ -57,7 +57,7 @@ def report(overrides: Sequence[str], console: Console) -> int:
 def machine() -> Iterator[Finding]:
     """Findings about the machine alone."""
     yield Finding(f"Python {platform.python_version()}, torch {torch.__version__}, {environment.hardware()}.")
-    yield from _refusals(lambda: training.check_device({"accelerator": "auto", "precision": "auto"}))
+    yield from _refusals(lambda: training.check_device({"accelerator": "auto", "precision": "auto", "devices": 1}))
     for index in range(torch.cuda.device_count()):
         device = torch.cuda.get_device_properties(index)
         yield Finding(f"GPU {index}: {device.name}, {decimal(device.total_memory)}, CUDA {torch.version.cuda}.")
@@ -127,11 +127,6 @@ def _refusals(check: Callable[[], object]) -> Iterator[Finding]:
 def _devices(config: Mapping) -> Iterator[Finding]:
     options = config["trainer"]
     devices, on_cpu = options["devices"], options["accelerator"] == "cpu" or not torch.cuda.is_available()
-    yield from _refusals(lambda: training.check_device(options))
-    if not on_cpu and devices > torch.cuda.device_count():
-        yield Finding(f"trainer.devices={devices}, but {torch.cuda.device_count()} GPUs are visible.", is_problem=True)
-    if on_cpu and devices > (cores := os.cpu_count() or 1):
-        yield Finding(f"trainer.devices={devices}, but this machine has {cores} CPU cores.", is_problem=True)
     if devices > 1 and not torch.distributed.is_available():
         yield Finding(f"trainer.devices={devices} needs torchrun, which this torch lacks.", is_problem=True)
     if config["launcher"]["kind"] not in validation.LAUNCHERS:

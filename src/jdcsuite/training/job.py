@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +64,8 @@ def run(folder: Path) -> None:
     finally:
         loggers.finish(run_loggers, failed=failed)
         if rank_zero_only.rank == 0:
-            run_folder.add_time(folder, time.monotonic() - start)
+            with suppress(UserError):  # on a full disk, which the first error is about
+                run_folder.add_time(folder, time.monotonic() - start)
 
 
 def quieten() -> None:
@@ -164,9 +167,10 @@ def check_device(trainer: Mapping) -> None:
     accelerator = trainer["accelerator"]
     if "mixed" in trainer["precision"] and not torch.cuda.is_available():
         raise UserError(f"trainer.precision={trainer['precision']} crashes on CPUs: leave it at auto, or take a GPU")
-    there = torch.cuda.device_count()
-    if torch.cuda.is_available() and accelerator != "cpu" and trainer["devices"] > there:
-        raise UserError(f"trainer.devices={trainer['devices']}, but this machine has {there}: give at most so many")
+    on_gpus = torch.cuda.is_available() and accelerator != "cpu"
+    there, unit = (torch.cuda.device_count(), "GPUs") if on_gpus else (os.cpu_count() or 1, "CPU cores")
+    if trainer["devices"] > there:
+        raise UserError(f"trainer.devices={trainer['devices']}, but this machine has {there} {unit}: give fewer")
     if torch.cuda.is_available() or accelerator == "cpu":
         return
     driver_file = Path("/proc/driver/nvidia/version")

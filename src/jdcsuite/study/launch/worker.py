@@ -3,9 +3,15 @@ is what torchrun starts on every rank."""
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from pathlib import Path
+
+from jdcsuite.study.launch.lifetime import PARENT, end_with
+
+if __name__ == "__main__":  # before imports, which take seconds
+    end_with(int(os.environ[PARENT]))
 
 from jdcsuite.artifacts import folder as run_folder
 from jdcsuite.imaging import atomic
@@ -27,7 +33,7 @@ def attempt(folder: Path) -> str:
         try:
             atomic.write(log, "".join([f"{sentence}\n", *traceback.format_exception(error)]).encode())
         except UserError as unwritten:  # as on a full disk, which may be the first error's reason, too
-            return f"{type(error).__name__}: {first} ({unwritten})"
+            return first if isinstance(error, UserError) else f"{type(error).__name__}: {first} ({unwritten})"
         return sentence
     return ""
 
