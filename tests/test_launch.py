@@ -10,13 +10,14 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import lightning as L
 import pytest
 import torch
 import yaml
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from rich.console import Console
 from torch import Tensor, nn
 from typer.testing import CliRunner
@@ -24,7 +25,7 @@ from typer.testing import CliRunner
 from jdcsuite.artifacts import environment, weights
 from jdcsuite.artifacts import folder as run_folder
 from jdcsuite.cli.app import app
-from jdcsuite.study import state
+from jdcsuite.study import reporting, state, sweep
 from jdcsuite.study.launch import execute, process_group, slurm
 from jdcsuite.training.callbacks import STOPPED, AtomicCheckpoints, StopOnSignal, resumable
 from jdcsuite.types import UserError
@@ -74,7 +75,7 @@ def test_jobs_run_side_by_side_each_after_those_it_needs(tmp_path: Path, monkeyp
         "write('begin'); time.sleep(.4); write('end'); sys.exit(folder.name == 'second')"
     )
     command = worker(tmp_path, body)
-    monkeypatch.setattr(process_group, "torchrun", lambda folder, devices: [*command, str(folder)])
+    monkeypatch.setattr(process_group, "torchrun", lambda devices, folder: [*command, str(folder)])
     failures = execute.execute([first, second, third, fourth], Console(quiet=True))
     log = (study / "log").read_text().splitlines()
     assert set(log[:2]) == {"begin first", "begin second"}
@@ -84,6 +85,33 @@ def test_jobs_run_side_by_side_each_after_those_it_needs(tmp_path: Path, monkeyp
         "its processes ended with status 1",
         "it needs second, which failed",
     ]
+
+
+def test_an_interrupted_sweep_of_jobs_side_by_side_starts_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = tmp_path / "study"
+    folders = [job(study / str(i)) for i in range(5)]
+    begun = study / "begun"
+    command = worker(tmp_path, "(folder.parent / 'begun').open('a').write(folder.name); time.sleep(60)")
+    monkeypatch.setattr(process_group, "torchrun", lambda devices, folder: [*command, str(folder)])
+    states: set[str] = set()
+
+    def interrupt() -> None:
+        while not begun.exists() or len(begun.read_text()) < 2:
+            time.sleep(0.05)
+        states.update(f"{folder.name} {state.state_of(folder).word}" for folder in folders)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: sys.exit(3))
+    threading.Thread(target=interrupt).start()
+    try:
+        with pytest.raises(SystemExit) as end:
+            execute.execute(folders, Console(quiet=True))
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert end.value.code == 3 and len(begun.read_text()) == 2
+    assert sum(word.endswith(state.RUNNING) for word in states) == 2, "the others wait for a device, and hold no lock"
 
 
 def test_jobs_have_devices_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +124,7 @@ def test_jobs_have_devices_of_their_own(tmp_path: Path, monkeypatch: pytest.Monk
         "(folder / 'seen').write_text(mine.name); time.sleep(.3); mine.rmdir()"
     )
     command = worker(tmp_path, body)
-    monkeypatch.setattr(process_group, "torchrun", lambda folder, devices: [*command, str(folder)])
+    monkeypatch.setattr(process_group, "torchrun", lambda devices, folder: [*command, str(folder)])
     assert not execute.execute(folders, Console(quiet=True))
     seen = [(folder / "seen").read_text() for folder in folders]
     assert set(seen) == {"0,1", "2,3"}
@@ -261,6 +289,8 @@ def test_status_of_run_folders(tmp_path: Path, fake: Path) -> None:
     study = tmp_path / "study"
     names = ("done", "planned", "running", "stopped", "failed", "queued", "lost")
     folders = {name: job(study / name) for name in names}
+    folders["next"] = job(study / "next", folders["failed"])
+    folders["last"] = job(study / "last", folders["done"], folders["next"])
     finish(folders["done"])
     for name in ("running", "stopped", "failed"):
         run_folder.write_state(folders[name], {"key": name, "needs": {}, "finished": False})
@@ -277,11 +307,12 @@ def test_status_of_run_folders(tmp_path: Path, fake: Path) -> None:
         shown = CliRunner().invoke(app, ["status", str(tmp_path)])
     assert {name: each.word for name, each in known.items()} == {
         "done": "done", "planned": "waiting", "running": "running", "stopped": "stopped", "failed": "failed",
-        "queued": "waiting", "lost": "failed",
+        "queued": "waiting", "lost": "failed", "next": "failed", "last": "failed",
     }  # fmt: skip
     assert (known["running"].step, known["running"].steps) == (20, 100)
     assert known["failed"].note == "no space left" and "node_fail" in known["lost"].note
-    assert shown.exit_code == 1 and "1 done, 1 running, 2 waiting, 1 stopped, 2 failed" in shown.output
+    assert known["last"].note == "it needs next, which failed"
+    assert shown.exit_code == 1 and "1 done, 1 running, 2 waiting, 1 stopped, 4 failed" in shown.output
 
 
 def test_status_waits_until_no_job_is_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,3 +356,81 @@ def test_ranks_end_with_their_parent(tmp_path: Path) -> None:
     while Path(f"/proc/{number}").exists() and "Z" not in Path(f"/proc/{number}/stat").read_text().split()[2]:
         assert time.monotonic() < until
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize("before, ends", [(signal.SIG_DFL, True), (signal.SIG_IGN, False)])
+def test_a_closed_terminal_ends_a_sweep_but_not_under_nohup(before: signal.Handlers, ends: bool) -> None:
+    """Its ranks used to be told of it by the death of their parent."""
+    handlers = {number: signal.signal(number, before) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        sweep._end_at_signals()
+        with pytest.raises(SystemExit) if ends else nullcontext() as end:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert not ends or end.value.code == 129
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+# -- deaths ----------------------------------------------------------------------------------------------------
+
+
+def test_what_a_killed_process_left_half_written_is_removed(tmp_path: Path) -> None:
+    folder = job(tmp_path / "study" / "a")
+    (folder / "checkpoints").mkdir()
+    parts = [folder / ".results.csv.0a1b2c3d.part", folder / "checkpoints" / ".last.ckpt.4e5f6a7b.part"]
+    for part in parts:
+        part.write_bytes(b"half")
+    run_folder.begin(folder, run_folder.read_config(folder))
+    assert not any(part.exists() for part in parts) and (folder / run_folder.CONFIG).exists()
+
+
+def test_a_job_that_is_killed_while_it_is_cleared_does_not_go_on_from_old_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its checkpoint used to outlive the state that said from which weights it had begun."""
+    unlink = Path.unlink
+    for survivors in range(1, len(run_folder.RESULTS)):
+        need = job(tmp_path / f"{survivors}" / "need")
+        folder = job(tmp_path / f"{survivors}" / "a", need)
+        run_folder.begin(folder, run_folder.read_config(folder))
+        for name in run_folder.RESULTS:
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).touch()
+        run_folder.begin(folder, run_folder.read_config(folder))
+        (need / weights.NAME).write_bytes(b"others")
+        removed: list[Path] = []
+
+        def killed(path: Path, missing_ok: bool = False, removed=removed, survivors=survivors) -> None:
+            if len(removed) + survivors == len(run_folder.RESULTS):
+                raise KeyboardInterrupt
+            removed.append(path)
+            unlink(path, missing_ok)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Path, "unlink", killed)
+            run_folder.clear(folder)
+        assert run_folder.needs_changed(folder) or not (folder / run_folder.LAST).exists()
+
+
+def test_reports_are_made_one_at_a_time_without_what_a_killed_one_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = job(tmp_path / "study" / "a", data={}, report={"beside": None})
+    part = folder.parent / "report" / "tables" / ".means.csv.0a1b2c3d.part"
+    part.parent.mkdir(parents=True)
+    part.touch()
+
+    class Made(Exception):
+        pass
+
+    def make(*arguments: object) -> None:
+        with pytest.raises(Timeout):
+            execute.lock_of(folder.parent / "report").acquire(timeout=0)
+        assert not part.exists()
+        raise Made
+
+    monkeypatch.setattr(reporting, "reference_rows", lambda config, console: [])
+    monkeypatch.setattr(reporting.report, "make", make)
+    with pytest.raises(Made):
+        reporting.make([folder], Console(quiet=True), sweep=[folder])

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,31 @@ def test_the_first_process_of_a_container_starts_groups() -> None:
     """What it started took it for init, which adopts the children of the dead, and ended."""
     script = "from jdcsuite.study.launch import process_group\nexit(process_group.status_of(['true']))"
     subprocess.run([*UNSHARE, sys.executable, "-c", script], check=True)
+
+
+def children(parent: int) -> list[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it ended
+            if stat.read_text().rpartition(")")[2].split()[1] == str(parent):
+                found.append(int(stat.parent.name))
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent died")
+def test_a_rank_is_killed_with_its_group(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / run_folder.CONFIG)  # whoever reads it waits for ever
+    words = ["--standalone", "--nproc-per-node=1", "-m", process_group.WORKER, str(tmp_path)]
+    process = subprocess.Popen([sys.executable, "-W", "ignore", "-m", process_group.GROUP, *words])
+    while not (ranks := children(process.pid)) and process.poll() is None:
+        time.sleep(0.05)
+    rank = Path("/proc", str(ranks[0]))
+    process.kill()
+    process.wait()
+    until = time.monotonic() + 10
+    while rank.exists() and (rank / "stat").read_text().split()[2] != "Z":
+        assert time.monotonic() < until, f"{rank} survives"
+        time.sleep(0.05)
 
 
 def test_jdc_run_becomes_the_training(tmp_path: Path) -> None:

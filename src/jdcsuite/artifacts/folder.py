@@ -38,7 +38,8 @@ INCIDENTAL = {
     "data": ("root", "train", "test", "val", "clean", "workers", "cache", "resident"),
     "trainer": ("devices", "accelerator", "log_every", "checkpoint_every", "val_every", "progress", "compile"),
 }
-RESULTS = (ROWS, "metrics.csv", "summary.json", weights.NAME, ERROR, STATE, LAST, PREVIOUS)
+# The state is last: by it, whoever clears a folder after a death knows that the rest belongs to other needs.
+RESULTS = (LAST, PREVIOUS, ROWS, "metrics.csv", "summary.json", weights.NAME, ERROR, STATE)
 
 
 def name(config: Mapping, key: str) -> str:
@@ -72,7 +73,9 @@ def write_config(path: Path, config: Mapping) -> None:
                         "another name=")  # fmt: skip
     with atomic.writing(path, cure="give runs= a folder that can be written"):
         path.mkdir(parents=True, exist_ok=True)
-    atomic.write(path / CONFIG, yaml.safe_dump(dict(config), sort_keys=False).encode())
+    text = yaml.safe_dump(dict(config), sort_keys=False).encode()
+    if not (path / CONFIG).is_file() or (path / CONFIG).read_bytes() != text:
+        atomic.write(path / CONFIG, text)
 
 
 def read_config(path: Path) -> dict:
@@ -101,7 +104,9 @@ def needed(path: Path, config: Mapping) -> dict[str, Path]:
 
 
 def begin(path: Path, config: Mapping) -> None:
-    """Record that a run begins, or goes on: its key, the weights that it starts from, and its provenance."""
+    """Record that a run begins, or goes on: its key, the weights that it starts from, and its provenance. What a killed
+    process left half-written is removed."""
+    atomic.clean(path)
     earlier = read_state(path) or {}
     state = {
         "key": config["key"],
@@ -142,8 +147,8 @@ def add_time(path: Path, seconds: float) -> None:
 
 
 def finish(path: Path) -> None:
-    write_state(path, {**(read_state(path) or {}), "finished": True})
     (path / PREVIOUS).unlink(missing_ok=True)
+    write_state(path, {**(read_state(path) or {}), "finished": True})
 
 
 def is_finished(path: Path, key: str) -> bool:

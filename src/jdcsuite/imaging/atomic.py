@@ -58,6 +58,12 @@ def replacing(path: Path, *, cure: str = CURE) -> Iterator[Path]:
                 part.unlink(missing_ok=True)
 
 
+def clean(folder: Path) -> None:
+    """Remove the temporary files of killed processes, anywhere in ``folder``, to which nobody else writes now."""
+    for part in folder.rglob(".*.part"):
+        part.unlink(missing_ok=True)
+
+
 @contextmanager
 def writing(path: Path, *, cure: str = CURE) -> Iterator[None]:
     """Report an OSError of the body as a UserError that names ``path`` and ends in ``cure``."""

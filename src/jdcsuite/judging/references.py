@@ -21,6 +21,8 @@ from jdcsuite.judging.candidates import Candidate
 from jdcsuite.judging.evaluation import Evaluator, write_rows
 from jdcsuite.types import UserError
 
+STANDARDS = "standards"  # folder of a study
+
 
 def reference_rows(config: dict, console: Console) -> list[Path]:
     """The csv files of a job's reference codecs, made where they are missing. A codec that cannot be judged here is
@@ -61,4 +63,4 @@ def _path(config: dict, data: DataModule, word: str, judged: list[Candidate]) ->
     key = hashlib.sha256(json.dumps(protocol, sort_keys=True, default=str).encode()).hexdigest()[:8]
     name = re.sub(r"[^a-z0-9+]+", "-", word.partition("@")[0].lower())
     sigma = "" if config["sigma"] is None else f"-s{config['sigma']:g}"
-    return Path(config["runs"]) / config["name"] / "standards" / f"{name}{sigma}-{key}.csv"
+    return Path(config["runs"]) / config["name"] / STANDARDS / f"{name}{sigma}-{key}.csv"

@@ -12,9 +12,11 @@ from rich.console import Console
 
 from jdcsuite.artifacts import folder as run_folder
 from jdcsuite.data.datamodule import DataModule
+from jdcsuite.imaging import atomic
 from jdcsuite.judging import curves, results
-from jdcsuite.judging.references import reference_rows
+from jdcsuite.judging.references import STANDARDS, reference_rows
 from jdcsuite.reports import equal_bytes, report
+from jdcsuite.study.launch.execute import locked
 from jdcsuite.training import tracker
 from jdcsuite.types import UserError
 
@@ -26,18 +28,21 @@ def make(folders: Sequence[Path], console: Console, *, sweep: Sequence[Path]) ->
     configs = [run_folder.read_config(folder) for folder in folders]
     config, study = configs[0], folders[0].parent
     out = study / "report"
-    distinct = {json.dumps(each["data"], sort_keys=True): each for each in configs}.values()
-    beside = dict.fromkeys(path for each in distinct for path in reference_rows(each, console))
-    files = report.make([*folders, *beside], out, console)
-    if "flagship" in (config["report"]["beside"] or []):
-        files |= _at_equal_bytes(config, out, console)
-    run = tracker.tracker(
-        folder=out, project=config["logger"]["project"], group=config["name"], job_type="report",
-        name=f"{config['name']} report", id=_report_id(sweep),
-        tags=["report"], mode=config["logger"]["mode"], config={"jobs": [str(folder) for folder in folders]},
-    )  # fmt: skip
-    pictures = {name: path for name, path in files.items() if path.suffix == ".png"}
-    tracker.report_run(tracker=run, curves=curves.points(results.read([files["results"]])), pictures=pictures)
+    with locked(out, console):
+        for each in (out, study / STANDARDS):
+            atomic.clean(each)
+        distinct = {json.dumps(each["data"], sort_keys=True): each for each in configs}.values()
+        beside = dict.fromkeys(path for each in distinct for path in reference_rows(each, console))
+        files = report.make([*folders, *beside], out, console)
+        if "flagship" in (config["report"]["beside"] or []):
+            files |= _at_equal_bytes(config, out, console)
+        run = tracker.tracker(
+            folder=out, project=config["logger"]["project"], group=config["name"], job_type="report",
+            name=f"{config['name']} report", id=_report_id(sweep),
+            tags=["report"], mode=config["logger"]["mode"], config={"jobs": [str(folder) for folder in folders]},
+        )  # fmt: skip
+        pictures = {name: path for name, path in files.items() if path.suffix == ".png"}
+        tracker.report_run(tracker=run, curves=curves.points(results.read([files["results"]])), pictures=pictures)
     if command := tracker.sync_command(study):  # with the report's own part
         console.print(f"W&B is offline; upload with: {command}", soft_wrap=True, highlight=False, markup=False)
 

@@ -71,6 +71,9 @@ def state_of(folder: Path) -> State:
     log = folder / run_folder.ERROR
     if log.is_file():
         return State(FAILED, log.read_text(errors="replace").partition("\n")[0], step, steps)
+    for need in run_folder.needed(folder, config).values():
+        if (need / run_folder.CONFIG).is_file() and state_of(need).word == FAILED:
+            return State(FAILED, f"it needs {need.name}, which failed", step, steps)
     if ended := slurm.ended(folder):
         return State(FAILED, f"SLURM ended it: {ended.lower()}", step, steps)
     if run_folder.read_state(folder):

@@ -30,8 +30,7 @@ def run(jobs_overrides: Sequence[list[str]], *, config_name: str = "config") -> 
     kind = drafts[0].config["launcher"]["kind"]
     planned: list[Job] = []
     failures: list[Failure] = []
-    # A worker that is stopped by the same signal would look like a failed job, and the next one would start.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    _end_at_signals()
     while True:
         turns = [(search, search.draft(config_name)) for search in searches if search.next is not None]
         jobs = [*waiting, *(job for _, job in turns)]
@@ -91,6 +90,14 @@ def _report(jobs: Sequence[Job], failures: list[Failure], console: Console) -> N
 
 def _folders(jobs: Sequence[Job]) -> list[Path]:
     return list(dict.fromkeys(job.folder for job in jobs))
+
+
+def _end_at_signals() -> None:
+    """A worker that is stopped by the same signal would look like a failed job, and the next one would start. A closed
+    terminal reaches this process alone, which has to tell the ranks of its job to write a checkpoint."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, lambda number, frame: sys.exit(128 + number))
 
 
 def _show(jobs: Sequence[Job], console: Console) -> None:

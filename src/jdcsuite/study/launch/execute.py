@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from queue import Queue
 from statistics import mean
@@ -108,22 +109,20 @@ def _side_by_side(study: _Study, slots: Sequence[Sequence[str]]) -> list[str]:
         free.put(slot)
     threads = str(max(1, (os.cpu_count() or 1) // len(slots)))
     ended = {folder.resolve(): Event() for folder in study.folders}
+    interrupted = Event()
 
-    def start(folder: Path, config: Mapping) -> str:
-        slot = free.get()
-        try:
-            environment = {"OMP_NUM_THREADS": threads} | ({"CUDA_VISIBLE_DEVICES": ",".join(slot)} if slot else {})
-            command = process_group.torchrun(config["trainer"]["devices"], folder)
-            return process_group.reason(folder, process_group.status_of(command, environment=environment))
-        finally:
-            free.put(slot)
+    def start(folder: Path, config: Mapping, slot: Sequence[str]) -> str:
+        environment = {"OMP_NUM_THREADS": threads} | ({"CUDA_VISIBLE_DEVICES": ",".join(slot)} if slot else {})
+        command = process_group.torchrun(config["trainer"]["devices"], folder)
+        return process_group.reason(folder, process_group.status_of(command, environment=environment))
 
     def work(folder: Path) -> str:
         try:
             for need in run_folder.needed(folder, run_folder.read_config(folder)).values():
                 if need.resolve() in ended:
                     ended[need.resolve()].wait()
-            return study.run(folder, start)
+            with _taken(free) as slot:
+                return "" if interrupted.is_set() else study.run(folder, partial(start, slot=slot))
         finally:
             ended[folder.resolve()].set()
 
@@ -132,16 +131,27 @@ def _side_by_side(study: _Study, slots: Sequence[Sequence[str]]) -> list[str]:
         try:
             return [future.result() for future in futures]
         except BaseException:  # Ctrl-C, SIGTERM
-            pool.shutdown(wait=False, cancel_futures=True)
-            process_group.terminate_all()
+            interrupted.set()
+            while not all(future.done() for future in futures):
+                process_group.terminate_all()  # also those that began while the first ones ended
+                wait(futures, timeout=0.2)
             raise
+
+
+@contextmanager
+def _taken(free: Queue[Sequence[str]]) -> Iterator[Sequence[str]]:
+    slot = free.get()
+    try:
+        yield slot
+    finally:
+        free.put(slot)
 
 
 def run(folder: Path, start: Start, console: Console, *, resumed: bool = False) -> str:
     """Begin or resume one job under its lock, unless it is finished -> why it failed; "" where it ended well.
     ``resumed``: by the same launch that began it, so that rerun=true does not begin again."""
     config = run_folder.read_config(folder)
-    with _locked(folder, console):
+    with locked(folder, console):
         rerun = config["rerun"] and not resumed
         if run_folder.is_finished(folder, config["key"]) and not rerun:
             console.print("  finished before: not run again (rerun=true does)")
@@ -154,15 +164,15 @@ def run(folder: Path, start: Start, console: Console, *, resumed: bool = False) 
 
 
 @contextmanager
-def _locked(folder: Path, console: Console) -> Iterator[None]:
-    """One process or process group a run folder: another launch of the same job waits for it."""
+def locked(folder: Path, console: Console) -> Iterator[None]:
+    """One process or process group a run or report: another launch waits for it."""
     lock = lock_of(folder)
     with atomic.writing(Path(lock.lock_file).parent):
         Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            console.print("  another process runs this job: waiting for it")
+            console.print("  another process is at work there: waiting for it")
             lock.acquire()
     try:
         yield
@@ -171,5 +181,5 @@ def _locked(folder: Path, console: Console) -> Iterator[None]:
 
 
 def lock_of(folder: Path) -> FileLock:
-    """The lock that whoever runs the job of ``folder`` holds."""
+    """The lock that whoever writes to the run or report ``folder`` holds."""
     return FileLock(folder.parent / ".locks" / folder.name)

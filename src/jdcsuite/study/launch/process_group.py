@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from jdcsuite.artifacts import folder as run_folder
+from jdcsuite.study.launch.lifetime import end_with
 
 WORKER, GROUP = "jdcsuite.study.launch.worker", "jdcsuite.study.launch.group"
 _running: set[subprocess.Popen] = set()
@@ -29,8 +28,8 @@ def torchrun(devices: int, *arguments: Path, module: str = WORKER) -> list[str]:
 def status_of(command: Sequence[str], *, environment: Mapping[str, str] | None = None) -> int:
     """Run ``command``, which is ended where this process is, however that happens. ``environment``: in addition to that
     of this process."""
-    on_linux = partial(_die_with_parent, os.getpid()) if sys.platform == "linux" else None
-    options = {"preexec_fn": on_linux, "start_new_session": True}  # Ctrl-C reaches this process alone
+    # Ctrl-C reaches this process alone
+    options = {"preexec_fn": partial(end_with, os.getpid()), "start_new_session": True}
     with subprocess.Popen(command, env={**os.environ, **QUIET, **(environment or {})}, **options) as process:
         _running.add(process)
         try:
@@ -44,9 +43,9 @@ def status_of(command: Sequence[str], *, environment: Mapping[str, str] | None =
 
 
 def terminate_all() -> None:
-    """End the commands that other threads of this process run."""
-    for process in list(_running):
-        process.terminate()
+    """Ask the commands that other threads of this process run to end, each once."""
+    while _running:
+        _running.pop().terminate()
 
 
 def reason(folder: Path, status: int) -> str:
@@ -55,10 +54,3 @@ def reason(folder: Path, status: int) -> str:
         return ""
     log = folder / run_folder.ERROR
     return log.read_text().partition("\n")[0] if log.is_file() else f"its processes ended with status {status}"
-
-
-def _die_with_parent(parent: int) -> None:
-    """Linux: this process gets SIGTERM when its parent dies, however that happens."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-    if os.getppid() != parent:  # which died before that
-        os.kill(os.getpid(), signal.SIGTERM)
