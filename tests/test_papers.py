@@ -64,8 +64,9 @@ def test_every_figure_names_known_methods_and_codecs(figure: ModuleType) -> None
 def test_a_figure_is_made_from_weights_and_goes_on_where_it_stopped(
     figure: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    entry = {"codecs": ["{fllic}", "{fllic_w}", "webp@50"], "sigma": [5, 10], "against": "fllic"}
+    entry = {"codecs": ["{fllic}", "{fllic_w}", "webp@50", "bpg"], "sigma": [5, 10], "against": "fllic"}
     monkeypatch.setattr(figure, "FIGURES", tmp_path / "figures.yaml")
+    monkeypatch.setenv("PATH", str(tmp_path))
     figure.FIGURES.write_text(yaml.safe_dump({"mine": entry}))
     (tmp_path / "test").mkdir()
     (tmp_path / "runs").mkdir()
@@ -77,7 +78,8 @@ def test_a_figure_is_made_from_weights_and_goes_on_where_it_stopped(
     weights.save(model, config, tmp_path / "runs" / "a.safetensors", about=about)
     command = ["mine", str(tmp_path / "runs"), "--data", str(tmp_path / "test"), "-o", str(tmp_path / "out")]
     assert figure.main(command) == 0
-    assert "{fllic_w} is left out" in capfd.readouterr().out
+    out = capfd.readouterr().out
+    assert "{fllic_w} is left out: no trained run" in out and "bpg is left out: bpg needs the program bpgenc" in out
     rows = results.read([tmp_path / "out" / "results.csv"])
     assert sorted(zip(rows["method"], rows["sigma"], strict=True)) == [
         ("fllic", 10), ("noisy + webp", 5), ("noisy + webp", 10),

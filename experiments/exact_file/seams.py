@@ -1,7 +1,9 @@
 """Weights, pictures and a tile -> what tiles cost, and whether their seams can be seen.
 
 `python experiments/exact_file/seams.py WEIGHTS FOLDER SIGMA TILE`: each picture, with its fixed noise, is coded whole
-and in tiles. PSNR against the clean picture is taken in strips of 16 pixels beside every seam and in the rest.
+and in tiles. PSNR against the clean picture is taken in strips of 16 pixels beside every seam and in the rest. A seam
+that shows is a step of the error from one of its sides to the other, which is compared with that of the whole picture
+there.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from jdcsuite.artifacts import weights
@@ -24,6 +27,14 @@ STRIP = 16
 
 def psnr(x_hat: Tensor, clean: Tensor, where: Tensor) -> float:
     return float(-10 * torch.log10(((x_hat - clean) ** 2)[..., where].mean()))
+
+
+def step(error: Float[Tensor, "3 h w"], tile: int) -> float:
+    """Mean absolute difference of the errors on both sides of a seam."""
+    differences = [error.diff(dim=axis) for axis in (1, 2)]
+    seams = [torch.arange(tile, error.shape[axis], tile) - 1 for axis in (1, 2)]
+    across = [d.index_select(axis, s).flatten() for d, s, axis in zip(differences, seams, (1, 2), strict=True)]
+    return float(torch.cat(across).abs().mean())
 
 
 def near_seams(height: int, width: int, tile: int) -> Tensor:
@@ -48,8 +59,10 @@ def main(weights_file: str, folder: str, sigma: float, tile: int) -> None:
         coded = {side: codec.compress(pair.noisy, tile=side) for side in (0, tile)}
         x_hat = {side: codec.decompress(data) for side, data in coded.items()}
         change = [psnr(x_hat[tile], pair.clean, at) - psnr(x_hat[0], pair.clean, at) for at in (strips, ~strips)]
-        rows.append([100 * (len(coded[tile]) / len(coded[0]) - 1), *change])
-    for what, values in zip(("bytes, %", "PSNR near seams, dB", "PSNR elsewhere, dB"), np.array(rows).T, strict=True):
+        steps = [step((x_hat[side] - pair.clean)[0], tile) for side in (tile, 0)]
+        rows.append([100 * (len(coded[tile]) / len(coded[0]) - 1), *change, 100 * (steps[0] / steps[1] - 1)])
+    names = ("bytes, %", "PSNR near seams, dB", "PSNR elsewhere, dB", "step of the error at a seam, %")
+    for what, values in zip(names, np.array(rows).T, strict=True):
         print(f"tiles of {tile} - whole: {what}: {values.mean():+.4f} mean, {values.min():+.4f} .. {values.max():+.4f}")
 
 

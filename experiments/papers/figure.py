@@ -21,7 +21,7 @@ import pandas as pd
 import yaml
 
 from jdcsuite.artifacts import weights
-from jdcsuite.judging import curves, results
+from jdcsuite.judging import candidates, curves, results
 
 FIGURES = Path(__file__).with_name("figures.yaml")
 
@@ -103,7 +103,11 @@ def main(arguments: list[str] | None = None) -> int:
         for codec in (codec for codec, found in chosen.items() if not found):
             print(f"{codec} is left out: no trained run for it in {', '.join(map(str, options.runs))}")
         taken += ready.values()
-        if codecs := list(itertools.chain(*chosen.values())):
+        every = list(itertools.chain(*chosen.values()))
+        missing = candidates.left_out(every)
+        for codec, reason in missing.items():
+            print(f"{codec} is left out: {reason}")
+        if codecs := [codec for codec in every if codec not in missing]:
             level = [] if sigma is None else ["--sigma", f"{sigma:g}"]
             failed |= jdc("evaluate", *codecs, *data, *level, "--jobs", options.jobs, "--out", str(measured))
     taken += [results.read([measured])] if measured.is_file() else []
