@@ -1,9 +1,5 @@
-# The suite with its pinned packages. BASE: an image with apt and Python 3.11 or 3.12, its venv and its headers.
-#   docker build --build-arg COMMIT=$(git describe --always --abbrev=10 --dirty=.changed) --tag jdcsuite .
-# Mount data and runs in folders that user 1000 can write, or give --user:
-#   docker run --init --gpus all --shm-size 8g -v $PWD/data:/data:ro -v $PWD/runs:/home/jdc/runs jdcsuite run \
-#     +experiment=fllic data.root=/data
-#   docker run --init -v $PWD:/home/jdc/images jdcsuite compress images/noisy.png -o images/noisy.jdc
+# The suite with its pinned packages; docs/cluster.md has commands that build and run it. BASE: an image with apt and
+# Python 3.11 or 3.12, its venv and its headers.
 ARG BASE=python:3.12-slim
 FROM ${BASE}
 # for trainer.compile
