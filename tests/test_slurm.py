@@ -137,6 +137,27 @@ def test_a_sweep_survives_signals_requeues_and_kills(place: Path) -> None:
         assert all(ours[name].equal(theirs[name]) for name in theirs)
 
 
+def test_a_job_waits_for_the_one_it_needs_and_fails_with_it(place: Path) -> None:
+    chain = ("+start=chain", "sigma=10", "lmbda=8192", "trainer.devices=1", "name=chain")
+    above, below = folders = jobs(launch(*SWEEP, *CLUSTER, *chain).stdout)
+    until(training(above))
+    assert state.state_of(below) == state.State(state.WAITING, f"job {folders[below]} is pending", 0, 80)
+    for process in ranks(above):
+        os.kill(process, signal.SIGKILL)
+    assert status("runs/chain", "--wait").returncode == 1
+    assert state.state_of(above).word == state.state_of(below).word == state.FAILED
+    assert state.state_of(below).note == f"it needs {above.name}, which failed"
+    until(lambda: f"failed: {below}" in Path("runs/chain/slurm.log").read_text())
+
+    again = jobs(launch(*SWEEP, *CLUSTER, *chain).stdout)
+    assert list(again) == [above, below]
+    until(training(above))
+    slurm("scancel", "--signal=USR2", again[above])  # it is queued again, and the other one still waits for it
+    assert status("runs/chain", "--wait").returncode == 0
+    until(lambda: (place / "runs/chain/report/results.csv").is_file())
+    assert all(state.state_of(folder).done for folder in folders), "with the weights that the one above has now"
+
+
 def test_ranks_on_several_nodes_train_one_job(place: Path) -> None:
     one = ("sigma=10", "lmbda=512", "trainer.devices=1", "trainer.max_steps=10", "trainer.val_every=10")
     submitted = launch(*SWEEP, *CLUSTER, *one, "launcher.nodes=2", "name=nodes")
