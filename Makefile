@@ -13,9 +13,9 @@ test: .venv/ready lint
 test-slow: .venv/ready
 	$(BIN)/python -m pytest -m slow
 
-# on a cluster of two nodes that Debian's packages make of this machine; as root
+# on a cluster of two nodes that Debian's packages make of this machine, as root; elsewhere all is skipped
 test-slurm: .venv/ready
-	$(BIN)/python -m pytest -m slurm
+	$(BIN)/python -m pytest -m slurm -rs
 
 fuzz: .venv/ready
 	$(BIN)/python tests/fuzz_jdc.py 20000

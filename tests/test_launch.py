@@ -238,8 +238,14 @@ def test_a_rank_that_is_stopped_ends_well(monkeypatch: pytest.MonkeyPatch, code:
             return ""
         raise SystemExit(code)
 
-    monkeypatch.setattr(slurm, "attempt", stop)
+    monkeypatch.setattr("jdcsuite.study.launch.worker.attempt", stop)
     assert slurm.main(["rank", "folder"]) == status
+
+
+def test_a_job_on_its_first_node_and_jdc_status_do_not_load_lightning() -> None:
+    """Which took two thirds of the processor time that `jdc status` needs."""
+    code = "import jdcsuite.study.state, jdcsuite.study.launch.slurm, sys; sys.exit('lightning' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 # -- signals ---------------------------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ if [ "$verb" = stop ]; then
 fi
 
 if ! { command -v slurmctld && command -v slurmd && command -v srun && command -v munged; } > /dev/null; then
-  packages() { apt-get "$@" >> "$folder.apt.log" 2>&1; }
+  export DEBIAN_FRONTEND=noninteractive
+  packages() { timeout 300 apt-get -o Acquire::Retries=0 -o Acquire::http::Timeout=20 "$@" < /dev/null >> "$folder.apt.log" 2>&1; }
   packages install --yes --no-install-recommends slurm-wlm munge ||
     { packages update && packages install --yes --no-install-recommends slurm-wlm munge; } || exit 3
 fi

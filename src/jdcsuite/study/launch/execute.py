@@ -20,7 +20,6 @@ from rich.markup import escape
 from jdcsuite.artifacts import folder as run_folder
 from jdcsuite.imaging import atomic
 from jdcsuite.study.launch import Failure, process_group
-from jdcsuite.study.launch.worker import attempt
 from jdcsuite.types import UserError
 
 Start = Callable[[Path, Mapping], str]  # (run folder, its job) -> why it failed; "" where it ended well
@@ -98,6 +97,8 @@ def time_left(waiting: Sequence[Path], folders: Sequence[Path], *, parallel: int
 def _start(folder: Path, config: Mapping) -> str:
     devices = config["trainer"]["devices"]
     if devices == 1:
+        from jdcsuite.study.launch.worker import attempt  # takes seconds, which `jdc status` need not wait for
+
         return attempt(folder)
     return process_group.reason(folder, process_group.status_of(process_group.torchrun(devices, folder)))
 

@@ -30,8 +30,6 @@ from jdcsuite.artifacts import folder as run_folder
 from jdcsuite.imaging import atomic
 from jdcsuite.study.launch import process_group
 from jdcsuite.study.launch.execute import run
-from jdcsuite.study.launch.worker import attempt
-from jdcsuite.training.callbacks import STOPPED
 from jdcsuite.types import UserError
 
 SUBMITTED, LOG = "slurm.json", "slurm.log"  # in a run folder
@@ -139,8 +137,11 @@ def _start(folder: Path, config: Mapping) -> str:
 
 
 def _rank(folder: Path) -> int:
+    from jdcsuite.study.launch import worker
+    from jdcsuite.training.callbacks import STOPPED
+
     try:
-        return 1 if attempt(folder) else 0
+        return 1 if worker.attempt(folder) else 0
     except SystemExit as end:
         return 0 if end.code == STOPPED else int(end.code or 0)
 
