@@ -321,6 +321,19 @@ def test_status_of_run_folders(tmp_path: Path, fake: Path) -> None:
     assert shown.exit_code == 1 and "1 done, 1 running, 2 waiting, 1 stopped, 4 failed" in shown.output
 
 
+def test_status_of_damaged_run_folders(tmp_path: Path) -> None:
+    """One of them used to hide all others, and the last line of a killed job counted as a step."""
+    cut, garbage, whole = (job(tmp_path / "study" / name) for name in ("cut", "garbage", "whole"))
+    (cut / run_folder.CONFIG).write_text("key: cut\nneeds: {ab")
+    for folder, log in {garbage: b"loss,step\n\xff\x00,\xff\n", whole: b"loss,step\n1,9\n1,99"}.items():
+        run_folder.write_state(folder, {"key": folder.name, "needs": {}, "finished": False})
+        (folder / "metrics.csv").write_bytes(log)
+    shown = CliRunner().invoke(app, ["status", str(tmp_path)])
+    assert shown.exit_code == 1 and "2 stopped, 1 failed" in " ".join(shown.output.split())
+    assert state.state_of(cut).note.startswith(f"{cut / run_folder.CONFIG} holds no job: run the command again")
+    assert [state.state_of(folder).step for folder in (cut, garbage, whole)] == [0, 0, 10]
+
+
 def test_status_waits_until_no_job_is_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = job(tmp_path / "study" / "a")
     finish(folder)

@@ -614,6 +614,8 @@ def test_metrics_are_kept_until_their_new_file_is_complete(tmp_path: Path, monke
         with pytest.raises(UserError, match="no space left"):
             loggers.LocalCsv(folder=tmp_path).log_metrics({"loss": 2.0}, 2)
     assert (tmp_path / "metrics.csv").read_text() == before
+    with (tmp_path / "metrics.csv").open("ab") as file:  # a killed job's last row, of step 12, and worse
+        file.write(b"\xff\x00,\xff\n7.0,1")
     resumed = loggers.LocalCsv(folder=tmp_path)
     resumed.log_metrics({"loss": 2.0, "more": 1.0}, 2)
     resumed.save()

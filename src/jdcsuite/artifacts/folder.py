@@ -82,9 +82,10 @@ def read_config(path: Path) -> dict:
     """The job of a run folder. UserError where it holds none."""
     try:
         config = yaml.safe_load((path / CONFIG).read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no YAML"
-        raise UserError(f"{path / CONFIG} cannot be read ({reason}): give a run folder") from None
+    except OSError as error:
+        raise UserError(f"{path / CONFIG} cannot be read ({error.strerror}): give a run folder") from None
+    except (ValueError, yaml.YAMLError):
+        config = None
     if not isinstance(config, dict) or "key" not in config:
         raise UserError(f"{path / CONFIG} holds no job: run the command again that made {path}")
     return config

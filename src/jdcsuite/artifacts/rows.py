@@ -1,4 +1,4 @@
-"""Rows of results -> one csv file."""
+"""Rows of results or metrics <-> one csv file."""
 
 from __future__ import annotations
 
@@ -17,3 +17,13 @@ def write_rows(rows: list[dict[str, object]], path: Path) -> None:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows({column: "" if value is None else value for column, value in row.items()} for row in rows)
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a file to which a process may have been writing when it was killed: a last line that is not complete
+    is left out, and bytes that are no text do not matter. [] where there is no file."""
+    try:
+        text = path.read_text(errors="replace")
+    except OSError:
+        return []
+    return list(csv.DictReader(text.rpartition("\n")[0].splitlines()))

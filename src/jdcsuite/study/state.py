@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from jdcsuite.artifacts import folder as run_folder
+from jdcsuite.artifacts.rows import read_rows
 from jdcsuite.study.launch import slurm
 from jdcsuite.study.launch.execute import lock_of, time_left
 from jdcsuite.types import UserError
@@ -58,7 +58,10 @@ def studies(paths: Sequence[Path]) -> Iterator[tuple[Path, list[Path]]]:
 
 
 def state_of(folder: Path) -> State:
-    config = run_folder.read_config(folder)
+    try:
+        config = run_folder.read_config(folder)
+    except UserError as error:
+        return State(FAILED, str(error))
     steps = config["trainer"]["max_steps"]
     step = min(_last_step(folder) + 1, steps)
     if run_folder.is_finished(folder, config["key"]):
@@ -109,10 +112,5 @@ def _held(folder: Path) -> bool:
 
 def _last_step(folder: Path) -> int:
     """The last step in metrics.csv, -1 without any."""
-    try:
-        with (folder / "metrics.csv").open(newline="") as file:
-            return max(
-                (int(row["step"]) for row in csv.DictReader(file) if (row.get("step") or "").isdigit()), default=-1
-            )
-    except OSError:
-        return -1
+    steps = [row.get("step") or "" for row in read_rows(folder / "metrics.csv")]
+    return max((int(step) for step in steps if step.isdigit()), default=-1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from jdcsuite.artifacts.rows import write_rows
+from jdcsuite.artifacts.rows import read_rows, write_rows
 from jdcsuite.training.tracker import Tracker
 
 
@@ -62,10 +61,7 @@ class LocalCsv(CSVLogger):
         super().log_metrics(dict(metrics), step)
 
     def _rows(self) -> list[dict[str, str]]:
-        if not self._file.exists():
-            return []
-        with self._file.open(newline="") as file:  # the last line of a killed job may be incomplete
-            return [row for row in csv.DictReader(file) if (row.get("step") or "").isdigit()]
+        return [row for row in read_rows(self._file) if (row.get("step") or "").isdigit()]
 
     def _restore(self, rows: list[dict[str, str]]) -> None:
         if rows:
