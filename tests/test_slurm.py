@@ -24,10 +24,12 @@ pytestmark = [
     pytest.mark.slurm,
     pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("apt-get"), reason="needs root and Debian's packages"),
 ]
+STEPS = 120  # so many that a signal finds a job in training, of a model so small that they take seconds
 SWEEP = (
     *("+experiment=fllic", "sigma=5,10", "lmbda=512,2048", "trainer.devices=2", "trainer.accelerator=cpu", "-m"),
-    *("width=0.05", "data.crop=64", "data.val_crop=64", "data.batch=2", "data.workers=0", "data.limit=1"),
-    *("trainer.max_steps=80", "trainer.val_every=80", "trainer.checkpoint_every=20", "trainer.log_every=1"),
+    *("model.widths=[8,8,16]", "model.num_latents=32"),
+    *("data.crop=64", "data.val_crop=64", "data.batch=2", "data.workers=0", "data.limit=1"),
+    *(f"trainer.max_steps={STEPS}", f"trainer.val_every={STEPS}", "trainer.checkpoint_every=20", "trainer.log_every=1"),
     *("trainer.progress=false", "logger=none", "report.standards=null", "report.beside=[]"),
 )
 NO_CLUSTER = 3  # exit status of cluster.sh
@@ -79,7 +81,7 @@ def until(condition: Callable[[], bool], seconds: float = 300) -> None:
 
 
 def training(folder: Path) -> Callable[[], bool]:
-    return lambda: 25 <= state.state_of(folder).step < 80
+    return lambda: 25 <= state.state_of(folder).step < STEPS
 
 
 def ranks(folder: Path) -> list[int]:
@@ -141,7 +143,7 @@ def test_a_job_waits_for_the_one_it_needs_and_fails_with_it(place: Path) -> None
     chain = ("+start=chain", "sigma=10", "lmbda=8192", "trainer.devices=1", "name=chain")
     above, below = folders = jobs(launch(*SWEEP, *CLUSTER, *chain).stdout)
     until(training(above))
-    assert state.state_of(below) == state.State(state.WAITING, f"job {folders[below]} is pending", 0, 80)
+    assert state.state_of(below) == state.State(state.WAITING, f"job {folders[below]} is pending", 0, STEPS)
     for process in ranks(above):
         os.kill(process, signal.SIGKILL)
     assert status("runs/chain", "--wait").returncode == 1
