@@ -9,7 +9,10 @@ export SLURM_CONF=$folder/slurm.conf
 
 if [ "$verb" = stop ]; then
   scancel --user=root --quiet || true
-  for pid in "$folder"/*.pid; do kill "$(cat "$pid")" 2> /dev/null || true; done
+  pids=$(cat "$folder"/*.pid)
+  kill $pids || true
+  for _ in $(seq 50); do kill -0 $pids 2> /dev/null || exit 0; sleep 0.2; done
+  kill -KILL $pids 2> /dev/null || true  # a slurmd that waits for a job's process for ever
   exit 0
 fi
 
