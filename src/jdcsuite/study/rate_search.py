@@ -20,7 +20,7 @@ from jdcsuite.study.launch import Failure
 from jdcsuite.study.plan import Job
 
 WORDS = re.compile(r"\+{0,2}(lmbda|target_bpp)=")
-SLOPE = 0.4  # of log bpp over log lmbda, until two runs tell; from ladders of FLLIC and JDC
+SLOPE = 0.4  # of log bpp over log lmbda, while there is one run; as in ladders of FLLIC and JDC
 SLOPES = (0.15, 1.0)  # between two runs, of which short ones may be noisy
 FLAT = 0.05  # slope at which the rate is taken not to follow lmbda any more
 FARTHEST = math.log(16)  # step of log lmbda beyond the runs that there are
@@ -29,9 +29,9 @@ WITHIN = 0.1  # fraction of an interval that is left at both ends, so that it sh
 
 @dataclass
 class Search:
-    """``overrides``: of its jobs, without lmbda. ``target``: bpp of the files of the first test set. ``starts``: the
-    lmbdas that the command names, of whose middle one the first job is. ``tolerance``: relative. ``most``: jobs.
-    ``rates``: lmbda -> bpp of the runs that have ended."""
+    """``overrides``: of its jobs, without lmbda. ``target``: bpp of the files of the first test set. ``tolerance``:
+    relative. ``most``: number of jobs at most. ``starts``: the lmbdas in the command, the middle one of which comes first.
+    ``rates``: lmbda -> bpp of the runs that have ended. ``failed``: a job of it failed."""
 
     overrides: list[str]
     target: float
