@@ -30,7 +30,7 @@ WITHIN = 0.1  # fraction of an interval that is left at both ends, so that it sh
 @dataclass
 class Search:
     """``overrides``: of its jobs, without lmbda. ``target``: bpp of the files of the first test set. ``tolerance``:
-    relative. ``most``: number of jobs at most. ``starts``: the lmbdas in the command, the middle one of which comes first.
+    relative. ``most``: jobs at most. ``starts``: the lmbdas in the command, the middle one of which comes first.
     ``rates``: lmbda -> bpp of the runs that have ended. ``failed``: a job of it failed."""
 
     overrides: list[str]
