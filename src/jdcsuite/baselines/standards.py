@@ -26,9 +26,9 @@ class _Codec(NamedTuple):
     chroma: str | None = "444"  # subsampling, where there is a choice
 
 
-# 4:2:0 is worse on clean images, and better on noisy ones, since it leaves out noise of chroma: AVIF of four Kodak
-# images has 35.9 dB at 0.62 bpp (4:2:0: 35.0 at 0.58), with noise of sigma 10 31.6 at 1.32 (4:2:0: 32.2 at 0.89).
-# AVIF's effort 6 is .4 to .8 dB better than 4, and seven times slower; 7 is no better, and 1.5 to 2.5 times as slow.
+# AVIF in 4:2:0 is worse on clean images, and better on noisy ones, since it leaves out noise of chroma: four Kodak
+# images have 35.9 dB at 0.62 bpp (4:2:0: 35.0 at 0.58), with noise of sigma 10 31.6 at 1.32 (4:2:0: 32.2 at 0.89).
+# Effort 6 is .4 to .8 dB better than 4, and seven times slower; 7 is no better, and 1.5 to 2.5 times as slow.
 LOSSY = {
     "jpeg": _Codec("jpeg8", 1, 100, True, "libjpeg's quality, higher is better"),
     "jpeg-420": _Codec("jpeg8", 1, 100, True, "libjpeg's quality, higher is better", chroma="420"),
