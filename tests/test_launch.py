@@ -453,3 +453,13 @@ def test_reports_are_made_one_at_a_time_without_what_a_killed_one_left(
     monkeypatch.setattr(reporting.report, "make", make)
     with pytest.raises(Made):
         reporting.make([folder], Console(quiet=True), sweep=[folder])
+
+
+def test_a_worker_that_is_started_by_hand_needs_no_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It used to end with KeyError."""
+    monkeypatch.delenv("JDCSUITE_PARENT", raising=False)
+    folder = job(tmp_path / "study" / "run")
+    command = [sys.executable, "-m", process_group.WORKER, str(folder)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1 and "Traceback" not in ended.stderr
+    assert "KeyError: 'seed'" in (folder / run_folder.ERROR).read_text(), "the job of this test has no seed"

@@ -21,6 +21,7 @@ from rich.table import Table
 from jdcsuite.artifacts import environment
 from jdcsuite.bench.common import now, quartiles, trainable
 from jdcsuite.study.launch import process_group
+from jdcsuite.study.launch.lifetime import end_with_group
 from jdcsuite.training import job as training
 from jdcsuite.training import loggers
 from jdcsuite.types import UserError
@@ -101,4 +102,5 @@ def report(console: Console, overrides: tuple[str, ...] = (), *, steps: int | No
 
 
 if __name__ == "__main__":
+    end_with_group()
     run(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -17,3 +17,9 @@ def end_with(parent: int) -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         if os.getppid() != parent:  # it died before that
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def end_with_group() -> None:
+    """`end_with` for a rank of a job that ``launch.group`` started; nothing in a process that was started by hand."""
+    if parent := os.environ.get(PARENT):
+        end_with(int(parent))

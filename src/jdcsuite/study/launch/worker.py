@@ -3,15 +3,14 @@ is what torchrun starts on every rank."""
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 from pathlib import Path
 
-from jdcsuite.study.launch.lifetime import PARENT, end_with
+from jdcsuite.study.launch.lifetime import end_with_group
 
 if __name__ == "__main__":  # before imports, which take seconds
-    end_with(int(os.environ[PARENT]))
+    end_with_group()
 
 from jdcsuite.artifacts import folder as run_folder
 from jdcsuite.imaging import atomic
