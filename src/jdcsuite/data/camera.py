@@ -48,12 +48,17 @@ def camera_noise(
     # demosaicing is linear: signal and noise in one pass, as in the curve below
     samples = torch.cat([raw, grain[:, :1]])
     bare, spread = demosaic(samples, torch.cat([red, red]), torch.cat([blue, blue])).chunk(2)
-    grain = torch.lerp(spread, grain, (2 * u[5][:, None] - 1).clamp(min=0))
+    white = (2 * u[5][:, None] - 1).clamp(min=0)
+    grain = torch.lerp(spread, grain, white)
     noisy, without = _srgb(torch.cat([(bare + grain) * gains, bare * gains])).chunk(2)
     noise = noisy - without
-    noise = _softened(noise, light=1.3 * u[6][:, None] - 0.3, colour=u[7][:, None], kept=1 - 0.8 * u[8][:, None])
+    grey = noise.mean(1, keepdim=True)
+    light = _softened(grey, (2 * u[6][:, None] - 0.4) * (1 - white))
+    # Cameras blur colour more than light, and store half of its resolution, but their colour matrices amplify it.
+    colour = _softened(noise - grey, 4 * u[7][:, None] * (1 - white))
+    noise = light + colour * ((0.2 + u[8][:, None]) * _rms(light) / _rms(colour))
     noise = noise - noise.mean((1, 2, 3), keepdim=True)
-    return noise * (level / noise.square().mean((1, 2, 3), keepdim=True).sqrt().clamp(min=1e-6))
+    return noise * (level / _rms(noise))
 
 
 def bayer(
@@ -98,10 +103,17 @@ def _srgb(linear: Tensor) -> Tensor:
     return linear_rgb_to_rgb(linear.clamp(min=0))
 
 
-def _softened(noise: Float[Tensor, "b 3 h w"], *, light: Tensor, colour: Tensor, kept: Tensor) -> Tensor:
-    """Noise after a camera's own denoising and sharpening. ``light``, ``colour``: below 0 sharpened, 0 unchanged, 1
-    blurred, for the grey component and the differences from it; ``kept``: factor of the differences."""
-    blurred = F.avg_pool2d(F.pad(noise, (1, 1, 1, 1), "reflect"), 3, stride=1)
-    grey, grey_blurred = noise.mean(1, keepdim=True), blurred.mean(1, keepdim=True)
-    colours = torch.lerp(noise - grey, blurred - grey_blurred, colour)
-    return torch.lerp(grey, grey_blurred, light) + kept * colours
+def _softened(component: Float[Tensor, "b c h w"], amount: Float[Tensor, "b 1 1 1"]) -> Float[Tensor, "b c h w"]:
+    """Noise after a camera's own sharpening and denoising. ``amount``: below 0 sharpened, 0 unchanged, 1 blurred over 3
+    pixels, 2 over 8, 3 over 16."""
+    softened, coarse = component, component
+    for octave in range(3):
+        blurred = F.avg_pool2d(F.pad(coarse, (1, 1, 1, 1), "replicate"), 3, stride=1)
+        share = (amount - octave).clamp(min=0 if octave else None, max=1)
+        softened = torch.lerp(softened, F.interpolate(blurred, component.shape[-2:], mode="bilinear"), share)
+        coarse = F.avg_pool2d(blurred, 2, ceil_mode=True, count_include_pad=False)
+    return softened
+
+
+def _rms(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1 1 1"]:
+    return x.square().mean((1, 2, 3), keepdim=True).sqrt().clamp(min=1e-6)

@@ -6,15 +6,18 @@ import math
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped, UInt8
+from jaxtyping import Bool, Float, Shaped, UInt8
 from torch import Tensor
 
 from jdcsuite import checks
+from jdcsuite.data import recompression
 from jdcsuite.data.camera import PARAMETERS, camera_noise
 from jdcsuite.data.draw import Draw
 from jdcsuite.data.noise import PROTOCOLS, GaussianNoise
 from jdcsuite.imaging.pixels import quantized
 from jdcsuite.types import UserError
+
+FINEST, COARSEST = 0.5, 10.0  # grey levels: range of JPEG's quantisation step, qualities of about 98 to 69
 
 
 class NoiseLaw:
@@ -22,12 +25,14 @@ class NoiseLaw:
 
     ``none``: share of images without noise; ``logarithmic``: share with levels log-uniform from ``lowest`` to
     ``highest`` grey levels; the rest is uniform from 0 to ``highest``. ``poisson``, ``camera``: shares of these kinds,
-    the rest is white Gaussian; kind and level are independent. ``protocol``: as `GaussianNoise`'s. ``sigma``: of the
-    test noise, which is Gaussian (nan: there is none).
+    the rest is white Gaussian; kind and level are independent. ``jpeg``: share of images that are coded by JPEG after
+    that, at most .5: half of those with camera noise, and others. ``protocol``: as `GaussianNoise`'s. ``sigma``: of
+    the test noise, which is Gaussian (nan: there is none).
 
     A batch is computed as a whole, without waiting for the device, and an image's noise depends on the draw and its own
-    pixels only. Levels are root mean squares before rounding and clipping. Camera noise, the most expensive kind, is
-    only in the last places of a batch, as few as its share needs: whatever else depends on the place must be shuffled.
+    pixels only. Levels are root mean squares before JPEG, rounding and clipping. Camera noise and JPEG, the most
+    expensive, are only in the last places of a batch, as few as their shares need: whatever else depends on the place
+    must be shuffled.
     """
 
     def __init__(
@@ -41,6 +46,7 @@ class NoiseLaw:
         highest: float = 55.0,
         poisson: float = 0.25,
         camera: float = 0.15,
+        jpeg: float = 0.15,
     ) -> None:
         checks.choice("the noise law's protocol", protocol, PROTOCOLS)
         if not 0 < lowest <= highest < math.inf:
@@ -48,35 +54,42 @@ class NoiseLaw:
         shares = {"none": none, "logarithmic": logarithmic, "poisson": poisson, "camera": camera}
         for name, share in shares.items():
             checks.share(f"the noise law's {name}", share)
+        checks.number("the noise law's jpeg", jpeg, least=0, most=0.5)
         for pair in (("none", "logarithmic"), ("poisson", "camera")):
             if sum(shares[name] for name in pair) > 1 + 1e-9:
                 raise UserError(f"the noise law's {pair[0]} and {pair[1]} are together over 1: make one smaller")
         self._test = None if math.isnan(sigma) else GaussianNoise(sigma=sigma, protocol=protocol)
         self.sigma, self.kind = float(sigma), protocol
         self.none, self.logarithmic, self.lowest, self.highest = none, logarithmic, float(lowest), float(highest)
-        self.poisson, self.camera = poisson, camera
+        self.poisson, self.camera, self.jpeg = poisson, camera, jpeg
 
     @property
     def protocol(self) -> str:
         return f"law to {self.highest:g} {self.kind}"
 
     def __call__(self, clean: Float[Tensor, "b 3 h w"], draw: Draw) -> Float[Tensor, "b 3 h w"]:
-
-        chance, normal = draw.uniform(5 + PARAMETERS), draw.normal(*clean.shape[1:])
-        level = _wide(self.levels(chance[:, 0], chance[:, 1]))
-        is_poisson = chance[:, 3] * (1 - self.camera) < self.poisson
-        noise = normal * _deviation(clean, level, shot=_wide(chance[:, 4] * is_poisson))
-        # camera noise is computed for the smallest slice with all its places, which are known on the CPU
-        places = math.ceil(self.camera * draw.batch)
-        first = min((row for row, place in enumerate(draw.places) if place >= draw.batch - places), default=len(clean))
-        if first < len(clean):
-            is_camera = (draw.place() >= draw.batch - places) & (chance[:, 2] * places < self.camera * draw.batch)
-            developed = camera_noise(
-                clean[first:], level=level[first:], normal=normal[first:], uniform=chance[first:, 5:]
+        kind, logarithm, of_camera, of_poisson, shot, of_jpeg, coarse, halved, *parameters = draw.uniform(
+            8 + PARAMETERS
+        ).unbind(1)
+        normal, level = draw.normal(*clean.shape[1:]), _wide(self.levels(kind, logarithm))
+        is_poisson = of_poisson * (1 - self.camera) < self.poisson
+        noise = normal * _deviation(clean, level, shot=_wide(shot * is_poisson))
+        rows, is_camera = _last(draw, self.camera, self.camera, of_camera)
+        if len(is_camera):
+            uniform = torch.stack(parameters, 1)[rows]
+            developed = camera_noise(clean[rows], level=level[rows], normal=normal[rows], uniform=uniform)
+            noise[rows] = torch.where(_wide(is_camera), developed, noise[rows])
+        noisy = self._stored(clean + noise)
+        rows, is_jpeg = _last(draw, self.jpeg, 2 * self.jpeg, of_jpeg)
+        if len(is_jpeg):
+            step = FINEST * (COARSEST / FINEST) ** _wide(coarse[rows])
+            compressed = self._stored(
+                recompression.jpeg(noisy[rows].clamp(0, 1), step=step, halved=_wide(halved[rows]) < 0.5)
             )
-            chosen = torch.where(_wide(is_camera[first:]), developed, noise[first:])
-            noise = torch.cat([noise[:first], chosen])
-        noisy = clean + noise
+            noisy[rows] = torch.where(_wide(is_jpeg), compressed, noisy[rows])
+        return noisy
+
+    def _stored(self, noisy: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
         return quantized(noisy) if self.kind == "clip8" else noisy
 
     def levels(self, kind: Float[Tensor, "b"], u: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
@@ -90,6 +103,15 @@ class NoiseLaw:
         if self._test is None:
             raise UserError("this noise law has no level for tests: give it sigma, as in sigma=10")
         return self._test.fixed(clean, seed=seed)
+
+
+def _last(draw: Draw, share: float, among: float, chance: Float[Tensor, "b"]) -> tuple[slice, Bool[Tensor, "n"]]:
+    """Rows of this rank's images in the last places of a batch, as many as the share ``among`` needs, which is known on
+    the CPU; and which of these images are chosen, ``share`` of all images."""
+    places = math.ceil(among * draw.batch)
+    first = min((row for row, place in enumerate(draw.places) if place >= draw.batch - places), default=len(draw))
+    chosen = (draw.place() >= draw.batch - places) & (chance * places < share * draw.batch)
+    return slice(first, len(draw)), chosen[first:]
 
 
 def _wide(x: Shaped[Tensor, "b"]) -> Shaped[Tensor, "b 1 1 1"]:
