@@ -16,10 +16,12 @@ from jdcsuite.coding.container import pack, unpack
 from jdcsuite.judging import metrics
 from jdcsuite.models.flagship import BLOCK, Flagship, dct_kernels
 from jdcsuite.models.fllic import FLLIC
+from jdcsuite.models.noise_level import ESTIMATES, band_octaves
 from jdcsuite.training.any_rate import AnyRate
 from jdcsuite.types import CorruptFile, Pair, Request, UserError
 
 TINY = {"widths": [8, 8], "blocks": [1, 1], "num_latents": 24, "prior_width": 8, "embedding": 8}
+TINY["noise_estimate"] = "bands"
 
 
 def tiny(*, seed: int = 0, **changes: object) -> Flagship:
@@ -138,6 +140,50 @@ def test_the_networks_depend_on_quality_noise_and_strength() -> None:
                 assert not torch.equal(a, b)
 
 
+# -- noise estimate --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(64, 64), (33, 47), (5, 200)])
+@pytest.mark.parametrize("sigma", [4.0, 40.0])
+def test_bands_of_white_noise_have_its_level(size: tuple[int, int], sigma: float) -> None:
+    noise = torch.randn(64, 3, *size, generator=torch.Generator().manual_seed(0)) * sigma / 255
+    octaves = band_octaves(0.5 + noise)
+    if min(size) < BLOCK:
+        assert octaves.shape[2:] == (1, 200 // BLOCK) and octaves.isfinite().all()
+        return
+    assert octaves.shape[1:] == (21, size[0] // BLOCK, size[1] // BLOCK)
+    energies = torch.exp2(2 * octaves).mean((0, 2, 3)) - 0.1
+    # 6 % where a band of a colour has five coefficients in 8 blocks of 64 images
+    assert energies.sqrt().numpy() == pytest.approx(np.full(21, sigma), rel=0.06)
+
+
+def test_bands_tell_where_an_image_is_rough_and_ignore_its_mean() -> None:
+    x = torch.full((1, 3, 32, 64), 0.25)
+    x[..., 32:] += 0.1 * torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(0))  # grey
+    octaves = band_octaves(x)[0].unflatten(0, (3, 7))
+    silence = math.log2(0.1) / 2
+    assert octaves[..., :2].numpy() == pytest.approx(np.full((3, 7, 2, 2), silence), abs=1e-3)
+    assert (octaves[0, :, :, 2:] > silence + 3).all() and (octaves[1:, ..., 2:] < silence + 1e-2).all()
+
+
+@pytest.mark.parametrize("estimate", ["bands", "convolutions"])
+def test_noise_estimates_learn_and_take_images_of_any_size(estimate: str) -> None:
+    torch.manual_seed(0)
+    net = ESTIMATES[estimate]()
+    for size in ((1, 1), (15, 40), (64, 64), (50, 17)):
+        assert net(torch.rand(2, 3, *size)).shape == (2,)
+    items = pair(4, side=64)
+    level = 255 * (items.noisy - items.clean).square().mean((1, 2, 3)).sqrt()
+    optimizer, losses = torch.optim.Adam(net.parameters(), 3e-3), []
+    for _ in range(60):
+        loss = (torch.log2(1 + net(items.noisy)) - torch.log2(1 + level)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < max(0.15 * losses[0], 0.02)
+
+
 # -- files -----------------------------------------------------------------------------------------------------
 
 
@@ -206,6 +252,8 @@ def test_codecs_of_one_rate_refuse_requests_and_the_flagship_refuses_wrong_ones(
             tiny().compress(x, **options)
     with pytest.raises(UserError, match="num_latents"):
         Flagship(**TINY | {"num_latents": 769})
+    with pytest.raises(UserError, match="noise_estimate=wavelets is unknown: choose bands or convolutions"):
+        Flagship(**TINY | {"noise_estimate": "wavelets"})
 
 
 def test_rows_hold_the_request_of_the_file() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from skimage import data
 from test_cli import jdc as jdc  # the fixture
 from test_compression import photo, saved
 
@@ -17,12 +18,18 @@ from jdcsuite.artifacts import weights
 from jdcsuite.coding.codec import Codec
 from jdcsuite.coding.conditions import MAX_SIGMA, default_quality
 from jdcsuite.coding.container import pack, unpack
+from jdcsuite.data.camera import PARAMETERS, camera_noise
+from jdcsuite.data.draw import Draw
 from jdcsuite.data.law import NoiseLaw
+from jdcsuite.data.noise import GaussianNoise
+from jdcsuite.data.recompression import jpeg
 from jdcsuite.files import compression
+from jdcsuite.imaging.pixels import to_bytes, to_tensor
 from jdcsuite.models.flagship import Flagship
 from jdcsuite.types import CorruptFile, UserError
 
 SHAPE = {"widths": [8, 8], "blocks": [1, 1], "num_latents": 16, "prior_width": 8, "embedding": 8}
+SHAPE["noise_estimate"] = "bands"
 ABOUT = {"method": "flagship", "run": "tiny", "licence": "MIT", "data": "drawings", "samples": 1234, "sigma": None}
 
 
@@ -286,10 +293,10 @@ def test_files_of_another_kind_of_codec_are_refused(shipped, tmp_path):
     saved(tmp_path)
     one_rate, any_rate = jdcsuite.compress(photo(8, 8), tmp_path), jdcsuite.compress(photo(8, 8))
     assert (one_rate[3], any_rate[3]) == (2, 3)
-    for data, name in ((one_rate, None), (any_rate, tmp_path)):
+    for content, name in ((one_rate, None), (any_rate, tmp_path)):
         with pytest.raises(CorruptFile, match="written with weights"):
-            jdcsuite.decompress(data, name)
-        contents = unpack(data)
+            jdcsuite.decompress(content, name)
+        contents = unpack(content)
         forged = bytearray(pack(contents))
         forged[5:13] = compression.load(name).model_id
         with pytest.raises(CorruptFile, match="another kind"):
@@ -371,6 +378,29 @@ def test_noise_is_estimated_by_the_network_in_the_package(jdc, shipped, picture,
     assert a["white"] == pytest.approx(0.04 * 255, rel=0.1)
     status, out, _ = jdc("noise", picture)
     assert status == 0 and "network" in out and f"{a['white']:.1f}" in out
+
+
+@pytest.mark.parametrize("sigma", [0, 3, 10, 30])
+def test_the_package_estimates_white_noise(sigma):
+    for scene in (data.coffee(), data.rocket(), data.astronaut()):
+        noisy = GaussianNoise(sigma=sigma).fixed(scene[:384, :384], seed=0) if sigma else to_tensor(scene[:384, :384])
+        request = compression.load(weights.SHIPPED).header(to_bytes(noisy)).side.request
+        assert request.noise / 16 == pytest.approx(sigma, rel=0.12, abs=1.5)
+
+
+def test_the_package_estimates_the_noise_of_developed_photographs():
+    """The estimate of the first weights was a tenth of it on cc15."""
+    clean, draw = to_tensor(data.coffee()[:384, :384]).expand(8, -1, -1, -1), Draw.whole(8, seed=0)
+    noise = camera_noise(
+        clean, level=torch.full((8, 1, 1, 1), 8 / 255), normal=draw.normal(*clean.shape[1:]),
+        uniform=draw.uniform(PARAMETERS),
+    )  # fmt: skip
+    halved = torch.arange(8).reshape(8, 1, 1, 1) % 2 == 0
+    noisy = jpeg((clean + noise).clamp(0, 1), step=torch.full((8, 1, 1, 1), 4.0), halved=halved)
+    level = 255 * (noisy - clean).square().mean((1, 2, 3)).sqrt()
+    requests = [compression.load(weights.SHIPPED).header(to_bytes(image)).side.request for image in noisy]
+    ratio = torch.tensor([request.noise / 16 for request in requests]) / level
+    assert ratio.median() == pytest.approx(1, abs=0.3) and ratio.max() < 1.6
 
 
 def test_noise_without_a_network_is_the_classical_estimate(jdc, none_shipped, tmp_path):

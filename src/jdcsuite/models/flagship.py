@@ -29,7 +29,7 @@ from jdcsuite.coding.conditions import QUALITY, conditions_of, default_quality, 
 from jdcsuite.models.dual_prior import DualPriorCodec
 from jdcsuite.models.haar import COLOURS, SMALL, Band
 from jdcsuite.models.layers import Float32, add, conv1x1, conv3x3, subpixel
-from jdcsuite.models.noise_level import NoiseLevel
+from jdcsuite.models.noise_level import ESTIMATES
 from jdcsuite.types import Output, Request, Side, UserError
 
 BLOCK = 16  # pixels: side of a block of the linear transform, and of a latent
@@ -72,6 +72,7 @@ class Flagship(DualPriorCodec):
     ``num_latents``: channels of y at 1/16, at most 768. ``prior_width``: channels of z and of the prior networks.
     ``embedding``: size of the embedded conditions. ``latent_gain``: latents per unit of the orthonormal transform at
     lmbda 8192; initially the gain is this times sqrt(lmbda / 8192), which suits the step to the rate.
+    ``noise_estimate``: "bands", or "convolutions" as in the first weights, whose configuration did not name it.
 
     The linear shortcut and all operations on latents run in float32 under autocast, because bf16 adds noise of half a
     grey level to bright pixels. The networks add a correction of the order of the noise, for which bf16 suffices.
@@ -89,11 +90,13 @@ class Flagship(DualPriorCodec):
         prior_width: int = 96,
         embedding: int = 64,
         latent_gain: float = 16.0,
+        noise_estimate: str = "convolutions",
     ) -> None:
         super().__init__()
         (c4, c8), (n4, n8), m = widths, blocks, num_latents
         checks.whole("model.num_latents", m, least=1, most=3 * BLOCK**2)
         checks.number("model.latent_gain", latent_gain, above=0)
+        checks.choice("model.noise_estimate", noise_estimate, ESTIMATES)
         for count in blocks:
             checks.whole("model.blocks", count, least=0, most=MAX_BLOCKS)
         self.latent_gain = latent_gain
@@ -109,7 +112,7 @@ class Flagship(DualPriorCodec):
         self.expand = nn.Sequential(Float32(conv1x1(m, 4 * c8)), nn.PixelShuffle(2))
         self.coarse_s, self.up = Blocks(n8, c8, embedding), subpixel(c8, c4)
         self.fine_s, self.leave = Blocks(n4, c4, embedding), nn.Sequential(conv3x3(c4, 48), nn.PixelShuffle(4))
-        self.noise_level = NoiseLevel()
+        self.noise_level = ESTIMATES[noise_estimate]()
         self._build_prior(num_latents=m, prior_width=prior_width, planes=3)
         self._start()
 
