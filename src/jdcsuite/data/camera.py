@@ -27,10 +27,11 @@ def camera_noise(
     not part of it. Mean 0 and root mean square ``level`` (0 to 1) in each image.
 
     ``normal``: standard normal numbers. ``uniform``: `PARAMETERS` per image, from [0, 1): Bayer pattern (2), gains of
-    red and blue, share of shot noise, whiteness, softening of luminance and of colour, loss of colour.
+    red and blue, share of shot noise, whiteness, softening of luminance and of colour, strength of colour.
 
     In half of the images the noise is as demosaicing leaves it; in the others it is whiter, down to white, as in images
-    that were scaled down. Correlation of neighbours 0 to .85 (measured in `tests/test_law.py`).
+    that were scaled down. Correlation of neighbours 0 to .85, of colour up to .95 and over 8 pixels, as in cc15 and
+    polyu_crops (compared in `tests/test_law.py`).
     """
     u = uniform[:, :, None, None].unbind(1)
     red, blue = bayer(clean, row=u[0][:, None] < 0.5, column=u[1][:, None] < 0.5)

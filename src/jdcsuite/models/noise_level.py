@@ -27,9 +27,9 @@ class BandLevel(nn.Module):
     """A network on the energies of the DCT bands of 16x16 blocks, by which white noise, the coarse grain of developed
     photographs, what JPEG left of it, and texture differ.
 
-    On a logarithmic scale all noises of one kind have the same features but for a constant, which the network starts
-    from: it learns in a minute what `ConvolutionLevel` has not learned in five (`experiments/flagship`). 32 blocks in
-    each direction are context enough, so no image is too large; smaller sides than a block are repeated at the border.
+    On a logarithmic scale noises of one kind have the same features but for a constant, from which the estimate starts,
+    so a minute of training is enough (`experiments/flagship`). A block sees its neighbours. Sides that are smaller than
+    a block are extended by repeating the border.
     """
 
     def __init__(self, *, width: int = 64) -> None:
