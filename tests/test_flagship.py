@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,10 +19,10 @@ from jdcsuite.models.flagship import BLOCK, Flagship, dct_kernels
 from jdcsuite.models.fllic import FLLIC
 from jdcsuite.models.noise_level import ESTIMATES, band_octaves
 from jdcsuite.training.any_rate import AnyRate
-from jdcsuite.types import CorruptFile, Pair, Request, UserError
+from jdcsuite.types import CorruptFile, Output, Pair, Request, UserError
 
 TINY = {"widths": [8, 8], "blocks": [1, 1], "num_latents": 24, "prior_width": 8, "embedding": 8}
-TINY["noise_estimate"] = "bands"
+TINY |= {"denoiser": [8, 1], "magnitudes": True, "noise_estimate": "bands"}
 
 
 def tiny(*, seed: int = 0, **changes: object) -> Flagship:
@@ -103,7 +104,7 @@ def test_dct_kernels_are_orthonormal_and_equal_scipy() -> None:
 def test_a_network_with_all_latents_is_initially_a_lossless_transform() -> None:
     net = tiny(num_latents=768, widths=[4, 4])
     with torch.no_grad():
-        for last in (net.latents.module, net.leave[0]):  # removes the correction by the networks
+        for last in (net.latents.module, net.leave[0], net.denoiser.leave[0]):  # removes the corrections by networks
             last.weight.zero_()
         x = image(64, 96, noise=20)
         for quality in (0.0, 60.0, 100.0):
@@ -263,6 +264,62 @@ def test_rows_hold_the_request_of_the_file() -> None:
     assert row.bpp_payload == pytest.approx(row.bpp_est, rel=0.1)
 
 
+# -- the encoder's denoiser and the magnitudes -----------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_what_the_denoiser_removes_is_proportional_to_noise_and_strength() -> None:
+    net, x = tiny(), image(64, 64, noise=20)
+    net.denoiser.leave[0].weight.normal_(std=0.1)
+
+    def removed(noise: float, strength: float) -> Tensor:
+        conditions = request_conditions(Request.of(quality=50.0, noise=noise, strength=strength)).float()
+        zeros = torch.zeros(1, TINY["embedding"])  # which the conditions change too
+        return x - net._denoised(x, conditions, zeros)
+
+    whole = removed(20.0, 1.0)
+    assert float(whole.std()) > 0.005
+    torch.testing.assert_close(removed(10.0, 1.0), whole / 2)
+    torch.testing.assert_close(removed(20.0, 0.25), whole / 4)
+    for nothing in (removed(0.0, 1.0), removed(20.0, 0.0)):
+        assert float(nothing.abs().max()) == 0
+
+
+def test_the_error_of_the_denoised_image_trains_the_denoiser_and_the_embedding_alone() -> None:
+    net, it = tiny().train(), AnyRate().train().prepare(pair(4))
+    output = net(it.noisy, sigma=it.sigma, **it.settings)
+    assert output.denoised.shape == it.clean.shape
+    (output.denoised - it.clean).square().sum().backward()
+    reached = {name.split(".")[0] for name, p in net.named_parameters() if p.grad is not None and p.grad.any()}
+    assert {"denoiser"} <= reached <= {"denoiser", "embed"}
+
+
+@torch.no_grad()
+def test_the_prior_is_given_latents_and_their_absolute_values() -> None:
+    with_them, without = tiny(), tiny(magnitudes=False)
+    m = TINY["num_latents"]
+    assert with_them.h_a[0].in_channels == 2 * m and without.h_a[0].in_channels == m
+    assert with_them.spatial_prior[0].in_channels == 5 * m and without.spatial_prior[0].in_channels == 4 * m
+    y = torch.randn(1, m, 4, 4) * 10
+    for net, even in ((with_them, True), (without, False)):
+        net.h_a[0].weight[:, :m] = 0  # the first inputs are signed
+        assert torch.equal(net._hyper_latents(y), net._hyper_latents(-y)) and (even or not net.h_a[0].weight.any())
+
+
+@torch.no_grad()
+def test_weights_without_denoiser_and_magnitudes_can_still_be_used() -> None:
+    old = tiny(denoiser=None, magnitudes=False, noise_estimate="convolutions")
+    x = image(70, 90, noise=12)
+    assert old.decompress(old.compress(x, quality=80.0)).shape == x.shape
+    assert old(x).denoised is None
+
+
+@pytest.mark.parametrize("wrong", [[0, 1], [8, -1], [8, 65]])
+def test_a_denoiser_that_cannot_be_is_refused(wrong: list[int]) -> None:
+    with pytest.raises(UserError, match=r"model\.denoiser"):
+        tiny(denoiser=wrong)
+
+
 # -- the criterion ---------------------------------------------------------------------------------------------
 
 
@@ -295,26 +352,36 @@ def test_validation_uses_one_rate_and_draws_nothing() -> None:
 
 
 def test_the_loss_equals_numpy() -> None:
-    from jdcsuite.types import Output
-
     it = AnyRate(partial=1.0).train().prepare(pair(4, side=16))
     bpp, x_hat = np.array([0.5, 1.0, 2.0, 3.0]), it.clean + 0.02
     p = torch.full((4, 1, 16, 16), 0.5) ** torch.tensor(bpp).float()[:, None, None, None]
-    parts = AnyRate(estimate=0.5)(
-        Output(x_hat=x_hat, likelihoods={"y": p}, sigma_hat=torch.tensor([1.0, 5.0, 10.0, 30.0])), it
-    )
-    lmbda, level, strength = (
-        t.double().numpy() for t in (lmbda_of(it.settings["quality"]), it.level, it.settings["strength"])
-    )
-    weight = 1 / (1 + lmbda * 1.45e-5 * level**1.18 * strength**2 / 2.16)
+    criterion = AnyRate(estimate=0.5, denoised=0.25)
+    output = Output(x_hat=x_hat, likelihoods={"y": p}, sigma_hat=torch.tensor([1.0, 5.0, 10.0, 30.0]))
+    lmbda, level = (t.double().numpy() for t in (lmbda_of(it.settings["quality"]), it.level))
     octaves = np.abs(np.log2(1 + np.array([1.0, 5.0, 10.0, 30.0])) - np.log2(1 + level))
     smooth = np.where(octaves < 1, octaves**2 / 2, octaves - 0.5).mean()
-    expected = (weight * (bpp + lmbda * 0.02**2)).mean() + 0.5 * smooth
-    assert float(parts["loss"]) == pytest.approx(expected, rel=1e-4)
+    remaining = 0.03**2 / (1.45e-5 * np.maximum(level, 1) ** 1.18)
+    expected = 2.16 * np.log(1 + (bpp + lmbda * 0.02**2) / 2.16).mean() + 0.5 * smooth
+    assert float(criterion(output, it)["loss"]) == pytest.approx(expected, rel=1e-4)
+    with_denoiser = criterion(replace(output, denoised=it.clean - 0.03), it)["loss"]
+    assert float(with_denoiser) == pytest.approx(expected + 0.25 * np.log(1 + remaining).mean(), rel=1e-4)
+
+
+def test_no_crop_dominates_the_gradient() -> None:
+    """Noise that is kept at a high quality costs a hundred times what other crops cost, as latents cannot hold it."""
+    it = AnyRate().train().prepare(pair(2, side=16))
+    it = replace(it, settings={"quality": torch.tensor([90.0, 90.0]), "strength": torch.tensor([1.0, 0.0])})
+    x_hat = torch.stack([it.clean[0] + 0.003, it.clean[1] + 0.1]).requires_grad_()
+    p = torch.full((2, 1, 16, 16), 0.5)
+    parts = AnyRate()(Output(x_hat=x_hat, likelihoods={"y": p}, sigma_hat=it.level), it)
+    assert float(parts["cost"]) > 100
+    parts["loss"].backward()
+    norms = x_hat.grad.flatten(1).norm(dim=1)
+    assert float(norms[1] / norms[0]) < 2
 
 
 def test_shares_outside_0_to_1_are_refused() -> None:
-    for wrong in ({"ends": 1.1}, {"blind": -0.1}, {"blur": -1.0}, {"estimate": math.inf}):
+    for wrong in ({"ends": 1.1}, {"blind": -0.1}, {"blur": -1.0}, {"estimate": math.inf}, {"denoised": -1.0}):
         with pytest.raises(UserError, match="criterion"):
             AnyRate(**wrong)
 

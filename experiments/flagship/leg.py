@@ -101,8 +101,9 @@ class Keep:
         weights.save(kept, self.config["model"], self.path, about=about, dtype=torch.bfloat16)
 
 
-def configured(given: argparse.Namespace) -> dict:
-    """The experiment's configuration with the words of the command line; the last of two that say the same wins."""
+def configured(given: argparse.Namespace, *, start: Path | None = None) -> dict:
+    """The experiment's configuration with the words of the command line, of two that say the same the last; ``start``:
+    weights to start from."""
     resolvers.register()
     clean = [name for name in given.test if not (given.data / name / "noisy").is_dir()]
     words = [
@@ -110,8 +111,8 @@ def configured(given: argparse.Namespace) -> dict:
         "trainer.progress=false", f"trainer.max_steps={NEVER}", f"trainer.val_every={NEVER}", f"data.root={given.data}",
         f"data.train={given.train}", f"data.test=[{','.join(clean)}]", *given.words,
     ]  # fmt: skip
-    if given.weights.is_file():
-        words.append(f"init_from={given.weights}")
+    if start is not None:
+        words.append(f"init_from={start}")
     with initialize_config_dir(str((Path(jdcsuite.__file__).parent / "conf").resolve()), version_base="1.3"):
         return resolved(compose("config", words))
 
@@ -158,7 +159,7 @@ def leg(given: argparse.Namespace) -> None:
     missing = [name for name in (given.train, *given.test) if not (given.data / name).is_dir()]
     if missing:
         raise UserError(f"{given.data} holds no folder {missing[0]}: give --train and --test what is there")
-    config = configured(given)
+    config = configured(given, start=given.weights if given.weights.is_file() else None)
     L.seed_everything(config["seed"], verbose=False)
     data, task = training.build(config, {})
     data.prepare()

@@ -20,14 +20,13 @@ from jdcsuite.artifacts import weights
 from jdcsuite.models.flagship import Flagship, dct_kernels
 
 SCALE = -1.5  # log2 of the new channels' first scale in steps
-# parameter -> (dimension of the latents, how many runs of them it holds)
+# parameter -> the dimension along which it holds the latents, once or several times
 PLACES = {
-    "linear_a.module.weight": (0, 1), "linear_a.module.bias": (0, 1), "linear_s.0.module.weight": (1, 1),
-    "latents.module.weight": (0, 1), "latents.module.bias": (0, 1), "expand.0.module.weight": (1, 1),
-    "gain_a.weight": (0, 1), "gain_a.bias": (0, 1), "gain_s.weight": (0, 1), "gain_s.bias": (0, 1),
-    "log2_channel_step": (1, 1), "h_a.0.weight": (1, 1),
-    "fusion.2.module.weight": (0, 3), "fusion.2.module.bias": (0, 3),
-    "spatial_prior.0.weight": (1, 4), "spatial_prior.3.module.weight": (0, 2), "spatial_prior.3.module.bias": (0, 2),
+    "linear_a.module.weight": 0, "linear_a.module.bias": 0, "linear_s.0.module.weight": 1,
+    "latents.module.weight": 0, "latents.module.bias": 0, "expand.0.module.weight": 1,
+    "gain_a.weight": 0, "gain_a.bias": 0, "gain_s.weight": 0, "gain_s.bias": 0, "log2_channel_step": 1,
+    "h_a.0.weight": 1, "fusion.2.module.weight": 0, "fusion.2.module.bias": 0, "spatial_prior.0.weight": 1,
+    "spatial_prior.3.module.weight": 0, "spatial_prior.3.module.bias": 0,
 }  # fmt: skip
 
 
@@ -46,8 +45,8 @@ def widened(old: Flagship, config: dict, latents: int) -> tuple[Flagship, dict]:
     state = {}
     for name, value in old.state_dict().items():
         if name in PLACES:
-            dim, runs = PLACES[name]
-            state[name] = torch.cat([_spread(part, dim, places, latents) for part in value.chunk(runs, dim)], dim)
+            dim = PLACES[name]
+            state[name] = torch.cat([_spread(part, dim, places, latents) for part in value.split(m, dim)], dim)
         else:
             state[name] = value
     kernels = dct_kernels(latents)[m:]

@@ -102,6 +102,7 @@ class Output:
     ``x_hat``: reconstruction, not clamped. ``likelihoods``: name of a coded tensor -> probability of each symbol.
     ``h_hat``: predicted entropy of the clean image in bits per pixel (entropy-guided codecs and their guide).
     ``sigma_hat``: estimated standard deviation of the noise in grey levels (codecs that estimate it).
+    ``denoised``: the image that a codec with a denoiser of its own encodes, not clamped.
     ``auxiliary``: further losses of each image that its model needs, in bits per pixel; criteria of rate add them.
     """
 
@@ -109,6 +110,7 @@ class Output:
     likelihoods: dict[str, Tensor] = field(default_factory=dict)
     h_hat: Float[Tensor, "b"] | None = None
     sigma_hat: Float[Tensor, "b"] | None = None
+    denoised: Float[Tensor, "b 3 h w"] | None = None
     auxiliary: Float[Tensor, "b"] | None = None
 
     def bpp(self, pixels: int) -> dict[str, Float[Tensor, "b"]]:

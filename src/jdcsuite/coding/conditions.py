@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from jdcsuite.entropy.quantize import compand
+from jdcsuite.entropy.quantize import compand, expand
 from jdcsuite.types import Request
 
-QUALITY = 0  # column of the quality in a tensor of conditions
+QUALITY, NOISE, STRENGTH = range(3)  # columns of a tensor of conditions
 OCTAVES = 6.0  # range of log2(1 + noise), which scales the condition to about 0 to 1
 # MSE that denoising leaves at noise sigma is about DENOISED * sigma^EXPONENT: fitted to BM3D on Kodak24 at sigma 5 to
 # 20 (40.21, 36.42, 34.24, 32.68 dB).
@@ -50,6 +50,11 @@ def conditions_of(
         (unit * x).round() for unit, x in ((10, quality), (16, noise.clamp(0, (2**16 - 1) / 16)), (100, strength))
     )
     return torch.stack([quality / 1000, compand(noise / 16) / OCTAVES, strength / 100], 1)
+
+
+def removed_noise(conditions: Float[Tensor, "b 3"]) -> Float[Tensor, "b"]:
+    """Standard deviation of the noise that the conditions ask to remove, on the scale where white is 1."""
+    return expand(OCTAVES * conditions[:, NOISE]) * conditions[:, STRENGTH] / 255
 
 
 def request_conditions(request: Request) -> Float[Tensor, "1 3"]:

@@ -67,3 +67,9 @@ def compand(x: Tensor) -> Tensor:
     Computed from exponent and mantissa instead of a logarithm, so that every machine gets the same bits."""
     mantissa, exponent = torch.frexp(1 + x.abs())
     return torch.sign(x) * (exponent + 2 * (mantissa - 1))
+
+
+def expand(c: Tensor) -> Tensor:
+    """The inverse of `compand`."""
+    whole = c.abs().floor()
+    return torch.sign(c) * (torch.exp2(whole) * (1 + c.abs() - whole) - 1)

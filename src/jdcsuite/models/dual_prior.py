@@ -51,13 +51,23 @@ class DualPriorCodec(TransformCodec):
     segment_names = ("z", "y")
     prior_networks = ("h_s", "fusion", "spatial_prior")
 
-    def _build_prior(self, *, num_latents: int, prior_width: int, planes: int, adaptive_steps: bool = True) -> None:
+    def _build_prior(
+        self,
+        *,
+        num_latents: int,
+        prior_width: int,
+        planes: int,
+        adaptive_steps: bool = True,
+        magnitudes: bool = False,
+    ) -> None:
         """``num_latents``: channels of y at 1/16. ``prior_width``: channels of z and of the prior networks. ``planes``:
-        number of side-information planes. ``adaptive_steps``: False is FLLIC-u, in which every step is 1."""
+        number of side-information planes. ``adaptive_steps``: False is FLLIC-u, in which every step is 1.
+        ``magnitudes``: h_a and the spatial prior are also given the absolute values of the latents, as the hyperprior
+        of Balle et al. (ICLR 2018), because scales depend on them."""
         m, n = num_latents, prior_width
-        self.num_latents, self.adaptive_steps = m, adaptive_steps
+        self.num_latents, self.adaptive_steps, self.magnitudes = m, adaptive_steps, magnitudes
         self.h_a = nn.Sequential(
-            conv1x1(m, n), DepthConv(n, n, prior=True),
+            conv1x1((1 + magnitudes) * m, n), DepthConv(n, n, prior=True),
             conv3x3(n, n, stride=2), nn.LeakyReLU(0.1), conv3x3(n, n, stride=2),
         )  # fmt: skip
         self.h_s = nn.Sequential(
@@ -71,7 +81,7 @@ class DualPriorCodec(TransformCodec):
             Float32(exact1x1(2 * n, 3 * m)),
         )
         self.spatial_prior = nn.Sequential(
-            exact1x1(4 * m, 2 * n), DepthConv(2 * n, 2 * n, prior=True), DepthConv(2 * n, 2 * n, prior=True),
+            exact1x1((4 + magnitudes) * m, 2 * n), DepthConv(2 * n, 2 * n, prior=True), DepthConv(2 * n, 2 * n, prior=True),
             Float32(exact1x1(2 * n, 2 * m)),
         )  # fmt: skip
         self.prior_z = MonotoneCDF(num_distributions=n)
@@ -104,6 +114,14 @@ class DualPriorCodec(TransformCodec):
         log2_step = self._bounded(log2_step, self.bound_step) if self.adaptive_steps else torch.zeros_like(log2_step)
         return log2_step, self._bounded(log2_scales, self.bound_scale), means
 
+    def _companded(self, y: Tensor) -> list[Tensor]:
+        """What the prior networks are given of latents."""
+        companded = compand(y)
+        return [companded, companded.abs()] if self.magnitudes else [companded]
+
+    def _hyper_latents(self, y: Float[Tensor, "b m hy wy"]) -> Float[Tensor, "b n hz wz"]:
+        return self.h_a(torch.cat(self._companded(y), 1))
+
     @staticmethod
     def _bounded(log2: Tensor, lower: LowerBound) -> Tensor:
         return lower(log2.clamp(max=HIGHEST_SCALE))
@@ -115,7 +133,8 @@ class DualPriorCodec(TransformCodec):
         in steps."""
         first = self._first_half(means)
         y_first = code(means, log2_scales, first) * first
-        context = [compand(y_first), compand(means), log2_scales, log2_step]
+        signed, *magnitudes = self._companded(y_first)
+        context = [signed, compand(means), log2_scales, log2_step, *magnitudes]
 
         def second(rows: slice, columns: slice) -> Tensor:
             return self.spatial_prior(torch.cat([t[..., rows, columns] for t in context], 1))
@@ -144,7 +163,7 @@ class DualPriorCodec(TransformCodec):
     ) -> tuple[Float[Tensor, "b m hy wy"], dict[str, Tensor]]:
         """y in channel steps -> y_hat with a straight-through gradient, and the likelihoods of y and z: with additive
         noise in training, of the rounded symbols otherwise."""
-        z = self.h_a(compand(y)).float()
+        z = self._hyper_latents(y).float()
         with torch.autocast(y.device.type, enabled=False):
             p_z = self.prior_z(self._relax(z))
         log2_step, log2_scales, means = self._entropy_parameters(round_ste(z), planes)
@@ -173,7 +192,7 @@ class DualPriorCodec(TransformCodec):
         return float(-sum(torch.log2(p.float()).sum() for p in likelihoods.values())) / 8
 
     def encode_tile(self, y: Float[Tensor, "1 m hy wy"], *, side: Side) -> tuple[list[bytes], Int[Tensor, "n"]]:
-        z = checks.finite("this image's hyper-latents", self.h_a(compand(y)))
+        z = checks.finite("this image's hyper-latents", self._hyper_latents(y))
         z = torch.round(z).clamp(-MAX_SYMBOL, MAX_SYMBOL).double()
         z_symbols = z.flatten().int().cpu()
         z_coder, y_coder, symbols = Encoder(), Encoder(), [z_symbols]

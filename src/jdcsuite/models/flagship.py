@@ -5,7 +5,7 @@ combination below is not published elsewhere. Its parts: the adaptive steps of F
 (`models.dual_prior`), a linear shortcut around the transforms (after AuxT, arXiv 2501.13751), and gains and channel
 scales that depend on the rate (as in the intra codecs of DCVC and the gained VAE).
 
-    x -> linear (initially a 16x16 DCT) + net at 1/4 and 1/8 -> y * gain(conditions) -> [dual prior] -> y_hat / gain
+    x - denoiser -> linear (initially a 16x16 DCT) + net at 1/4 and 1/8 -> y * gain(conditions) -> [dual prior] -> y_hat / gain
     y_hat -> linear inverse + net -> x_hat
 
 The conditions are quality, noise and strength (`coding.conditions`). The encoder estimates the noise if it is not
@@ -25,7 +25,14 @@ from scipy.fft import dct
 from torch import Tensor, nn
 
 from jdcsuite import checks
-from jdcsuite.coding.conditions import QUALITY, conditions_of, default_quality, lmbda_of, request_conditions
+from jdcsuite.coding.conditions import (
+    QUALITY,
+    conditions_of,
+    default_quality,
+    lmbda_of,
+    removed_noise,
+    request_conditions,
+)
 from jdcsuite.models.dual_prior import DualPriorCodec
 from jdcsuite.models.haar import COLOURS, SMALL, Band
 from jdcsuite.models.layers import Float32, add, conv1x1, conv3x3, subpixel
@@ -67,12 +74,34 @@ class Blocks(nn.ModuleList):
         return x
 
 
+class Denoiser(nn.Module):
+    """Image around 0 -> what the encoder takes from it before the transforms, at half resolution.
+
+    The output of the network is multiplied by the level of the noise to be removed: a clean image stays what it is, and
+    the network predicts noise of about unit variance at every level. ``width``: channels; ``blocks``: residual blocks.
+    """
+
+    def __init__(self, width: int, blocks: int, embedding: int) -> None:
+        super().__init__()
+        self.enter = nn.Sequential(nn.PixelUnshuffle(2), conv3x3(12, width))
+        self.blocks = Blocks(blocks, width, embedding)
+        self.leave = nn.Sequential(conv3x3(width, 12), nn.PixelShuffle(2))
+        self.margin = 4 * (blocks + 1)  # pixels: 3x3 convolutions at 1/2
+
+    def forward(
+        self, x: Float[Tensor, "b 3 h w"], level: Float[Tensor, "b"], e: Float[Tensor, "b k"]
+    ) -> Float[Tensor, "b 3 h w"]:
+        return level[:, None, None, None] * self.leave(self.blocks(self.enter(x), e)).to(x)
+
+
 class Flagship(DualPriorCodec):
     """``widths``, ``blocks``: channels and residual blocks at 1/4 and 1/8, in encoder and decoder each.
     ``num_latents``: channels of y at 1/16, at most 768. ``prior_width``: channels of z and of the prior networks.
     ``embedding``: size of the embedded conditions. ``latent_gain``: latents per unit of the orthonormal transform at
     lmbda 8192; initially the gain is this times sqrt(lmbda / 8192), which suits the step to the rate.
-    ``noise_estimate``: "bands", or "convolutions" as in the first weights, whose configuration did not name it.
+    ``denoiser``: width and blocks of the encoder's `Denoiser`; None: it has none. ``magnitudes``: see
+    `DualPriorCodec`. ``noise_estimate``: "bands", or "convolutions". The defaults of these three are those of the first weights,
+    whose configuration did not name them.
 
     The linear shortcut and all operations on latents run in float32 under autocast, because bf16 adds noise of half a
     grey level to bright pixels. The networks add a correction of the order of the noise, for which bf16 suffices.
@@ -90,6 +119,8 @@ class Flagship(DualPriorCodec):
         prior_width: int = 96,
         embedding: int = 64,
         latent_gain: float = 16.0,
+        denoiser: list[int] | None = None,
+        magnitudes: bool = False,
         noise_estimate: str = "convolutions",
     ) -> None:
         super().__init__()
@@ -99,9 +130,14 @@ class Flagship(DualPriorCodec):
         checks.choice("model.noise_estimate", noise_estimate, ESTIMATES)
         for count in blocks:
             checks.whole("model.blocks", count, least=0, most=MAX_BLOCKS)
+        if denoiser is not None:
+            checks.whole("the width in model.denoiser", denoiser[0], least=1)
+            checks.whole("the blocks in model.denoiser", denoiser[1], least=0, most=MAX_BLOCKS)
         self.latent_gain = latent_gain
         # receptive field beyond the block of a latent: 3x3 convolutions at 1/4 and at 1/8
-        self.margin = math.ceil((4 + 8 * n4 + 16 * n8 + 8) / BLOCK) * BLOCK
+        self.denoiser = None if denoiser is None else Denoiser(*denoiser, embedding)
+        around = 0 if self.denoiser is None else self.denoiser.margin
+        self.margin = math.ceil((around + 4 + 8 * n4 + 16 * n8 + 8) / BLOCK) * BLOCK
         self.embed = nn.Sequential(nn.Linear(3, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU())
         self.linear_a = Float32(nn.Conv2d(3, m, BLOCK, stride=BLOCK))
         self.linear_s = nn.Sequential(Float32(conv1x1(m, 3 * BLOCK**2)), nn.PixelShuffle(BLOCK))
@@ -113,7 +149,7 @@ class Flagship(DualPriorCodec):
         self.coarse_s, self.up = Blocks(n8, c8, embedding), subpixel(c8, c4)
         self.fine_s, self.leave = Blocks(n4, c4, embedding), nn.Sequential(conv3x3(c4, 48), nn.PixelShuffle(4))
         self.noise_level = ESTIMATES[noise_estimate]()
-        self._build_prior(num_latents=m, prior_width=prior_width, planes=3)
+        self._build_prior(num_latents=m, prior_width=prior_width, planes=3, magnitudes=magnitudes)
         self._start()
 
     @torch.no_grad()
@@ -127,10 +163,13 @@ class Flagship(DualPriorCodec):
         synthesis.weight.copy_(kernel.flatten(1).T[:, :, None, None])
         for linear in (analysis, synthesis):
             nn.init.zeros_(linear.bias)
-        for blocks in (self.fine_a, self.coarse_a, self.coarse_s, self.fine_s):
-            for block in blocks:
+        for block in self.modules():
+            if isinstance(block, Block):
                 block.second.weight.mul_(0.3)
-        for last in (self.latents.module, self.leave[0]):
+        lasts = [self.latents.module, self.leave[0]]
+        if self.denoiser is not None:
+            lasts.append(self.denoiser.leave[0])
+        for last in lasts:
             last.weight.mul_(SMALL)
             nn.init.zeros_(last.bias)
         for gain in (self.gain_a, self.gain_s):
@@ -144,7 +183,18 @@ class Flagship(DualPriorCodec):
         self, x: Float[Tensor, "b 3 h w"], conditions: Float[Tensor, "b 3"] | None = None
     ) -> Float[Tensor, "b m hy wy"]:
         """Padded image -> y in channel steps, float32."""
-        e, x = self._embedded(conditions), x - 0.5
+        e = self._embedded(conditions)
+        return self._transformed(self._denoised(x, conditions, e), conditions, e)
+
+    def _denoised(
+        self, x: Float[Tensor, "b 3 h w"], conditions: Float[Tensor, "b 3"], e: Float[Tensor, "b k"]
+    ) -> Float[Tensor, "b 3 h w"]:
+        return x if self.denoiser is None else x - self.denoiser(x - 0.5, removed_noise(conditions).to(x), e)
+
+    def _transformed(
+        self, x: Float[Tensor, "b 3 h w"], conditions: Float[Tensor, "b 3"], e: Float[Tensor, "b k"]
+    ) -> Float[Tensor, "b m hy wy"]:
+        x = x - 0.5
         features = self.coarse_a(self.down(self.fine_a(self.enter(x), e)), e)
         with torch.autocast(x.device.type, enabled=False):
             return (self.linear_a(x) + self.latents(features)) * self._gain(self.gain_a, conditions, e)
@@ -188,9 +238,12 @@ class Flagship(DualPriorCodec):
             noise=noise,
             strength=torch.ones_like(noise) if strength is None else strength,
         )
-        y_hat, likelihoods = self._relaxed(self.analyse(self.pad(x), conditions), conditions)
+        e = self._embedded(conditions)
+        denoised = self._denoised(self.pad(x), conditions, e)
+        y_hat, likelihoods = self._relaxed(self._transformed(denoised, conditions, e), conditions)
         x_hat = self.synthesise(y_hat, conditions)[..., :height, :width]
-        return Output(x_hat=x_hat, likelihoods=likelihoods, sigma_hat=sigma_hat)
+        shown = None if self.denoiser is None else denoised[..., :height, :width]
+        return Output(x_hat=x_hat, likelihoods=likelihoods, sigma_hat=sigma_hat, denoised=shown)
 
     # -- coding ------------------------------------------------------------------------------------------------
 

@@ -10,20 +10,25 @@ from torch import nn
 
 from jdcsuite import checks
 from jdcsuite.coding.conditions import CODED, denoising_error, lmbda_of
-from jdcsuite.training.criteria import Parts, rate_and_distortion
+from jdcsuite.training.criteria import Parts, mse, rate_and_distortion
 from jdcsuite.types import Output, Pair
 
 
 class AnyRate(nn.Module):
-    """Weighted mean of bpp + lmbda * MSE(x_hat, target) over the crops, plus the error of the noise estimate.
+    """Mean over the crops of the logarithm of bpp + lmbda * MSE(x_hat, target), plus the errors of the noise estimate and
+    of the encoder's denoiser.
 
     quality ~ U(0, 100), for the share ``ends`` of the crops 0 or 100; lmbda = 64 * 2^(quality / 10). The target is the
     clean crop (strength 1), for the share ``partial`` of the crops clean + (1 - strength) * noise with strength ~
     U(0, 1). The encoder is given the root mean square of the noise times e^N(0, ``blur``^2); for the share ``blind`` of
-    the crops it has to estimate it. The weight of a crop is 1 / (1 + lmbda * D / 2.16), where D is the error that
-    denoising leaves at its noise level: without it, crops of strong noise at high rates would dominate, because their
-    loss grows with lmbda while that of the others is about the same for every lmbda. ``estimate``: weight of the
-    smooth-L1 loss of the noise estimate, in octaves of 1 + sigma.
+    the crops it has to estimate it. The loss of a crop is 2.16 log(1 + cost / 2.16) of its cost
+    bpp + lmbda * MSE, which weighs the gradient of the cost by 1 / (1 + cost / 2.16). Without it, crops whose error is
+    not the coder's would dominate, because their cost grows with lmbda while that of the others is about the same for
+    every lmbda: those of strong noise, and those that keep noise which the latents cannot hold.
+
+    ``estimate``: weight of the smooth-L1 loss of the noise estimate, in octaves of 1 + sigma. ``denoised``: weight of
+    log(1 + MSE(denoised image, target) / D), where D is the error that denoising leaves at the crop's noise level:
+    through the codec alone a denoiser learns slowly.
 
     Validation uses quality 60 at strength 1, blind.
     """
@@ -31,14 +36,22 @@ class AnyRate(nn.Module):
     smallest = 1
 
     def __init__(
-        self, *, ends: float = 0.1, partial: float = 0.1, blind: float = 0.5, blur: float = 0.15, estimate: float = 0.1
+        self,
+        *,
+        ends: float = 0.1,
+        partial: float = 0.1,
+        blind: float = 0.5,
+        blur: float = 0.15,
+        estimate: float = 0.1,
+        denoised: float = 0.1,
     ) -> None:
         super().__init__()
         for name, value in {"ends": ends, "partial": partial, "blind": blind}.items():
             checks.share(f"criterion.{name}", value)
-        for name, value in {"blur": blur, "estimate": estimate}.items():
+        for name, value in {"blur": blur, "estimate": estimate, "denoised": denoised}.items():
             checks.number(f"criterion.{name}", value, least=0)
-        self.ends, self.partial, self.blind, self.blur, self.estimate = ends, partial, blind, blur, estimate
+        self.ends, self.partial, self.blind, self.blur = ends, partial, blind, blur
+        self.estimate, self.denoised = estimate, denoised
 
     @torch.no_grad()
     def prepare(self, pair: Pair) -> Pair:
@@ -59,9 +72,13 @@ class AnyRate(nn.Module):
 
     def forward(self, output: Output, pair: Pair) -> Parts:
         parts, bpp, error = rate_and_distortion(output, pair)
-        lmbda = lmbda_of(pair.settings["quality"])
-        # noise that is kept is no error: what denoising leaves scales with the square of the strength
-        weight = 1 / (1 + lmbda * denoising_error(pair.level) * pair.settings["strength"] ** 2 / CODED)
+        cost = bpp + lmbda_of(pair.settings["quality"]) * error
         octaves = F.smooth_l1_loss(torch.log2(1 + output.sigma_hat), torch.log2(1 + pair.level))
-        loss = (weight * (bpp + lmbda * error)).mean() + self.estimate * octaves
-        return {"loss": loss, "sigma_octaves": octaves.detach(), "weight": weight.mean().detach(), **parts}
+        loss = CODED * torch.log1p(cost / CODED).mean() + self.estimate * octaves
+        parts |= {"cost": cost.mean().detach(), "sigma_octaves": octaves.detach()}
+        if output.denoised is not None:
+            # of levels below 1 grey level nothing that matters is left
+            remaining = mse(output.denoised, pair) / denoising_error(pair.level.clamp(min=1))
+            loss = loss + self.denoised * torch.log1p(remaining).mean()
+            parts["denoised"] = remaining.mean().detach()
+        return {"loss": loss, **parts}

@@ -165,8 +165,8 @@ def check_device(trainer: Mapping) -> None:
     """UserError where the requested device cannot be used: a visible but unusable GPU is no reason for a slow run on
     the CPU."""
     accelerator = trainer["accelerator"]
-    if "mixed" in trainer["precision"] and not torch.cuda.is_available():
-        raise UserError(f"trainer.precision={trainer['precision']} crashes on CPUs: leave it at auto, or take a GPU")
+    if trainer["precision"] == "16-mixed" and not torch.cuda.is_available():
+        raise UserError("trainer.precision=16-mixed needs a GPU: leave it at auto, or take bf16-mixed")
     on_gpus = torch.cuda.is_available() and accelerator != "cpu"
     there, unit = (torch.cuda.device_count(), "GPUs") if on_gpus else (os.cpu_count() or 1, "CPU cores")
     if trainer["devices"] > there:

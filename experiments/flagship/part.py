@@ -1,0 +1,217 @@
+"""Trains one part of the flagship alone, which takes minutes of a CPU, and puts it into the weights.
+
+    python experiments/flagship/part.py {noise_level,denoiser,prior} MINUTES --data DATA --weights WEIGHTS [--out OUT]
+
+    noise_level  the blind estimate: smooth-L1 error of log2(1 + sigma), with more camera noise and JPEG than a leg has
+    denoiser     the encoder's: log(1 + MSE / the error that denoising leaves), as in the criterion
+    prior        h_a, h_s, fusion, spatial prior and the prior of z: bits and the error of rounding, of latents of crops
+                 that are analysed once; the linear synthesis stands for the whole one
+
+The network is that of the configuration (`--set model.blocks=[3,2]`). It takes from the weights what has the same
+shape; a convolution that has got more inputs ignores them at first. MINUTES may be 0. Adam, 1e-3 (noise_level: 2e-3)
+falling to 0 over the second half. After `noise_level` it prints what the estimate reads, of `kodak24` and of the pairs
+of `cc15`, `polyu_crops` and `sidd_small_256` in DATA.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from jdcsuite.artifacts import weights
+from jdcsuite.coding.conditions import CODED, conditions_of, denoising_error, lmbda_of
+from jdcsuite.data.noise import GaussianNoise
+from jdcsuite.imaging.folders import image_files
+from jdcsuite.imaging.pixels import to_tensor
+from jdcsuite.imaging.read import read
+from jdcsuite.models.flagship import Flagship
+from jdcsuite.training import job as training
+from jdcsuite.training.criteria import mse
+from jdcsuite.training.muon import Muon
+from jdcsuite.types import Pair, UserError
+
+sys.path.insert(0, str(Path(__file__).parent))
+import leg
+
+PRIOR = ("h_a", "h_s", "fusion", "spatial_prior", "prior_z")
+ANALYSED = 600  # crops whose latents are kept to train the prior
+PAIRS = {"cc15": 1, "polyu_crops": 5, "sidd_small_256": 8}  # folder -> every how many images
+WORDS = {
+    "noise_level": ["data.batch=16", "data.crop=128", "data.training_noise.camera=0.3", "data.training_noise.jpeg=0.3"],
+    "denoiser": ["data.batch=8", "data.crop=96"],
+    "prior": ["data.batch=4", "data.crop=256"],
+}
+
+Loss = Callable[[], Tensor]
+
+
+def take(model: nn.Module, path: Path) -> list[str]:
+    """Fills the model from a weights file where shapes agree; returns the names of what stays as it was initialised."""
+    state, own = weights.read(path)[2], model.state_dict()
+    new = []
+    for name, tensor in own.items():
+        old = state.get(name)
+        if old is None or old.ndim != tensor.ndim or old.shape[:1] != tensor.shape[:1]:
+            new.append(name)
+        elif old.shape == tensor.shape:
+            own[name] = old.to(tensor.dtype)
+        elif old.shape[2:] == tensor.shape[2:] and old.shape[1] < tensor.shape[1]:
+            own[name] = torch.zeros_like(tensor)
+            own[name][:, : old.shape[1]] = old
+        else:
+            new.append(name)
+    model.load_state_dict(own)
+    return new
+
+
+def noise_level(model: Flagship, batches: Iterator[Pair]) -> tuple[list[nn.Module], float, Loss]:
+    def loss() -> Tensor:
+        pair = next(batches)
+        read_as = model.noise_level(pair.noisy)
+        return F.smooth_l1_loss(torch.log2(1 + read_as), torch.log2(1 + pair.level), beta=0.3)
+
+    return [model.noise_level], 2e-3, loss
+
+
+def denoiser(model: Flagship, batches: Iterator[Pair]) -> tuple[list[nn.Module], float, Loss]:
+    def loss() -> Tensor:
+        pair = next(batches)
+        conditions = _conditions(model, pair)
+        denoised = model._denoised(pair.noisy, conditions, model._embedded(conditions).detach())
+        return torch.log1p(mse(denoised, pair) / denoising_error(pair.level.clamp(min=1))).mean()
+
+    return [model.denoiser], 1e-3, loss
+
+
+def prior(model: Flagship, batches: Iterator[Pair]) -> tuple[list[nn.Module], float, Loss]:
+    random, kept = np.random.default_rng(0), []
+    energy = model.linear_s[0].module.weight.detach().square().sum((0, 2, 3))[None, :, None, None]
+
+    def loss() -> Tensor:
+        if len(kept) * len(kept[0][1] if kept else ()) < ANALYSED:
+            with torch.no_grad():
+                pair = next(batches)
+                conditions = _conditions(model, pair)
+                gain = model._gain(model.gain_a, conditions, model._embedded(conditions)).float()
+                kept.append(((model.analyse(pair.noisy, conditions) / gain).half(), conditions))
+        y, conditions = kept[int(random.integers(len(kept)))]
+        conditions = torch.cat([torch.rand(len(y), 1), conditions[:, 1:]], 1)  # of any other quality
+        with torch.no_grad():
+            e = model._embedded(conditions)
+            gain_a, gain_s = (model._gain(head, conditions, e).float() for head in (model.gain_a, model.gain_s))
+            y = y.float() * gain_a
+        y_hat, likelihoods = model._relaxed(y, conditions)
+        pixels = y[0, 0].numel() * 256
+        bpp = sum(-torch.log2(p.float()).flatten(1).sum(1) for p in likelihoods.values()) / pixels
+        error = (((y_hat - y) / gain_s).square() * energy).flatten(1).sum(1) / (3 * pixels)
+        return torch.log1p((bpp + lmbda_of(100 * conditions[:, 0]) * error) / CODED).mean()
+
+    return [getattr(model, name) for name in PRIOR], 1e-3, loss
+
+
+PARTS = {"noise_level": noise_level, "denoiser": denoiser, "prior": prior}
+
+
+@torch.no_grad()
+def _conditions(model: Flagship, pair: Pair) -> Tensor:
+    noise = torch.where(pair.sigma.isnan(), model.noise_level(pair.noisy), pair.sigma)
+    return conditions_of(quality=pair.settings["quality"], noise=noise, strength=pair.settings["strength"])
+
+
+def train(modules: list[nn.Module], rate: float, loss: Loss, *, minutes: float, autocast: torch.autocast) -> None:
+    parameters = [p for module in modules for p in module.parameters()]
+    optimizer = Muon(parameters, lr=rate, betas=(0.9, 0.99), fused=True)
+    start, losses = time.monotonic(), []
+    while (gone := (time.monotonic() - start) / 60 / minutes if minutes else 1) < 1:
+        optimizer.param_groups[0]["lr"] = rate * min(1.0, 2 * (1 - gone), (len(losses) + 1) / 50)
+        with autocast:
+            value = loss()
+        optimizer.zero_grad()
+        value.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        losses.append(float(value))
+        if len(losses) % 100 == 0:
+            print(f"{len(losses)} steps, {60 * minutes * gone:.0f} s: loss {np.mean(losses[-100:]):.4f}", flush=True)
+
+
+@torch.no_grad()
+def show(net: nn.Module, data: Path) -> None:
+    pictures = [read(path)[:400, :400] for path in image_files(data / "kodak24")[::3]]
+    for sigma in (0, 2, 5, 10, 15, 25, 50):
+        noisy = [GaussianNoise(sigma=sigma).fixed(picture, seed=0)[None] for picture in pictures]
+        clean = [to_tensor(picture)[None] for picture in pictures]
+        levels = [255 * float((a - b).square().mean().sqrt()) for a, b in zip(noisy, clean, strict=True)]
+        print(f"Kodak24, root mean square {np.mean(levels):.1f}:", np.round([float(net(x)) for x in noisy], 1))
+    for name, every in PAIRS.items():
+        if not (data / name).is_dir():
+            continue
+        ratios, clean_levels = [], []
+        for path in image_files(data / name / "noisy")[::every]:
+            noisy, clean = (to_tensor(read(data / name / kind / path.name))[None] for kind in ("noisy", "clean"))
+            ratios.append(float(net(noisy)) / (255 * float((noisy - clean).square().mean().sqrt())))
+            clean_levels.append(float(net(clean)))
+        low, middle, high = np.quantile(ratios, [0, 0.5, 1])
+        print(
+            f"{name}: {middle:.2f} ({low:.2f} .. {high:.2f}) times the root mean square, median and range of "
+            f"{len(ratios)}; median of the clean images {np.median(clean_levels):.1f}"
+        )
+
+
+def main(words: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("minutes", type=float)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--train", default="photos_train")
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--out", type=Path, help="(--weights)")
+    parser.add_argument("--set", nargs="*", default=[], dest="words", help="words of the configuration")
+    given = parser.parse_args(words)
+    given.out, given.test = given.out or given.weights, []
+    try:
+        run(given)
+    except UserError as error:
+        print(f"part: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def run(given: argparse.Namespace) -> None:
+    if not (math.isfinite(given.minutes) and given.minutes >= 0):
+        raise UserError(f"{given.minutes} minutes: give 0 or more")
+    if not (given.data / given.train).is_dir():
+        raise UserError(f"{given.data} holds no folder {given.train}: give --train what is there")
+    before = weights.read(given.weights)[1]
+    given.words = [*WORDS[given.part], "data.workers=0", "trainer.accelerator=cpu", *given.words]
+    config = leg.configured(given)
+    L.seed_everything(config["seed"], verbose=False)
+    data, task = training.build(config, {})
+    data.prepare()
+    data.begin_behind(int(before.get("samples") or 0))
+    data.trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    model, criterion = task.model.train(), task.criterion.train()
+    print("initialised:", ", ".join(take(model, given.weights)) or "nothing")
+    moved = (data.on_after_batch_transfer(data.on_before_batch_transfer(b, 0), 0) for b in data.train_dataloader())
+    modules, rate, loss = PARTS[given.part](model, (criterion.prepare(pair) for pair in moved))
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled="bf16" in config["trainer"]["precision"])
+    train(modules, rate, loss, minutes=given.minutes, autocast=autocast)
+    weights.round_to_bf16(model)
+    model.eval().update()
+    weights.save(model, config["model"], given.out, about=before, dtype=torch.bfloat16)
+    print(f"{given.out}: {given.out.stat().st_size / 1e6:.2f} MB")
+    if given.part == "noise_level":
+        show(model.noise_level, given.data)
+
+
+if __name__ == "__main__":
+    main()
