@@ -28,7 +28,7 @@ FILES = [(codec, name) for codec, listed in FOLDERS.items() for name in listed["
 
 def test_every_family_has_golden_files() -> None:
     assert FOLDERS.keys() >= make.CODECS.keys() | {make.LCFDNET}
-    assert len(FILES) >= 66
+    assert len(FILES) >= 76
 
 
 @pytest.mark.parametrize("codec", FOLDERS)

@@ -20,7 +20,7 @@ from jdcsuite.artifacts import weights
 
 LEG = Path(__file__).parents[1] / "experiments" / "flagship" / "leg.py"
 SMALL = ("model.widths=[8,8]", "model.blocks=[1,1]", "model.num_latents=24", "model.prior_width=8",
-         "model.embedding=8", "data.batch=2", "data.crop=64", "data.workers=0", "trainer.log_every=1")  # fmt: skip
+         "model.embedding=8", "model.denoiser=[8,1]", "data.batch=2", "data.crop=64", "data.workers=0", "trainer.log_every=1")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +75,37 @@ def test_legs_follow_each_other(data: Path, tmp_path: Path, script: ModuleType) 
     assert {(row["dataset"], row["sigma"]) for row in grid} == {("clean", "10.00000"), ("pairs", "")}
     assert len(grid) == 12 and all(0 < float(row["bpp"]) < 50 and 5 < float(row["psnr"]) < 60 for row in grid)
     weights.load(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("part", ["noise_level", "denoiser", "prior"])
+def test_a_part_is_trained_alone(part: str, data: Path, tmp_path: Path, script, monkeypatch) -> None:
+    module, kept = importlib.import_module("part"), tmp_path / "w.safetensors"
+    script.main(words(data, tmp_path, 0.01, test=("clean",)))
+    before = weights.read(kept)
+    module.main([part, "0.03", f"--data={data}", "--train=photos", f"--weights={kept}", "--set", *SMALL])
+    after = weights.read(kept)
+    changed = {name.split(".")[0] for name in before[2] if not torch.equal(before[2][name], after[2][name])}
+    assert changed - {"tables"} == (set(module.PRIOR) if part == "prior" else {part})
+    assert before[1] == after[1] and before[0] == after[0]
+    weights.load(kept)
+
+
+def test_a_part_takes_from_the_weights_what_fits(data: Path, tmp_path: Path, script) -> None:
+    module, old, new = importlib.import_module("part"), tmp_path / "w.safetensors", tmp_path / "new.safetensors"
+    smaller = ["model.denoiser=null", "model.magnitudes=false"]
+    script.main([*words(data, tmp_path, 0.01, test=("clean",)), *smaller])
+    module.main(
+        ["prior", "0", f"--data={data}", "--train=photos", f"--weights={old}", f"--out={new}", "--set", *SMALL]
+    )
+    (_, _, before), (_, _, after) = weights.read(old), weights.read(new)
+    started = {name for name in after if name not in before}
+    assert started and all(name.startswith("denoiser.") for name in started)
+    for name, tensor in after.items():
+        if name in ("h_a.0.weight", "spatial_prior.0.weight"):
+            inputs = before[name].shape[1]
+            assert torch.equal(tensor[:, :inputs], before[name]) and not tensor[:, inputs:].any()
+        elif name in before:
+            assert torch.equal(tensor, before[name]), name
 
 
 def refused(script: ModuleType, arguments: list[str], capsys: pytest.CaptureFixture) -> str:

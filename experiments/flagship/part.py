@@ -98,7 +98,7 @@ def prior(model: Flagship, batches: Iterator[Pair]) -> tuple[list[nn.Module], fl
     energy = model.linear_s[0].module.weight.detach().square().sum((0, 2, 3))[None, :, None, None]
 
     def loss() -> Tensor:
-        if len(kept) * len(kept[0][1] if kept else ()) < ANALYSED:
+        if sum(len(conditions) for _, conditions in kept) < ANALYSED:
             with torch.no_grad():
                 pair = next(batches)
                 conditions = _conditions(model, pair)
@@ -207,7 +207,9 @@ def run(given: argparse.Namespace) -> None:
     train(modules, rate, loss, minutes=given.minutes, autocast=autocast)
     weights.round_to_bf16(model)
     model.eval().update()
-    weights.save(model, config["model"], given.out, about=before, dtype=torch.bfloat16)
+    seen = {name: before.get(name) or 0 for name in ("legs", "samples")}  # a part alone is no leg
+    about = leg.described(config, data, before) | seen
+    weights.save(model, config["model"], given.out, about=about, dtype=torch.bfloat16)
     print(f"{given.out}: {given.out.stat().st_size / 1e6:.2f} MB")
     if given.part == "noise_level":
         show(model.noise_level, given.data)

@@ -29,13 +29,12 @@ from jdcsuite.imaging.picture import Picture
 from jdcsuite.imaging.write import encode
 from jdcsuite.models.lcfdnet import LCFDNet
 
+FLAGSHIP = {"widths": [4, 4], "blocks": [1, 1], "num_latents": 8, "prior_width": 2, "embedding": 4}
 # folder -> class and its arguments
 CODECS = {
     "fllic": ("fllic.FLLIC", {"widths": [4, 4, 4], "num_latents": 4, "prior_width": 2, "latent_gain": 64.0}),
-    "flagship": (
-        "flagship.Flagship",
-        {"widths": [4, 4], "blocks": [1, 1], "num_latents": 8, "prior_width": 2, "embedding": 4},
-    ),
+    "flagship": ("flagship.Flagship", FLAGSHIP),  # as its first weights
+    "flagship_denoiser": ("flagship.Flagship", {**FLAGSHIP, "denoiser": [4, 1], "magnitudes": True}),
     "many_priors": ("manypriors.ManyPriors", {"num_channels": 4, "num_latents": 6, "num_priors": 5}),
     "many_priors_adaptive": (
         "manypriors.ManyPriors",
@@ -47,18 +46,17 @@ CODECS = {
         {"architecture": "MeanScaleHyperprior", "num_channels": 4, "num_latents": 6},
     ),
 }
-# encoder settings by codec and image; other images are coded with the defaults
+# encoder settings of the any-rate codecs by image; other images are coded with the defaults
 SETTINGS = {
-    "flagship": {
-        "rgb8": {"quality": 90, "sigma": 6.5},
-        "tiles": {"quality": 61.7, "strength": 0.5},
-        "rgb16": {"quality": 100, "sigma": 0},
-        "grey8": {"quality": 0, "sigma": 55},
-        "flat": {"quality": 50, "strength": 0, "sigma": 3},
-    }
+    "rgb8": {"quality": 90, "sigma": 6.5},
+    "tiles": {"quality": 61.7, "strength": 0.5},
+    "rgb16": {"quality": 100, "sigma": 0},
+    "grey8": {"quality": 0, "sigma": 55},
+    "flat": {"quality": 50, "strength": 0, "sigma": 3},
 }
 # networks that are initialised with zeros and are not among the `prior_networks`
 ZERO_INITIALISED = {"flagship": ("gain_a", "gain_s", "fine_a.0.scale", "coarse_s.0.scale")}
+ZERO_INITIALISED["flagship_denoiser"] = (*ZERO_INITIALISED["flagship"], "denoiser.blocks.0.scale", "denoiser.leave")
 MAX_WEIGHTS = 250_000  # bytes
 LCFDNET = "lcfdnet"  # its weights exceed that at any width, so `numbered` makes them again
 WEIGHTS, LIST = "weights.safetensors", "golden.json"
@@ -88,7 +86,7 @@ def images(codec: str) -> dict[str, tuple[np.ndarray, dict[str, object]]]:
         "rgb12": (deep[:65, :70] >> 4, {}),
         "grey12": (np.repeat(deep[110:143, 100:120, 2:] >> 4 << 4, 3, -1), {"grey": True}),
     }
-    settings = SETTINGS.get(codec, {})
+    settings = SETTINGS if codec.startswith("flagship") else {}
     return {
         name: (pixels, options | settings.get(name, {}))
         for name, (pixels, options) in images.items()

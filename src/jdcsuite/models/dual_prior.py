@@ -81,7 +81,8 @@ class DualPriorCodec(TransformCodec):
             Float32(exact1x1(2 * n, 3 * m)),
         )
         self.spatial_prior = nn.Sequential(
-            exact1x1((4 + magnitudes) * m, 2 * n), DepthConv(2 * n, 2 * n, prior=True), DepthConv(2 * n, 2 * n, prior=True),
+            exact1x1((4 + magnitudes) * m, 2 * n),
+            DepthConv(2 * n, 2 * n, prior=True), DepthConv(2 * n, 2 * n, prior=True),
             Float32(exact1x1(2 * n, 2 * m)),
         )  # fmt: skip
         self.prior_z = MonotoneCDF(num_distributions=n)

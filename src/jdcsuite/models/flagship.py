@@ -5,8 +5,8 @@ combination below is not published elsewhere. Its parts: the adaptive steps of F
 (`models.dual_prior`), a linear shortcut around the transforms (after AuxT, arXiv 2501.13751), and gains and channel
 scales that depend on the rate (as in the intra codecs of DCVC and the gained VAE).
 
-    x - denoiser -> linear (initially a 16x16 DCT) + net at 1/4 and 1/8 -> y * gain(conditions) -> [dual prior] -> y_hat / gain
-    y_hat -> linear inverse + net -> x_hat
+    x - noise(x) -> linear (initially a 16x16 DCT) + net at 1/4 and 1/8 -> y * gain(conditions) -> [dual prior] -> y_hat
+    y_hat / gain(conditions) -> linear inverse + net -> x_hat
 
 The conditions are quality, noise and strength (`coding.conditions`). The encoder estimates the noise if it is not
 given. All three are stored in the header, from which prior and decoder read them.
@@ -100,8 +100,8 @@ class Flagship(DualPriorCodec):
     ``embedding``: size of the embedded conditions. ``latent_gain``: latents per unit of the orthonormal transform at
     lmbda 8192; initially the gain is this times sqrt(lmbda / 8192), which suits the step to the rate.
     ``denoiser``: width and blocks of the encoder's `Denoiser`; None: it has none. ``magnitudes``: see
-    `DualPriorCodec`. ``noise_estimate``: "bands", or "convolutions". The defaults of these three are those of the first weights,
-    whose configuration did not name them.
+    `DualPriorCodec`. ``noise_estimate``: "bands" or "convolutions". The defaults of these three are those of the first
+    weights, whose configuration did not name them.
 
     The linear shortcut and all operations on latents run in float32 under autocast, because bf16 adds noise of half a
     grey level to bright pixels. The networks add a correction of the order of the noise, for which bf16 suffices.

@@ -15,16 +15,16 @@ from jdcsuite.types import Output, Pair
 
 
 class AnyRate(nn.Module):
-    """Mean over the crops of the logarithm of bpp + lmbda * MSE(x_hat, target), plus the errors of the noise estimate and
-    of the encoder's denoiser.
+    """Mean over the crops of the logarithm of bpp + lmbda * MSE(x_hat, target), plus the errors of the noise estimate
+    and of the encoder's denoiser.
 
     quality ~ U(0, 100), for the share ``ends`` of the crops 0 or 100; lmbda = 64 * 2^(quality / 10). The target is the
     clean crop (strength 1), for the share ``partial`` of the crops clean + (1 - strength) * noise with strength ~
     U(0, 1). The encoder is given the root mean square of the noise times e^N(0, ``blur``^2); for the share ``blind`` of
-    the crops it has to estimate it. The loss of a crop is 2.16 log(1 + cost / 2.16) of its cost
-    bpp + lmbda * MSE, which weighs the gradient of the cost by 1 / (1 + cost / 2.16). Without it, crops whose error is
-    not the coder's would dominate, because their cost grows with lmbda while that of the others is about the same for
-    every lmbda: those of strong noise, and those that keep noise which the latents cannot hold.
+    the crops it has to estimate it. The loss of a crop is 2.16 log(1 + cost / 2.16) of its cost bpp + lmbda * MSE,
+    which weighs the gradient of the cost by 1 / (1 + cost / 2.16). Without it, crops whose error is not the coder's
+    would dominate, because their cost grows with lmbda while that of the others is about the same for every lmbda:
+    those of strong noise, and those that keep noise which the latents cannot hold.
 
     ``estimate``: weight of the smooth-L1 loss of the noise estimate, in octaves of 1 + sigma. ``denoised``: weight of
     log(1 + MSE(denoised image, target) / D), where D is the error that denoising leaves at the crop's noise level:
