@@ -147,8 +147,10 @@ def train(modules: list[nn.Module], rate: float, loss: Loss, *, minutes: float, 
 
 @torch.no_grad()
 def show(net: nn.Module, data: Path) -> None:
-    pictures = [read(path)[:400, :400] for path in image_files(data / "kodak24")[::3]]
-    for sigma in (0, 2, 5, 10, 15, 25, 50):
+    """Prints the estimates of the images that are there."""
+    kodak = data / "kodak24"
+    pictures = [read(path)[:400, :400] for path in image_files(kodak)[::3]] if kodak.is_dir() else []
+    for sigma in (0, 2, 5, 10, 15, 25, 50) if pictures else ():
         noisy = [GaussianNoise(sigma=sigma).fixed(picture, seed=0)[None] for picture in pictures]
         clean = [to_tensor(picture)[None] for picture in pictures]
         levels = [255 * float((a - b).square().mean().sqrt()) for a, b in zip(noisy, clean, strict=True)]
