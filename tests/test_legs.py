@@ -19,8 +19,9 @@ from PIL import Image
 from jdcsuite.artifacts import weights
 
 LEG = Path(__file__).parents[1] / "experiments" / "flagship" / "leg.py"
-SMALL = ("model.widths=[8,8]", "model.blocks=[1,1]", "model.num_latents=24", "model.prior_width=8",
-         "model.embedding=8", "model.denoiser=[8,1]", "data.batch=2", "data.crop=64", "data.workers=0", "trainer.log_every=1")  # fmt: skip
+SMALL = ("model.widths=[8,8]", "model.blocks=[1,1]", "model.denoiser=[8,1]", "model.num_latents=24",
+         "model.prior_width=8", "model.embedding=8", "data.batch=2", "data.crop=64", "data.workers=0",
+         "trainer.log_every=1")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -94,9 +95,7 @@ def test_a_part_takes_from_the_weights_what_fits(data: Path, tmp_path: Path, scr
     module, old, new = importlib.import_module("part"), tmp_path / "w.safetensors", tmp_path / "new.safetensors"
     smaller = ["model.denoiser=null", "model.magnitudes=false"]
     script.main([*words(data, tmp_path, 0.01, test=("clean",)), *smaller])
-    module.main(
-        ["prior", "0", f"--data={data}", "--train=photos", f"--weights={old}", f"--out={new}", "--set", *SMALL]
-    )
+    module.main(["prior", "0", f"--data={data}", "--train=photos", f"--weights={old}", f"--out={new}", "--set", *SMALL])
     (_, _, before), (_, _, after) = weights.read(old), weights.read(new)
     started = {name for name in after if name not in before}
     assert started and all(name.startswith("denoiser.") for name in started)
