@@ -12,7 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from jdcsuite.coding.conditions import conditions_of, default_quality, denoising_error, lmbda_of, request_conditions
+from jdcsuite.coding.conditions import (
+    conditions_of,
+    default_quality,
+    denoising_error,
+    lmbda_of,
+    removed_noise,
+    request_conditions,
+)
 from jdcsuite.coding.container import pack, unpack
 from jdcsuite.judging import metrics
 from jdcsuite.models.flagship import BLOCK, Flagship, dct_kernels
@@ -262,6 +269,12 @@ def test_rows_hold_the_request_of_the_file() -> None:
     row, _ = metrics.judge(tiny(), it, settings={"quality": 40.0})
     assert row.quality == 40.0 and row.lmbda == 1024 and row.strength == 1.0 and row.sigma_hat >= 0
     assert row.bpp_payload == pytest.approx(row.bpp_est, rel=0.1)
+
+
+def test_the_noise_to_be_removed_is_read_from_the_conditions() -> None:
+    for noise, strength in ((0.0, 1.0), (0.5, 1.0), (10.0, 0.5), (55.0, 0.01), (300.0, 1.0), (20.0, 0.0)):
+        conditions = request_conditions(Request.of(quality=50.0, noise=noise, strength=strength))
+        assert float(removed_noise(conditions)) == pytest.approx(noise * strength / 255, rel=1e-9)
 
 
 # -- the encoder's denoiser and the magnitudes -----------------------------------------------------------------

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jdcsuite.entropy.quantize import LowerBound, add_noise, compand, round_ste
+from jdcsuite.entropy.quantize import LowerBound, add_noise, compand, expand, round_ste
 
 # -- quantize --------------------------------------------------------------------------------------------------
 
@@ -74,3 +74,8 @@ def test_the_lower_bound_is_compressai_s() -> None:
         for output in outputs:
             (direction * output).sum().backward()
         assert torch.equal(*outputs) and torch.equal(*(value.grad for value in inputs))
+
+
+def test_expand_is_the_inverse_of_compand() -> None:
+    x = torch.cat([torch.linspace(-3, 3, 61), 10.0 ** torch.linspace(-3, 5, 81), -(2.0 ** torch.arange(12))]).double()
+    torch.testing.assert_close(expand(compand(x)), x, rtol=1e-9, atol=1e-12)
