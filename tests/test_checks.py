@@ -69,3 +69,13 @@ def test_choice():
             checks.choice("start", value, ("haar", "random"))
     with pytest.raises(UserError, match=r"is unknown: choose a, b or c$"):
         checks.choice("start", "d", {"a": 1, "b": 2, "c": 3})
+
+
+def test_pairs_and_flags() -> None:
+    assert checks.pair("model.blocks", [2, 3], form="[2,2]") == [2, 3] and checks.flag("a", False) is False
+    for wrong in (5, "22", [1], [1, 2, 3], None):
+        with pytest.raises(UserError, match=r"model\.blocks=.*give two values, as in model\.blocks=\[2,2\]"):
+            checks.pair("model.blocks", wrong, form="[2,2]")
+    for wrong in ("maybe", 1, None):
+        with pytest.raises(UserError, match=r"a=.*give true or false"):
+            checks.flag("a", wrong)

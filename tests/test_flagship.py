@@ -327,10 +327,19 @@ def test_weights_without_denoiser_and_magnitudes_can_still_be_used() -> None:
     assert old(x).denoised is None
 
 
-@pytest.mark.parametrize("wrong", [[0, 1], [8, -1], [8, 65]])
+@pytest.mark.parametrize("wrong", [[0, 1], [8, -1], [8, 65], [64], [8, 1, 1]])
 def test_a_denoiser_that_cannot_be_is_refused(wrong: list[int]) -> None:
     with pytest.raises(UserError, match=r"model\.denoiser"):
         tiny(denoiser=wrong)
+
+
+def test_widths_and_blocks_of_another_length_are_refused() -> None:
+    for changes, message in (
+        ({"blocks": [1]}, r"model\.blocks=\[1\]"),
+        ({"widths": [8, 8, 8]}, r"model\.widths=.*two"),
+    ):
+        with pytest.raises(UserError, match=message):
+            tiny(**changes)
 
 
 # -- the criterion ---------------------------------------------------------------------------------------------

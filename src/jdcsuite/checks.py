@@ -7,7 +7,7 @@ have to be turned into our sentences.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -39,6 +39,19 @@ def whole(name: str, value: Any, *, least: int | None = None, most: int | None =
     """An integer from ``least`` to ``most``; 3.0 is refused."""
     usable = is_number(value) and isinstance(value, Integral)
     return _within(name, value, usable, "whole number", above=None, least=least, under=None, most=most)
+
+
+def pair(name: str, value: Any, *, form: str) -> Any:
+    """Two values; ``form`` shows them."""
+    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:
+        raise UserError(f"{name}={value} is not usable: give two values, as in {name}={form}")
+    return value
+
+
+def flag(name: str, value: Any) -> Any:
+    if not isinstance(value, bool):
+        raise UserError(f"{name}={value} is not usable: give true or false")
+    return value
 
 
 def noise_level(sigma: Any) -> Any:

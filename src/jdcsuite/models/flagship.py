@@ -124,13 +124,19 @@ class Flagship(DualPriorCodec):
         noise_estimate: str = "convolutions",
     ) -> None:
         super().__init__()
-        (c4, c8), (n4, n8), m = widths, blocks, num_latents
+        (c4, c8), (n4, n8) = (
+            checks.pair(f"model.{name}", value, form=form)
+            for name, value, form in (("widths", widths, "[128,192]"), ("blocks", blocks, "[2,2]"))
+        )
+        m = num_latents
+        checks.flag("model.magnitudes", magnitudes)
         checks.whole("model.num_latents", m, least=1, most=3 * BLOCK**2)
         checks.number("model.latent_gain", latent_gain, above=0)
         checks.choice("model.noise_estimate", noise_estimate, ESTIMATES)
         for count in blocks:
             checks.whole("model.blocks", count, least=0, most=MAX_BLOCKS)
         if denoiser is not None:
+            checks.pair("model.denoiser", denoiser, form="[64,3]")
             checks.whole("the width in model.denoiser", denoiser[0], least=1)
             checks.whole("the blocks in model.denoiser", denoiser[1], least=0, most=MAX_BLOCKS)
         self.latent_gain = latent_gain
