@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from jdcsuite.artifacts import weights
+from jdcsuite.models.flagship import Flagship
 
 LEG = Path(__file__).parents[1] / "experiments" / "flagship" / "leg.py"
 SMALL = ("model.widths=[8,8]", "model.blocks=[1,1]", "model.denoiser=[8,1]", "model.num_latents=24",
@@ -105,6 +106,21 @@ def test_a_part_takes_from_the_weights_what_fits(data: Path, tmp_path: Path, scr
             assert torch.equal(tensor[:, :inputs], before[name]) and not tensor[:, inputs:].any()
         elif name in before:
             assert torch.equal(tensor, before[name]), name
+
+
+@torch.no_grad()
+def test_what_is_diagnosed_of_a_transform_without_networks_is_known(data: Path, script) -> None:
+    module = importlib.import_module("diagnose")
+    net = Flagship(widths=[4, 4], blocks=[1, 1], num_latents=768, prior_width=8, embedding=8, denoiser=[4, 1]).eval()
+    for last in (net.latents.module, net.leave[0], net.denoiser.leave[0]):  # a lossless transform remains
+        last.weight.zero_()
+    for sigma, lossless in ((0.0, 60.0), (10.0, 28.2)):
+        found = module.diagnosed(net, data / "photos", sigma=sigma, limit=2)
+        assert found["psnr"] == pytest.approx(found["psnr linear alone"]) and found["psnr kept"] > 60
+        assert found["psnr"] > 60 if sigma == 0 else found["psnr"] == pytest.approx(lossless, abs=0.4)
+        assert found["psnr denoised"] == pytest.approx(found["psnr"]) or sigma == 0
+        assert 0 < found["bpp static"] < found["bpp"], "an untrained prior needs more than static tables"
+    assert module.entropy(np.array([5, 5, -1, -1, 5, 5, 0, 0])) == pytest.approx(12.0)
 
 
 def refused(script: ModuleType, arguments: list[str], capsys: pytest.CaptureFixture) -> str:

@@ -86,7 +86,7 @@ def _judged(model: Flagship, pair: Pair) -> list[dict[str, float]]:
         y_hat, likelihoods = model._relaxed(y, asked)
         bits = -sum(torch.log2(p.float()).sum() for p in likelihoods.values())
         decoded, ceiling = (
-            _psnr(model.synthesise(latents, asked)[..., :height, :width], pair.clean) for latents in (y_hat, y)
+            psnr(model.synthesise(latents, asked)[..., :height, :width], pair.clean) for latents in (y_hat, y)
         )
         rows.append(
             {"quality": q, "bpp": (float(bits) + HEADER) / pixels, "psnr": decoded, "unquantised": ceiling,
@@ -95,7 +95,7 @@ def _judged(model: Flagship, pair: Pair) -> list[dict[str, float]]:
     return rows
 
 
-def _psnr(x_hat: torch.Tensor, clean: torch.Tensor) -> float:
+def psnr(x_hat: torch.Tensor, clean: torch.Tensor) -> float:
     return float(-10 * torch.log10((eight_bit(x_hat) - eight_bit(clean)).square().mean()))
 
 

@@ -130,12 +130,26 @@ def described(config: dict, data: DataModule, before: dict) -> dict:
     }  # fmt: skip
 
 
-def main(words: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("minutes", type=float, help="of training, without start-up and judging")
+def parser_of(description: str) -> argparse.ArgumentParser:
+    """With the arguments of every script that trains the flagship."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--set", nargs="*", default=[], dest="words", help="words of the configuration")
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--train", default="photos_train")
+    return parser
+
+
+def run(work: Callable[[argparse.Namespace], None], given: argparse.Namespace) -> None:
+    try:
+        work(given)
+    except UserError as error:
+        print(f"{work.__name__}: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def main(words: list[str] | None = None) -> None:
+    parser = parser_of(__doc__)
+    parser.add_argument("minutes", type=float, help="of training, without start-up and judging")
     parser.add_argument("--test", nargs="*", default=["kodak24", "mcmaster18", "cc15"])
     parser.add_argument("--final", action="store_true", help="the learning rate falls to 0 over the last quarter")
     parser.add_argument("--weights", type=Path, default=KEPT, help="to start from, if there")
@@ -145,12 +159,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--sigma", type=float, nargs="+", default=list(SIGMAS))
     parser.add_argument("--pictures", type=int, help="judge by the first so many of each folder")
     parser.add_argument("--judge-minutes", type=float, default=2.0, help="after which judging ends")
-    given = parser.parse_args(words)
-    try:
-        leg(given)
-    except UserError as error:
-        print(f"leg: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    run(leg, parser.parse_args(words))
 
 
 def leg(given: argparse.Namespace) -> None:

@@ -8,9 +8,9 @@
                  that are analysed once; the linear synthesis stands for the whole one
 
 The network is that of the configuration (`--set model.blocks=[3,2]`). It takes from the weights what has the same
-shape; a convolution that has got more inputs ignores them at first. MINUTES may be 0. Adam, 1e-3 (noise_level: 2e-3)
-falling to 0 over the second half. After `noise_level` it prints what the estimate reads, of `kodak24` and of the pairs
-of `cc15`, `polyu_crops` and `sidd_small_256` in DATA.
+shape; a convolution that has got more inputs ignores them at first. MINUTES may be 0. The optimiser is that of a leg,
+its learning rate 1e-3 (noise_level: 2e-3), falling to 0 over the second half. After `noise_level` it prints what the
+estimate reads, of `kodak24` and of the pairs of `cc15`, `polyu_crops` and `sidd_small_256` in DATA.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import lightning as L
 import numpy as np
 import torch
 import torch.nn.functional as F
+from hydra.utils import instantiate
 from torch import Tensor, nn
 
 from jdcsuite.artifacts import weights
@@ -37,7 +38,6 @@ from jdcsuite.imaging.read import read
 from jdcsuite.models.flagship import Flagship
 from jdcsuite.training import job as training
 from jdcsuite.training.criteria import mse
-from jdcsuite.training.muon import Muon
 from jdcsuite.types import Pair, UserError
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -128,9 +128,10 @@ def _conditions(model: Flagship, pair: Pair) -> Tensor:
     return conditions_of(quality=pair.settings["quality"], noise=noise, strength=pair.settings["strength"])
 
 
-def train(modules: list[nn.Module], rate: float, loss: Loss, *, minutes: float, autocast: torch.autocast) -> None:
+def train(modules: list[nn.Module], rate: float, loss: Loss, *, minutes: float, config: dict) -> None:
     parameters = [p for module in modules for p in module.parameters()]
-    optimizer = Muon(parameters, lr=rate, betas=(0.9, 0.99), fused=True)
+    optimizer = instantiate(config["task"]["optimizer"])(parameters, lr=rate, betas=(0.9, 0.99))
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled="bf16" in config["trainer"]["precision"])
     start, losses = time.monotonic(), []
     while (gone := (time.monotonic() - start) / 60 / minutes if minutes else 1) < 1:
         optimizer.param_groups[0]["lr"] = rate * min(1.0, 2 * (1 - gone), (len(losses) + 1) / 50)
@@ -171,24 +172,17 @@ def show(net: nn.Module, data: Path) -> None:
 
 
 def main(words: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = leg.parser_of(__doc__)
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("minutes", type=float)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--train", default="photos_train")
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--out", type=Path, help="(--weights)")
-    parser.add_argument("--set", nargs="*", default=[], dest="words", help="words of the configuration")
     given = parser.parse_args(words)
     given.out, given.test = given.out or given.weights, []
-    try:
-        run(given)
-    except UserError as error:
-        print(f"part: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    leg.run(part, given)
 
 
-def run(given: argparse.Namespace) -> None:
+def part(given: argparse.Namespace) -> None:
     if not (math.isfinite(given.minutes) and given.minutes >= 0):
         raise UserError(f"{given.minutes} minutes: give 0 or more")
     if not (given.data / given.train).is_dir():
@@ -205,8 +199,7 @@ def run(given: argparse.Namespace) -> None:
     print("initialised:", ", ".join(take(model, given.weights)) or "nothing")
     moved = (data.on_after_batch_transfer(data.on_before_batch_transfer(b, 0), 0) for b in data.train_dataloader())
     modules, rate, loss = PARTS[given.part](model, (criterion.prepare(pair) for pair in moved))
-    autocast = torch.autocast("cpu", torch.bfloat16, enabled="bf16" in config["trainer"]["precision"])
-    train(modules, rate, loss, minutes=given.minutes, autocast=autocast)
+    train(modules, rate, loss, minutes=given.minutes, config=config)
     weights.round_to_bf16(model)
     model.eval().update()
     seen = {name: before.get(name) or 0 for name in ("legs", "samples")}  # a part alone is no leg

@@ -49,6 +49,7 @@ def pair(name: str, value: Any, *, form: str) -> Any:
 
 
 def flag(name: str, value: Any) -> Any:
+    """True or false."""
     if not isinstance(value, bool):
         raise UserError(f"{name}={value} is not usable: give true or false")
     return value
