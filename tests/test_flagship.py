@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from jdcsuite.coding.conditions import (
+    CODED,
+    coding_error,
     conditions_of,
     default_quality,
     denoising_error,
@@ -29,7 +31,7 @@ from jdcsuite.training.any_rate import AnyRate
 from jdcsuite.types import CorruptFile, Output, Pair, Request, UserError
 
 TINY = {"widths": [8, 8], "blocks": [1, 1], "num_latents": 24, "prior_width": 8, "embedding": 8}
-TINY |= {"denoiser": [8, 1], "magnitudes": True, "noise_estimate": "bands"}
+TINY |= {"denoiser": [8, 1], "post_filter": [8, 1], "magnitudes": True, "noise_estimate": "bands"}
 
 
 def tiny(*, seed: int = 0, **changes: object) -> Flagship:
@@ -111,7 +113,7 @@ def test_dct_kernels_are_orthonormal_and_equal_scipy() -> None:
 def test_a_network_with_all_latents_is_initially_a_lossless_transform() -> None:
     net = tiny(num_latents=768, widths=[4, 4])
     with torch.no_grad():
-        for last in (net.latents.module, net.leave[0], net.denoiser.leave[0]):  # removes the corrections by networks
+        for last in (net.latents.module, net.leave[0], net.denoiser.leave[0], net.post_filter.leave[0]):
             last.weight.zero_()
         x = image(64, 96, noise=20)
         for quality in (0.0, 60.0, 100.0):
@@ -277,7 +279,7 @@ def test_the_noise_to_be_removed_is_read_from_the_conditions() -> None:
         assert float(removed_noise(conditions)) == pytest.approx(noise * strength / 255, rel=1e-9)
 
 
-# -- the encoder's denoiser and the magnitudes -----------------------------------------------------------------
+# -- denoiser, post-filter and magnitudes -----------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -296,6 +298,29 @@ def test_what_the_denoiser_removes_is_proportional_to_noise_and_strength() -> No
     torch.testing.assert_close(removed(20.0, 0.25), whole / 4)
     for nothing in (removed(0.0, 1.0), removed(20.0, 0.0)):
         assert float(nothing.abs().max()) == 0
+
+
+@torch.no_grad()
+def test_what_the_post_filter_changes_is_proportional_to_the_error_of_coding() -> None:
+    net, x = tiny(), image(64, 64)
+    net.post_filter.leave[0].weight.normal_(std=0.1)
+
+    def changed(quality: float) -> Tensor:
+        conditions = request_conditions(Request.of(quality=quality, noise=0.0, strength=1.0)).float()
+        return x - net._filtered(x, conditions, torch.zeros(1, TINY["embedding"]))
+
+    assert float(changed(20.0).std()) > 0.005
+    torch.testing.assert_close(changed(40.0), changed(20.0) / 2)  # lmbda is 4 times as large
+    for quality in (0.0, 35.5, 100.0):
+        conditions = request_conditions(Request.of(quality=quality, noise=7.0, strength=0.5))
+        assert float(coding_error(conditions)) ** 2 * lmbda_of(quality) == pytest.approx(CODED, rel=1e-9)
+
+
+def test_gradients_reach_the_decoder_through_the_post_filter() -> None:
+    net, it = tiny().train(), AnyRate().train().prepare(pair(4))
+    net(it.noisy, sigma=it.sigma, **it.settings).x_hat.square().sum().backward()
+    for part in (net.post_filter.enter, net.leave, net.linear_s, net.gain_s):
+        assert all(p.grad is not None and p.grad.any() for p in part.parameters())
 
 
 def test_the_error_of_the_denoised_image_trains_the_denoiser_and_the_embedding_alone() -> None:
@@ -325,17 +350,18 @@ def test_the_prior_is_given_latents_and_their_absolute_values() -> None:
 
 
 @torch.no_grad()
-def test_weights_without_denoiser_and_magnitudes_can_still_be_used() -> None:
-    old = tiny(denoiser=None, magnitudes=False, noise_estimate="convolutions")
+def test_weights_without_the_later_parts_can_still_be_used() -> None:
+    old = tiny(denoiser=None, post_filter=None, magnitudes=False, noise_estimate="convolutions")
     x = image(70, 90, noise=12)
     assert old.decompress(old.compress(x, quality=80.0)).shape == x.shape
     assert old(x).denoised is None
 
 
+@pytest.mark.parametrize("part", ["denoiser", "post_filter"])
 @pytest.mark.parametrize("wrong", [[0, 1], [8, -1], [8, 65], [64], [8, 1, 1]])
-def test_a_denoiser_that_cannot_be_is_refused(wrong: list[int]) -> None:
-    with pytest.raises(UserError, match=r"model\.denoiser"):
-        tiny(denoiser=wrong)
+def test_a_denoiser_or_post_filter_that_cannot_be_is_refused(wrong: list[int], part: str) -> None:
+    with pytest.raises(UserError, match=rf"model\.{part}"):
+        tiny(**{part: wrong})
 
 
 def test_widths_and_blocks_of_another_length_are_refused() -> None:

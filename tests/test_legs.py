@@ -20,9 +20,9 @@ from jdcsuite.artifacts import weights
 from jdcsuite.models.flagship import Flagship
 
 LEG = Path(__file__).parents[1] / "experiments" / "flagship" / "leg.py"
-SMALL = ("model.widths=[8,8]", "model.blocks=[1,1]", "model.denoiser=[8,1]", "model.num_latents=24",
-         "model.prior_width=8", "model.embedding=8", "data.batch=2", "data.crop=64", "data.workers=0",
-         "trainer.log_every=1")  # fmt: skip
+SMALL = ("model.widths=[8,8]", "model.blocks=[1,1]", "model.denoiser=[8,1]", "model.post_filter=[8,1]",
+         "model.num_latents=24", "model.prior_width=8", "model.embedding=8", "data.batch=2", "data.crop=64",
+         "data.workers=0", "trainer.log_every=1")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_legs_follow_each_other(data: Path, tmp_path: Path, script: ModuleType) 
     weights.load(tmp_path / "w.safetensors")
 
 
-@pytest.mark.parametrize("part", ["noise_level", "denoiser", "prior"])
+@pytest.mark.parametrize("part", ["noise_level", "denoiser", "prior", "post_filter"])
 def test_a_part_is_trained_alone(part: str, data: Path, tmp_path: Path, script, monkeypatch) -> None:
     module, kept = importlib.import_module("part"), tmp_path / "w.safetensors"
     script.main(words(data, tmp_path, 0.01, test=("clean",)))
@@ -94,12 +94,12 @@ def test_a_part_is_trained_alone(part: str, data: Path, tmp_path: Path, script, 
 
 def test_a_part_takes_from_the_weights_what_fits(data: Path, tmp_path: Path, script) -> None:
     module, old, new = importlib.import_module("part"), tmp_path / "w.safetensors", tmp_path / "new.safetensors"
-    smaller = ["model.denoiser=null", "model.magnitudes=false"]
+    smaller = ["model.denoiser=null", "model.post_filter=null", "model.magnitudes=false"]
     script.main([*words(data, tmp_path, 0.01, test=("clean",)), *smaller])
     module.main(["prior", "0", f"--data={data}", "--train=photos", f"--weights={old}", f"--out={new}", "--set", *SMALL])
     (_, _, before), (_, _, after) = weights.read(old), weights.read(new)
     started = {name for name in after if name not in before}
-    assert started and all(name.startswith("denoiser.") for name in started)
+    assert started and {name.split(".")[0] for name in started} == {"denoiser", "post_filter"}
     for name, tensor in after.items():
         if name in ("h_a.0.weight", "spatial_prior.0.weight"):
             inputs = before[name].shape[1]
@@ -111,9 +111,15 @@ def test_a_part_takes_from_the_weights_what_fits(data: Path, tmp_path: Path, scr
 @torch.no_grad()
 def test_what_is_diagnosed_of_a_transform_without_networks_is_known(data: Path, script) -> None:
     module = importlib.import_module("diagnose")
-    net = Flagship(widths=[4, 4], blocks=[1, 1], num_latents=768, prior_width=8, embedding=8, denoiser=[4, 1]).eval()
-    for last in (net.latents.module, net.leave[0], net.denoiser.leave[0]):  # a lossless transform remains
-        last.weight.zero_()
+    net = Flagship(widths=[4, 4], blocks=[1, 1], num_latents=768, prior_width=8, embedding=8,
+                   denoiser=[4, 1], post_filter=[4, 1]).eval()  # fmt: skip
+    for last in (
+        net.latents.module,
+        net.leave[0],
+        net.denoiser.leave[0],
+        net.post_filter.leave[0],
+    ):  # a lossless transform remains
+        last.weight.zero_()  # a lossless transform remains
     for sigma, lossless in ((0.0, 60.0), (10.0, 28.2)):
         found = module.diagnosed(net, data / "photos", sigma=sigma, limit=2)
         assert found["psnr"] == pytest.approx(found["psnr linear alone"]) and found["psnr kept"] > 60

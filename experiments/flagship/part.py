@@ -1,11 +1,12 @@
 """Trains one part of the flagship alone, which takes minutes of a CPU, and puts it into the weights.
 
-    python experiments/flagship/part.py {noise_level,denoiser,prior} MINUTES --data DATA --weights WEIGHTS [--out OUT]
+    python experiments/flagship/part.py PART MINUTES --data DATA --weights WEIGHTS [--out OUT]
 
     noise_level  the blind estimate: smooth-L1 error of log2(1 + sigma), with more camera noise and JPEG than a leg has
     denoiser     the encoder's: log(1 + MSE / the error that denoising leaves), as in the criterion
     prior        h_a, h_s, fusion, spatial prior and the prior of z: bits and the error of rounding, of latents of crops
                  that are analysed once; the linear synthesis stands for the whole one
+    post_filter  the decoder's: log of the MSE of crops that are coded once
 
 The network is that of the configuration (`--set model.blocks=[3,2]`). It takes from the weights what has the same
 shape; a convolution that has got more inputs ignores them at first. MINUTES may be 0. The optimiser is that of a leg,
@@ -21,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import lightning as L
 import numpy as np
@@ -44,15 +46,17 @@ sys.path.insert(0, str(Path(__file__).parent))
 import leg
 
 PRIOR = ("h_a", "h_s", "fusion", "spatial_prior", "prior_z")
-ANALYSED = 600  # crops whose latents are kept to train the prior
+BATCHES = {"prior": 150, "post_filter": 300}  # that are coded once, and drawn from again
 PAIRS = {"cc15": 1, "polyu_crops": 5, "sidd_small_256": 8}  # folder -> every how many images
 WORDS = {
     "noise_level": ["data.batch=16", "data.crop=128", "data.training_noise.camera=0.3", "data.training_noise.jpeg=0.3"],
     "denoiser": ["data.batch=8", "data.crop=96"],
     "prior": ["data.batch=4", "data.crop=256"],
+    "post_filter": ["data.batch=8", "data.crop=128"],
 }
 
 Loss = Callable[[], Tensor]
+T = TypeVar("T")
 
 
 def take(model: nn.Module, path: Path) -> list[str]:
@@ -94,17 +98,18 @@ def denoiser(model: Flagship, batches: Iterator[Pair]) -> tuple[list[nn.Module],
 
 
 def prior(model: Flagship, batches: Iterator[Pair]) -> tuple[list[nn.Module], float, Loss]:
-    random, kept = np.random.default_rng(0), []
     energy = model.linear_s[0].module.weight.detach().square().sum((0, 2, 3))[None, :, None, None]
 
+    def analysed() -> tuple[Tensor, Tensor]:
+        pair = next(batches)
+        conditions = _conditions(model, pair)
+        gain = model._gain(model.gain_a, conditions, model._embedded(conditions)).float()
+        return (model.analyse(pair.noisy, conditions) / gain).half(), conditions
+
+    draw = drawn_again(analysed, BATCHES["prior"])
+
     def loss() -> Tensor:
-        if sum(len(conditions) for _, conditions in kept) < ANALYSED:
-            with torch.no_grad():
-                pair = next(batches)
-                conditions = _conditions(model, pair)
-                gain = model._gain(model.gain_a, conditions, model._embedded(conditions)).float()
-                kept.append(((model.analyse(pair.noisy, conditions) / gain).half(), conditions))
-        y, conditions = kept[int(random.integers(len(kept)))]
+        y, conditions = draw()
         conditions = torch.cat([torch.rand(len(y), 1), conditions[:, 1:]], 1)  # of any other quality
         with torch.no_grad():
             e = model._embedded(conditions)
@@ -119,7 +124,38 @@ def prior(model: Flagship, batches: Iterator[Pair]) -> tuple[list[nn.Module], fl
     return [getattr(model, name) for name in PRIOR], 1e-3, loss
 
 
-PARTS = {"noise_level": noise_level, "denoiser": denoiser, "prior": prior}
+def post_filter(model: Flagship, batches: Iterator[Pair]) -> tuple[list[nn.Module], float, Loss]:
+    def coded() -> tuple[Pair, Tensor, Tensor]:
+        pair = next(batches)
+        conditions = _conditions(model, pair)
+        y_hat, _ = model._relaxed(model.analyse(pair.noisy, conditions), conditions)
+        return pair, model._decoded(y_hat, conditions, model._embedded(conditions)), conditions
+
+    draw = drawn_again(coded, BATCHES["post_filter"])
+
+    def loss() -> Tensor:
+        pair, decoded, conditions = draw()
+        filtered = model._filtered(decoded, conditions, model._embedded(conditions).detach())
+        return torch.log(mse(filtered, pair) + 1e-6).mean()
+
+    return [model.post_filter], 1e-3, loss
+
+
+def drawn_again(make: Callable[[], T], count: int) -> Callable[[], T]:
+    """Returns what ``make`` makes the first ``count`` times, then one of these at random."""
+    random, made = np.random.default_rng(0), []
+
+    def draw() -> T:
+        if len(made) < count:
+            with torch.no_grad():
+                made.append(make())
+            return made[-1]
+        return made[int(random.integers(count))]
+
+    return draw
+
+
+PARTS = {"noise_level": noise_level, "denoiser": denoiser, "prior": prior, "post_filter": post_filter}
 
 
 @torch.no_grad()

@@ -35,6 +35,7 @@ CODECS = {
     "fllic": ("fllic.FLLIC", {"widths": [4, 4, 4], "num_latents": 4, "prior_width": 2, "latent_gain": 64.0}),
     "flagship": ("flagship.Flagship", FLAGSHIP),  # as its first weights
     "flagship_denoiser": ("flagship.Flagship", {**FLAGSHIP, "denoiser": [4, 1], "magnitudes": True}),
+    "flagship_post_filter": ("flagship.Flagship", {**FLAGSHIP, "post_filter": [4, 1]}),
     "many_priors": ("manypriors.ManyPriors", {"num_channels": 4, "num_latents": 6, "num_priors": 5}),
     "many_priors_adaptive": (
         "manypriors.ManyPriors",
@@ -57,6 +58,9 @@ SETTINGS = {
 # networks that are initialised with zeros and are not among the `prior_networks`
 ZERO_INITIALISED = {"flagship": ("gain_a", "gain_s", "fine_a.0.scale", "coarse_s.0.scale")}
 ZERO_INITIALISED["flagship_denoiser"] = (*ZERO_INITIALISED["flagship"], "denoiser.blocks.0.scale", "denoiser.leave")
+ZERO_INITIALISED["flagship_post_filter"] = (
+    *ZERO_INITIALISED["flagship"], "post_filter.blocks.0.scale", "post_filter.leave",
+)  # fmt: skip
 MAX_WEIGHTS = 250_000  # bytes
 LCFDNET = "lcfdnet"  # its weights exceed that at any width, so `numbered` makes them again
 WEIGHTS, LIST = "weights.safetensors", "golden.json"

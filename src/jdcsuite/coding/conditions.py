@@ -57,6 +57,12 @@ def removed_noise(conditions: Float[Tensor, "b 3"]) -> Float[Tensor, "b"]:
     return expand(OCTAVES * conditions[:, NOISE]) * conditions[:, STRENGTH] / 255
 
 
+def coding_error(conditions: Float[Tensor, "b 3"]) -> Float[Tensor, "b"]:
+    """Standard deviation of the coder's own error at the quality of the conditions and high rate, on the scale where
+    white is 1; at low rates it is lower."""
+    return torch.sqrt(CODED / lmbda_of(100 * conditions[:, QUALITY]))
+
+
 def request_conditions(request: Request) -> Float[Tensor, "1 3"]:
     """Conditions of the request in a header, float64."""
     quality, noise, strength = (

@@ -6,7 +6,7 @@ combination below is not published elsewhere. Its parts: the adaptive steps of F
 scales that depend on the rate (as in the intra codecs of DCVC and the gained VAE).
 
     x - noise(x) -> linear (initially a 16x16 DCT) + net at 1/4 and 1/8 -> y * gain(conditions) -> [dual prior] -> y_hat
-    y_hat / gain(conditions) -> linear inverse + net -> x_hat
+    y_hat / gain(conditions) -> linear inverse + net -> decoded -> decoded - coding error(decoded) = x_hat
 
 The conditions are quality, noise and strength (`coding.conditions`). The encoder estimates the noise if it is not
 given. All three are stored in the header, from which prior and decoder read them.
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from jdcsuite import checks
 from jdcsuite.coding.conditions import (
     QUALITY,
+    coding_error,
     conditions_of,
     default_quality,
     lmbda_of,
@@ -74,11 +75,12 @@ class Blocks(nn.ModuleList):
         return x
 
 
-class Denoiser(nn.Module):
-    """Image around 0 -> what the encoder takes from it before the transforms, at half resolution.
+class ErrorNetwork(nn.Module):
+    """Image around 0 -> estimate of its error, at half resolution: of noise before the encoder, of coding behind the
+    decoder.
 
-    The output of the network is multiplied by the level of the noise to be removed: a clean image stays what it is, and
-    the network predicts noise of about unit variance at every level. ``width``: channels; ``blocks``: residual blocks.
+    The output of the network is multiplied by the expected level of the error: an image without stays what it is, and
+    the network predicts errors of about unit variance at every level. ``width``: channels; ``blocks``: residual blocks.
     """
 
     def __init__(self, width: int, blocks: int, embedding: int) -> None:
@@ -99,9 +101,9 @@ class Flagship(DualPriorCodec):
     ``num_latents``: channels of y at 1/16, at most 768. ``prior_width``: channels of z and of the prior networks.
     ``embedding``: size of the embedded conditions. ``latent_gain``: latents per unit of the orthonormal transform at
     lmbda 8192; initially the gain is this times sqrt(lmbda / 8192), which suits the step to the rate.
-    ``denoiser``: width and blocks of the encoder's `Denoiser`; None: it has none. ``magnitudes``: see
-    `DualPriorCodec`. ``noise_estimate``: "bands" or "convolutions". The defaults of these three are those of the first
-    weights, whose configuration did not name them.
+    ``denoiser``, ``post_filter``: width and blocks of the `ErrorNetwork` before the encoder and of that behind the
+    decoder; None: there is none. ``magnitudes``: see `DualPriorCodec`. ``noise_estimate``: "bands" or "convolutions".
+    The defaults of these four are those of the first weights, whose configuration did not name them.
 
     The linear shortcut and all operations on latents run in float32 under autocast, because bf16 adds noise of half a
     grey level to bright pixels. The networks add a correction of the order of the noise, for which bf16 suffices.
@@ -120,6 +122,7 @@ class Flagship(DualPriorCodec):
         embedding: int = 64,
         latent_gain: float = 16.0,
         denoiser: list[int] | None = None,
+        post_filter: list[int] | None = None,
         magnitudes: bool = False,
         noise_estimate: str = "convolutions",
     ) -> None:
@@ -135,14 +138,11 @@ class Flagship(DualPriorCodec):
         checks.choice("model.noise_estimate", noise_estimate, ESTIMATES)
         for count in blocks:
             checks.whole("model.blocks", count, least=0, most=MAX_BLOCKS)
-        if denoiser is not None:
-            checks.pair("model.denoiser", denoiser, form="[64,3]")
-            checks.whole("the width in model.denoiser", denoiser[0], least=1)
-            checks.whole("the blocks in model.denoiser", denoiser[1], least=0, most=MAX_BLOCKS)
         self.latent_gain = latent_gain
-        # receptive field beyond the block of a latent: 3x3 convolutions at 1/4 and at 1/8
-        self.denoiser = None if denoiser is None else Denoiser(*denoiser, embedding)
-        around = 0 if self.denoiser is None else self.denoiser.margin
+        self.denoiser = _error("model.denoiser", denoiser, embedding)
+        self.post_filter = _error("model.post_filter", post_filter, embedding)
+        # receptive field beyond the block of a latent: 3x3 convolutions at 1/2, 1/4 and 1/8
+        around = max((net.margin for net in (self.denoiser, self.post_filter) if net is not None), default=0)
         self.margin = math.ceil((around + 4 + 8 * n4 + 16 * n8 + 8) / BLOCK) * BLOCK
         self.embed = nn.Sequential(nn.Linear(3, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU())
         self.linear_a = Float32(nn.Conv2d(3, m, BLOCK, stride=BLOCK))
@@ -173,8 +173,7 @@ class Flagship(DualPriorCodec):
             if isinstance(block, Block):
                 block.second.weight.mul_(0.3)
         lasts = [self.latents.module, self.leave[0]]
-        if self.denoiser is not None:
-            lasts.append(self.denoiser.leave[0])
+        lasts += [net.leave[0] for net in (self.denoiser, self.post_filter) if net is not None]
         for last in lasts:
             last.weight.mul_(SMALL)
             nn.init.zeros_(last.bias)
@@ -210,11 +209,21 @@ class Flagship(DualPriorCodec):
     ) -> Float[Tensor, "b 3 h w"]:
         """y_hat in channel steps -> padded image."""
         e = self._embedded(conditions)
+        return self._filtered(self._decoded(y_hat, conditions, e), conditions, e)
+
+    def _decoded(
+        self, y_hat: Float[Tensor, "b m hy wy"], conditions: Float[Tensor, "b 3"], e: Float[Tensor, "b k"]
+    ) -> Float[Tensor, "b 3 h w"]:
         with torch.autocast(y_hat.device.type, enabled=False):
             y_hat = y_hat / self._gain(self.gain_s, conditions, e)
             linear = self.linear_s(y_hat)
         correction = self.leave(self.fine_s(self.up(self.coarse_s(self.expand(y_hat), e)), e))
         return linear + correction + 0.5
+
+    def _filtered(
+        self, x: Float[Tensor, "b 3 h w"], conditions: Float[Tensor, "b 3"], e: Float[Tensor, "b k"]
+    ) -> Float[Tensor, "b 3 h w"]:
+        return x if self.post_filter is None else x - self.post_filter(x - 0.5, coding_error(conditions).to(x), e)
 
     def _embedded(self, conditions: Float[Tensor, "b 3"]) -> Float[Tensor, "b k"]:
         with torch.autocast(conditions.device.type, enabled=False):
@@ -284,6 +293,16 @@ class Flagship(DualPriorCodec):
 
     def constants(self) -> dict[str, object]:
         return {"latent_gain": float(self.latent_gain)}
+
+
+def _error(name: str, sizes: list[int] | None, embedding: int) -> ErrorNetwork | None:
+    """The network of the configuration's word ``name``, [width, blocks]."""
+    if sizes is None:
+        return None
+    width, blocks = checks.pair(name, sizes, form="[64,3]")
+    checks.whole(f"the width in {name}", width, least=1)
+    checks.whole(f"the blocks in {name}", blocks, least=0, most=MAX_BLOCKS)
+    return ErrorNetwork(width, blocks, embedding)
 
 
 def dct_kernels(count: int) -> Float[Tensor, "m 3 16 16"]:
