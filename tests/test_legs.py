@@ -92,6 +92,13 @@ def test_a_part_is_trained_alone(part: str, data: Path, tmp_path: Path, script, 
     weights.load(kept)
 
 
+def test_what_is_coded_once_is_drawn_again(script) -> None:
+    counter = iter(range(100))
+    draw = importlib.import_module("part").drawn_again(lambda: next(counter), 3)
+    drawn = [draw() for _ in range(40)]
+    assert drawn[:3] == [0, 1, 2] and set(drawn[3:]) == {0, 1, 2} and next(counter) == 3
+
+
 def test_a_part_takes_from_the_weights_what_fits(data: Path, tmp_path: Path, script) -> None:
     module, old, new = importlib.import_module("part"), tmp_path / "w.safetensors", tmp_path / "new.safetensors"
     smaller = ["model.denoiser=null", "model.post_filter=null", "model.magnitudes=false"]

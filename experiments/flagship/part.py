@@ -125,18 +125,19 @@ def prior(model: Flagship, batches: Iterator[Pair]) -> tuple[list[nn.Module], fl
 
 
 def post_filter(model: Flagship, batches: Iterator[Pair]) -> tuple[list[nn.Module], float, Loss]:
-    def coded() -> tuple[Pair, Tensor, Tensor]:
+    def coded() -> tuple[Tensor, Tensor, Tensor]:
         pair = next(batches)
         conditions = _conditions(model, pair)
         y_hat, _ = model._relaxed(model.analyse(pair.noisy, conditions), conditions)
-        return pair, model._decoded(y_hat, conditions, model._embedded(conditions)), conditions
+        decoded = model._decoded(y_hat, conditions, model._embedded(conditions))
+        return decoded.half(), pair.clean.half(), conditions
 
     draw = drawn_again(coded, BATCHES["post_filter"])
 
     def loss() -> Tensor:
-        pair, decoded, conditions = draw()
-        filtered = model._filtered(decoded, conditions, model._embedded(conditions).detach())
-        return torch.log(mse(filtered, pair) + 1e-6).mean()
+        decoded, clean, conditions = draw()
+        filtered = model._filtered(decoded.float(), conditions, model._embedded(conditions).detach())
+        return torch.log((filtered - clean.float()).square().flatten(1).mean(1) + 1e-6).mean()
 
     return [model.post_filter], 1e-3, loss
 

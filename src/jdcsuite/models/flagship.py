@@ -139,8 +139,8 @@ class Flagship(DualPriorCodec):
         for count in blocks:
             checks.whole("model.blocks", count, least=0, most=MAX_BLOCKS)
         self.latent_gain = latent_gain
-        self.denoiser = _error("model.denoiser", denoiser, embedding)
-        self.post_filter = _error("model.post_filter", post_filter, embedding)
+        self.denoiser = _error_network("model.denoiser", denoiser, embedding)
+        self.post_filter = _error_network("model.post_filter", post_filter, embedding)
         # receptive field beyond the block of a latent: 3x3 convolutions at 1/2, 1/4 and 1/8
         around = max((net.margin for net in (self.denoiser, self.post_filter) if net is not None), default=0)
         self.margin = math.ceil((around + 4 + 8 * n4 + 16 * n8 + 8) / BLOCK) * BLOCK
@@ -295,7 +295,7 @@ class Flagship(DualPriorCodec):
         return {"latent_gain": float(self.latent_gain)}
 
 
-def _error(name: str, sizes: list[int] | None, embedding: int) -> ErrorNetwork | None:
+def _error_network(name: str, sizes: list[int] | None, embedding: int) -> ErrorNetwork | None:
     """The network of the configuration's word ``name``, [width, blocks]."""
     if sizes is None:
         return None
