@@ -11,10 +11,11 @@ from rich.console import Console
 
 from jdcsuite.artifacts.folder import is_finished
 from jdcsuite.judging import results
-from jdcsuite.study import rate_search, reporting, trial
+from jdcsuite.study import reporting
 from jdcsuite.study.launch import Failure, slurm
 from jdcsuite.study.launch.execute import execute, time_left
-from jdcsuite.study.plan import Job, Parts, draft, identify, in_order, write
+from jdcsuite.study.plan import Job, in_order, write
+from jdcsuite.study.rounds import Rounds
 from jdcsuite.types import UserError
 
 
@@ -22,56 +23,55 @@ def run(jobs_overrides: Sequence[list[str]], *, config_name: str = "config") -> 
     """Plan all jobs, try them out, run them and what they need, and write the report; the failures. A job with
     ``target_bpp`` brings about others (`rate_search`). UserError before anything is trained, for what is wrong with
     any of them."""
-    console, parts = Console(), Parts()
-    drafts = [draft(overrides, config_name=config_name) for overrides in jobs_overrides]
-    searches = rate_search.searches(drafts)
-    waiting = [job for job in drafts if job.config["target_bpp"] is None]
-    _announce(drafts[0], console, count=len(waiting) + len(searches))
-    kind = drafts[0].config["launcher"]["kind"]
-    planned: list[Job] = []
-    failures: list[Failure] = []
+    console = Console()
+    rounds = Rounds(jobs_overrides, config_name=config_name)
+    _announce(rounds.first, console, count=rounds.count)
     _end_at_signals()
-    while True:
-        turns = [(search, search.draft(config_name)) for search in searches if search.next is not None]
-        jobs = [*waiting, *(job for _, job in turns)]
-        if not jobs:
-            break
-        _check(jobs, parts)
-        if kind == "plan":
-            _show(in_order(jobs), console)
-            for search in searches:
-                console.print(f"{search.target:g} bpp: at most {search.most} jobs, of which this shows the first")
-            return []
-        write(jobs)
-        folders = [job.folder for job in in_order(jobs)]
-        if extra := len(folders) - len({job.folder for job in jobs}):
-            console.print(f"{extra} more job{'s' if extra > 1 else ''}, which they need", highlight=False)
-        planned, waiting = [*planned, *jobs], []
-        if kind != "slurm":
-            failures += execute(folders, console)
-        elif not turns or any(job.config["rerun"] or not is_finished(job.folder, job.key) for job in jobs):
-            break
-        for search, job in turns:
-            search.note(job, parts.data(job).test_sets[0], failures)
+    launch = {"plan": _plan, "slurm": _submit}.get(rounds.first.config["launcher"]["kind"], _run)
+    return launch(rounds, console)
+
+
+def _run(rounds: Rounds, console: Console) -> list[Failure]:
+    failures: list[Failure] = []
+    while jobs := rounds.next():
+        failures += execute(_written(jobs, console), console)
+        for search in rounds.note(failures):
             console.print(str(search), highlight=False, soft_wrap=True)
-    if kind == "slurm":
-        slurm.submit([job.folder for job in in_order(planned)], _folders(planned), console)
-        for search in searches:
-            if search.next is not None:
-                console.print(
-                    f"{search}: give the same command again when the jobs have ended", highlight=False, soft_wrap=True
-                )
-        return []
-    failures += [Failure(drafts[0].study, reason) for search in searches if (reason := search.shortfall)]
-    _report(planned, failures, console)
+    failures += [Failure(rounds.first.study, search.shortfall) for search in rounds.searches if search.shortfall]
+    _report(rounds.jobs, failures, console)
     return failures
 
 
-def _check(jobs: Sequence[Job], parts: Parts) -> None:
-    """Try out jobs and give them their folders."""
-    trial.construct(jobs, parts)
-    identify(jobs, parts)  # reads all pictures, which takes longest
-    trial.check_data(jobs, parts)
+def _submit(rounds: Rounds, console: Console) -> list[Failure]:
+    """Give all jobs of finished rounds, and of the first that is not, to SLURM."""
+    while jobs := rounds.next():
+        _written(jobs, console)
+        if any(job.config["rerun"] or not is_finished(job.folder, job.key) for job in jobs):
+            break
+        for search in rounds.note([]):
+            console.print(str(search), highlight=False, soft_wrap=True)
+    slurm.submit([job.folder for job in in_order(rounds.jobs)], _folders(rounds.jobs), console)
+    for search in rounds.open:
+        line = f"{search}: give the same command again when the jobs have ended"
+        console.print(line, highlight=False, soft_wrap=True)
+    return []
+
+
+def _plan(rounds: Rounds, console: Console) -> list[Failure]:
+    """Show the first round; nothing is written."""
+    _show(in_order(rounds.next()), console)
+    for search in rounds.searches:
+        console.print(f"{search.target:g} bpp: at most {search.most} jobs, of which this shows the first")
+    return []
+
+
+def _written(jobs: Sequence[Job], console: Console) -> list[Path]:
+    """Write the folders of jobs and of those that they need; all of them, in the order in which they can run."""
+    write(jobs)
+    folders = [job.folder for job in in_order(jobs)]
+    if extra := len(folders) - len({job.folder for job in jobs}):
+        console.print(f"{extra} more job{'s' if extra > 1 else ''}, which they need", highlight=False)
+    return folders
 
 
 def _report(jobs: Sequence[Job], failures: list[Failure], console: Console) -> None:
@@ -101,7 +101,7 @@ def _end_at_signals() -> None:
 
 
 def _show(jobs: Sequence[Job], console: Console) -> None:
-    """The jobs of a sweep in the order in which they would run; nothing is written."""
+    """Print jobs in the order in which they would run."""
     folders, finished = [job.folder for job in jobs], 0
     for job in jobs:
         done = is_finished(job.folder, job.key) and not job.config["rerun"]
