@@ -23,8 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TOP, LEFT, SIDE = 52, 128, 128  # pixels shown; sizes and PSNR are those of the whole picture
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-kept = ROOT / "experiments" / "synthetic_awgn" / "weights" / "fllic-s10-l2048.safetensors"
-parser.add_argument("weights", nargs="?", type=Path, default=kept)
+parser.add_argument("weights", nargs="?", type=Path, default=weights.shipped(), help="(those in the package)")
 parser.add_argument("-o", "--out", type=Path, default=ROOT / "docs" / "equal_bytes.png")
 options = parser.parse_args()
 
