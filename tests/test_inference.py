@@ -14,7 +14,8 @@ from jdcsuite.coding.container import unpack
 from jdcsuite.coding.tiling import Box
 from jdcsuite.coding.transform import TransformCodec
 from jdcsuite.models import layers
-from jdcsuite.models.flagship import Block, Flagship
+from jdcsuite.models.conditioned import Block
+from jdcsuite.models.flagship import Flagship
 from jdcsuite.models.fllic import FLLIC
 from jdcsuite.models.layers import DepthConv, ResidualDown, ResidualUp
 from jdcsuite.models.manypriors import ManyPriors

@@ -19,7 +19,6 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from scipy.fft import dct
 from torch import Tensor, nn
@@ -34,66 +33,16 @@ from jdcsuite.coding.conditions import (
     removed_noise,
     request_conditions,
 )
+from jdcsuite.models.conditioned import MAX_BLOCKS, Block, Blocks, error_network
 from jdcsuite.models.dual_prior import DualPriorCodec
 from jdcsuite.models.haar import COLOURS, SMALL, Band
-from jdcsuite.models.layers import Float32, add, conv1x1, conv3x3, subpixel
+from jdcsuite.models.layers import Float32, conv1x1, conv3x3, subpixel
 from jdcsuite.models.noise_level import ESTIMATES
 from jdcsuite.types import Output, Request, Side, UserError
 
 BLOCK = 16  # pixels: side of a block of the linear transform, and of a latent
-MAX_BLOCKS = 64
 REFERENCE = 13.0  # log2 of the lmbda at which the gain is `latent_gain`
 MAX_ESTIMATE = 255.0  # grey levels: a bound for estimates on images unlike those of the training
-
-
-class Block(nn.Module):
-    """Residual block of two 3x3 convolutions; the embedded conditions ``e`` scale its inner channels."""
-
-    def __init__(self, channels: int, embedding: int) -> None:
-        super().__init__()
-        self.first, self.second = conv3x3(channels, channels), conv3x3(channels, channels)
-        self.scale = nn.Linear(embedding, channels)
-        nn.init.zeros_(self.scale.weight)
-        nn.init.zeros_(self.scale.bias)
-
-    def forward(self, x: Tensor, e: Float[Tensor, "b k"]) -> Tensor:
-        scale = (1 + self.scale(e))[:, :, None, None]
-        inner = F.leaky_relu_(self.first(x), 0.1)
-        inner = inner * scale if torch.is_grad_enabled() else inner.mul_(scale)
-        return add(self.second(inner), x)
-
-
-class Blocks(nn.ModuleList):
-    """``count`` residual blocks in sequence."""
-
-    def __init__(self, count: int, channels: int, embedding: int) -> None:
-        super().__init__(Block(channels, embedding) for _ in range(count))
-
-    def forward(self, x: Tensor, e: Float[Tensor, "b k"]) -> Tensor:
-        for block in self:
-            x = block(x, e)
-        return x
-
-
-class ErrorNetwork(nn.Module):
-    """Image around 0 -> estimate of its error, at half resolution: of noise before the encoder, of coding behind the
-    decoder.
-
-    The output of the network is multiplied by the expected level of the error: an image without stays what it is, and
-    the network predicts errors of about unit variance at every level. ``width``: channels; ``blocks``: residual blocks.
-    """
-
-    def __init__(self, width: int, blocks: int, embedding: int) -> None:
-        super().__init__()
-        self.enter = nn.Sequential(nn.PixelUnshuffle(2), conv3x3(12, width))
-        self.blocks = Blocks(blocks, width, embedding)
-        self.leave = nn.Sequential(conv3x3(width, 12), nn.PixelShuffle(2))
-        self.margin = 4 * (blocks + 1)  # pixels: 3x3 convolutions at 1/2
-
-    def forward(
-        self, x: Float[Tensor, "b 3 h w"], level: Float[Tensor, "b"], e: Float[Tensor, "b k"]
-    ) -> Float[Tensor, "b 3 h w"]:
-        return level[:, None, None, None] * self.leave(self.blocks(self.enter(x), e)).to(x)
 
 
 class Flagship(DualPriorCodec):
@@ -139,8 +88,8 @@ class Flagship(DualPriorCodec):
         for count in blocks:
             checks.whole("model.blocks", count, least=0, most=MAX_BLOCKS)
         self.latent_gain = latent_gain
-        self.denoiser = _error_network("model.denoiser", denoiser, embedding)
-        self.post_filter = _error_network("model.post_filter", post_filter, embedding)
+        self.denoiser = error_network("model.denoiser", denoiser, embedding)
+        self.post_filter = error_network("model.post_filter", post_filter, embedding)
         # receptive field beyond the block of a latent: 3x3 convolutions at 1/2, 1/4 and 1/8
         around = max((net.margin for net in (self.denoiser, self.post_filter) if net is not None), default=0)
         self.margin = math.ceil((around + 4 + 8 * n4 + 16 * n8 + 8) / BLOCK) * BLOCK
@@ -293,16 +242,6 @@ class Flagship(DualPriorCodec):
 
     def constants(self) -> dict[str, object]:
         return {"latent_gain": float(self.latent_gain)}
-
-
-def _error_network(name: str, sizes: list[int] | None, embedding: int) -> ErrorNetwork | None:
-    """The network of the configuration's word ``name``, [width, blocks]."""
-    if sizes is None:
-        return None
-    width, blocks = checks.pair(name, sizes, form="[64,3]")
-    checks.whole(f"the width in {name}", width, least=1)
-    checks.whole(f"the blocks in {name}", blocks, least=0, most=MAX_BLOCKS)
-    return ErrorNetwork(width, blocks, embedding)
 
 
 def dct_kernels(count: int) -> Float[Tensor, "m 3 16 16"]:
