@@ -18,6 +18,7 @@ from jdcsuite.imaging.pixels import to_bytes
 from jdcsuite.imaging.read import embedded
 from jdcsuite.reports.crops import strip
 from jdcsuite.reports.equal_bytes import reconstructions
+from jdcsuite.types import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 TOP, LEFT, SIDE = 52, 128, 128  # pixels shown; sizes and PSNR are those of the whole picture
@@ -29,7 +30,10 @@ options = parser.parse_args()
 
 noise = GaussianNoise(sigma=10.0)
 _, pair = Pictures(ImageCache.build(embedded("test")), noise=noise, noise_seed=0, lossless=None)[0]
-codec = weights.load(options.weights)
+try:
+    codec = weights.load(options.weights)
+except UserError as error:
+    parser.error(str(error))
 name = weights.read_about(options.weights).get("method") or options.weights.stem
 images = [(caption, to_bytes(x[0])) for caption, x in reconstructions(pair, codec, name=name)]
 strip([(caption, x[TOP : TOP + SIDE, LEFT : LEFT + SIDE]) for caption, x in images], options.out)

@@ -31,7 +31,7 @@ from jdcsuite.imaging.folders import image_files
 from jdcsuite.models.flagship import Flagship
 
 sys.path.insert(0, str(Path(__file__).parent))
-from grid import psnr
+from grid import psnr, run
 
 HIGH, MIDDLE = 85.0, 55.0  # qualities
 
@@ -86,7 +86,10 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--sigma", type=float, default=10.0)
     parser.add_argument("--pictures", type=int, help="only the first so many")
-    given = parser.parse_args(words)
+    run(diagnose, parser.parse_args(words))
+
+
+def diagnose(given: argparse.Namespace) -> None:
     model = weights.load(given.weights)
     for sigma in (0.0, given.sigma):
         found = diagnosed(model, given.folder, sigma=sigma, limit=given.pictures)

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +32,7 @@ from jdcsuite.data.sources import Source
 from jdcsuite.imaging.folders import image_files
 from jdcsuite.judging.metrics import eight_bit, quality
 from jdcsuite.models.flagship import Flagship
-from jdcsuite.types import Pair
+from jdcsuite.types import Pair, UserError
 
 QUALITIES = (10, 25, 40, 55, 70, 85)
 SIGMAS = (5, 10, 15, 25, 50)
@@ -110,7 +112,16 @@ def at_rate(rows: pd.DataFrame, *, rate: float = RATE) -> dict[str, float]:
     return made
 
 
-def main() -> None:
+def run(work: Callable[[argparse.Namespace], None], given: argparse.Namespace) -> None:
+    """Do the work of a script; a UserError becomes its sentence and exit status 2."""
+    try:
+        work(given)
+    except UserError as error:
+        print(f"{work.__name__}: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", type=Path)
     parser.add_argument("folders", type=Path, nargs="+")
@@ -118,7 +129,10 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, help="only the first so many of each folder")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    given = parser.parse_args()
+    run(judge, parser.parse_args(words))
+
+
+def judge(given: argparse.Namespace) -> None:
     model = weights.load(given.weights, device=given.device)
     rows = grid(model, given.folders, sigmas=given.sigma, limit=given.pictures)
     print(rows.round(3).to_string(index=False))

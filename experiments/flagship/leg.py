@@ -40,7 +40,7 @@ from jdcsuite.training.task import Task
 from jdcsuite.types import UserError
 
 sys.path.insert(0, str(Path(__file__).parent))
-from grid import SIGMAS, at_rate, grid
+from grid import SIGMAS, at_rate, grid, run
 
 HERE = Path(__file__).parent
 KEPT = HERE / "weights" / "flagship.safetensors"
@@ -137,14 +137,6 @@ def parser_of(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--train", default="photos_train")
     return parser
-
-
-def run(work: Callable[[argparse.Namespace], None], given: argparse.Namespace) -> None:
-    try:
-        work(given)
-    except UserError as error:
-        print(f"{work.__name__}: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
 
 
 def main(words: list[str] | None = None) -> None:

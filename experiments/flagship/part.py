@@ -233,6 +233,8 @@ def part(given: argparse.Namespace) -> None:
     data.begin_behind(int(before.get("samples") or 0))
     data.trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
     model, criterion = task.model.train(), task.criterion.train()
+    if getattr(model, given.part, model) is None:
+        raise UserError(f"this network has no {given.part}: give model.{given.part}=[64,3], or another part")
     print("initialised:", ", ".join(take(model, given.weights)) or "nothing")
     moved = (data.on_after_batch_transfer(data.on_before_batch_transfer(b, 0), 0) for b in data.train_dataloader())
     modules, rate, loss = PARTS[given.part](model, (criterion.prepare(pair) for pair in moved))

@@ -10,6 +10,7 @@ neither seen nor changed by the networks, under a prior of one narrow scale; the
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import torch
@@ -18,6 +19,9 @@ from torch import Tensor
 
 from jdcsuite.artifacts import weights
 from jdcsuite.models.flagship import Flagship, dct_kernels
+
+sys.path.insert(0, str(Path(__file__).parent))
+from grid import run
 
 SCALE = -1.5  # log2 of the new channels' first scale in steps
 # parameter -> the dimension along which it holds the latents, once or several times
@@ -62,12 +66,15 @@ def _spread(part: Tensor, dim: int, places: Tensor, latents: int) -> Tensor:
     return out.index_copy_(dim, places, part)
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", type=Path)
     parser.add_argument("latents", type=int)
     parser.add_argument("-o", "--out", type=Path, required=True)
-    given = parser.parse_args()
+    run(widen, parser.parse_args(words))
+
+
+def widen(given: argparse.Namespace) -> None:
     config, about, _ = weights.read(given.weights)
     model, config = widened(weights.load(given.weights), config, given.latents)
     weights.round_to_bf16(model)
