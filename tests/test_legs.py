@@ -79,6 +79,26 @@ def test_legs_follow_each_other(data: Path, tmp_path: Path, script: ModuleType) 
     weights.load(tmp_path / "w.safetensors")
 
 
+def test_frozen_parts_stay_as_they_are(data: Path, tmp_path: Path, script: ModuleType, capsys) -> None:
+    script.main(words(data, tmp_path, 0.01, test=("clean",)))
+    before = weights.read(tmp_path / "w.safetensors")[2]
+    script.main(words(data, tmp_path, 0.02, "--frozen", "denoiser", "embed", test=("clean",)))
+    after = weights.read(tmp_path / "w.safetensors")[2]
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert {"fine_a", "linear_s", "post_filter", "h_s"} <= changed and not changed & {"denoiser", "embed"}
+    with pytest.raises(SystemExit) as caught:
+        script.main(words(data, tmp_path, 0.01, "--frozen", "denoisr"))
+    assert caught.value.code == 2
+    assert "no part 'denoisr' to freeze: choose from coarse_a, coarse_s," in capsys.readouterr().err
+
+
+def test_a_frozen_denoiser_costs_no_backward_pass(script: ModuleType) -> None:
+    net = Flagship(widths=[8, 8], blocks=[1, 1], num_latents=8, prior_width=8, embedding=8, denoiser=[8, 1]).train()
+    script.freeze(net, ["denoiser", "embed"])
+    output = net(torch.rand(1, 3, 64, 64))
+    assert not output.denoised.requires_grad and output.x_hat.requires_grad
+
+
 @pytest.mark.parametrize("part", ["noise_level", "denoiser", "prior", "post_filter"])
 def test_a_part_is_trained_alone(part: str, data: Path, tmp_path: Path, script, monkeypatch) -> None:
     module, kept = importlib.import_module("part"), tmp_path / "w.safetensors"

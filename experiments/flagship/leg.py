@@ -6,6 +6,7 @@ DATA holds `photos_train` (or --train NAME) to learn from and kodak24, mcmaster1
 README of this folder. Every leg sees samples and noise that no leg before it has seen. The learning rate is constant
 after a short warm-up; that of a leg with --final falls to 0 over its last quarter, which ends a series of legs. The
 averaged weights are written, in bfloat16, every minute and at the end, so a leg that is cut off loses a minute.
+`--frozen denoiser embed` keeps a denoiser that `part.py` trained, which saves the time of its backward pass.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import lightning as L
@@ -144,6 +145,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("minutes", type=float, help="of training, without start-up and judging")
     parser.add_argument("--test", nargs="*", default=["kodak24", "mcmaster18", "cc15"])
     parser.add_argument("--final", action="store_true", help="the learning rate falls to 0 over the last quarter")
+    parser.add_argument("--frozen", nargs="*", default=[], metavar="PART", help="of the network, not trained further")
     parser.add_argument("--weights", type=Path, default=KEPT, help="to start from, if there")
     parser.add_argument("--out", type=Path, default=KEPT)
     parser.add_argument("--legs", type=Path, default=LEGS)
@@ -165,6 +167,7 @@ def leg(given: argparse.Namespace) -> None:
     data, task = training.build(config, {})
     data.prepare()
     before = weights.read(given.weights)[1] if given.weights.is_file() else {}
+    freeze(task.model, given.frozen)
     task.schedule = ByTime(60 * given.minutes, final=given.final)
     about = described(config, data, before)
     keep = Keep(given.out, config, about, data.first_of)
@@ -195,6 +198,16 @@ def leg(given: argparse.Namespace) -> None:
         print(judged.round(3).to_string(index=False))
     write_rows([*_read(given.legs), row], given.legs)
     print(", ".join(f"{name}: {value}" for name, value in row.items()))
+
+
+def freeze(model: torch.nn.Module, parts: Sequence[str]) -> None:
+    """The named parts keep their weights, and a part whose inputs need no gradient costs no backward pass: of the
+    flagship ``denoiser`` with ``embed``, the embedded conditions that it is given."""
+    known = {name: part for name, part in model.named_children() if any(True for _ in part.parameters())}
+    for name in parts:
+        if name not in known:
+            raise UserError(f"this network has no part {name!r} to freeze: choose from {', '.join(sorted(known))}")
+        known[name].requires_grad_(False)
 
 
 def _read(path: Path) -> list[dict]:
