@@ -8,6 +8,8 @@ Means over the clean images of a folder, first without and then with noise of si
     PSNR denoised       of what the encoder's denoiser leaves, against the clean image
     bpp, static         bits of the latents at quality 55 as the prior codes them, and as the empirical entropy of each
                         channel over these images: what a prior that adapts to nothing would need
+    hyper-latents       share of the channels of z that are not the same everywhere: what the others cost was not
+                        worth it to the training, or they were too small to outlast rounding
     PSNR kept           of files without rounding at strength 0, against the noisy image
 """
 
@@ -41,7 +43,7 @@ def diagnosed(model: Flagship, folder: Path, *, sigma: float, limit: int | None)
     """The figures of one noise level in grey levels; ``limit``: of the first so many images."""
     cache = ImageCache.build(image_files(folder))
     pictures = Pictures(cache, noise=GaussianNoise(sigma=sigma), noise_seed=0, lossless=None)
-    rows, symbols, bits, pixels = [], [], 0.0, 0
+    rows, symbols, hyper, bits, pixels = [], [], [], 0.0, 0
     for i in range(min(limit or len(pictures), len(pictures))):
         pair = pictures[i][1]
         noise = model.noise_level(pair.noisy)
@@ -67,11 +69,17 @@ def diagnosed(model: Flagship, folder: Path, *, sigma: float, limit: int | None)
         asked = conditions(MIDDLE, 1.0)
         y = model.analyse(x, asked)
         bits -= float(torch.log2(model._relaxed(y, asked)[1]["y"]).sum())
-        log2_step = model._entropy_parameters(torch.round(model._hyper_latents(y)), asked)[0]
+        z = torch.round(model._hyper_latents(y))
+        hyper.append(z[0].flatten(1))
+        log2_step = model._entropy_parameters(z, asked)[0]
         symbols.append(torch.round(y / torch.exp2(log2_step))[0].flatten(1).int())
         pixels += height * width
     static = sum(entropy(channel) for channel in torch.cat(symbols, 1).numpy())
-    return {**pd.DataFrame(rows).mean().to_dict(), "bpp": bits / pixels, "bpp static": static / pixels}
+    z = torch.cat(hyper, 1)
+    return {
+        **pd.DataFrame(rows).mean().to_dict(), "bpp": bits / pixels, "bpp static": static / pixels,
+        "hyper-latents": float((z != z[:, :1]).any(1).float().mean()),
+    }  # fmt: skip
 
 
 def entropy(symbols: np.ndarray) -> float:

@@ -20,7 +20,7 @@ import argparse
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -59,13 +59,14 @@ Loss = Callable[[], Tensor]
 T = TypeVar("T")
 
 
-def take(model: nn.Module, path: Path) -> list[str]:
-    """Fills the model from a weights file where shapes agree; returns the names of what stays as it was initialised."""
+def take(model: nn.Module, path: Path, anew: Sequence[str] = ()) -> list[str]:
+    """Fills the model from a weights file where shapes agree, but for the parts ``anew``; returns the names of what stays
+    as it was initialised."""
     state, own = weights.read(path)[2], model.state_dict()
     new = []
     for name, tensor in own.items():
         old = state.get(name)
-        if old is None or old.ndim != tensor.ndim or old.shape[:1] != tensor.shape[:1]:
+        if name.split(".")[0] in anew or old is None or old.ndim != tensor.ndim or old.shape[:1] != tensor.shape[:1]:
             new.append(name)
         elif old.shape == tensor.shape:
             own[name] = old.to(tensor.dtype)
@@ -214,6 +215,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("minutes", type=float)
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--out", type=Path, help="(--weights)")
+    parser.add_argument("--anew", nargs="*", default=[], metavar="PART", help="not taken from the weights")
     given = parser.parse_args(words)
     given.out, given.test = given.out or given.weights, []
     leg.run(part, given)
@@ -235,7 +237,7 @@ def part(given: argparse.Namespace) -> None:
     model, criterion = task.model.train(), task.criterion.train()
     if getattr(model, given.part, model) is None:
         raise UserError(f"this network has no {given.part}: give model.{given.part}=[64,3], or another part")
-    print("initialised:", ", ".join(take(model, given.weights)) or "nothing")
+    print("initialised:", ", ".join(take(model, given.weights, given.anew)) or "nothing")
     moved = (data.on_after_batch_transfer(data.on_before_batch_transfer(b, 0), 0) for b in data.train_dataloader())
     modules, rate, loss = PARTS[given.part](model, (criterion.prepare(pair) for pair in moved))
     train(modules, rate, loss, minutes=given.minutes, config=config)
