@@ -89,12 +89,13 @@ def test_frozen_parts_stay_as_they_are(data: Path, tmp_path: Path, script: Modul
     with pytest.raises(SystemExit) as caught:
         script.main(words(data, tmp_path, 0.01, "--frozen", "denoisr"))
     assert caught.value.code == 2
-    assert "no part 'denoisr' to freeze: choose from coarse_a, coarse_s," in capsys.readouterr().err
+    assert "no part 'denoisr': choose from coarse_a, coarse_s," in capsys.readouterr().err
 
 
 def test_a_frozen_denoiser_costs_no_backward_pass(script: ModuleType) -> None:
     net = Flagship(widths=[8, 8], blocks=[1, 1], num_latents=8, prior_width=8, embedding=8, denoiser=[8, 1]).train()
-    script.freeze(net, ["denoiser", "embed"])
+    for part in script.parts_of(net, ["denoiser", "embed"]):
+        part.requires_grad_(False)
     output = net(torch.rand(1, 3, 64, 64))
     assert not output.denoised.requires_grad and output.x_hat.requires_grad
 
@@ -141,6 +142,19 @@ def test_what_is_coded_once_is_drawn_again(script) -> None:
     draw = importlib.import_module("part").drawn_again(lambda: next(counter), 3)
     drawn = [draw() for _ in range(40)]
     assert drawn[:3] == [0, 1, 2] and set(drawn[3:]) == {0, 1, 2} and next(counter) == 3
+
+
+def test_a_part_can_start_anew(data: Path, tmp_path: Path, script, capsys) -> None:
+    module, old, new = importlib.import_module("part"), tmp_path / "w.safetensors", tmp_path / "new.safetensors"
+    script.main(words(data, tmp_path, 0.02, test=("clean",)))
+    line = ["prior", "0", f"--data={data}", "--train=photos", f"--weights={old}", f"--out={new}"]
+    module.main([*line, "--anew", "h_a", "prior_z", "--set", *SMALL])
+    before, after = weights.read(old)[2], weights.read(new)[2]
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert {"h_a", "prior_z"} <= changed <= {"h_a", "prior_z", "tables"}
+    with pytest.raises(SystemExit):
+        module.main([*line, "--anew", "ha", "--set", *SMALL])
+    assert "part: this network has no part 'ha': choose from " in capsys.readouterr().err
 
 
 def test_a_part_takes_from_the_weights_what_fits(data: Path, tmp_path: Path, script) -> None:

@@ -167,7 +167,8 @@ def leg(given: argparse.Namespace) -> None:
     data, task = training.build(config, {})
     data.prepare()
     before = weights.read(given.weights)[1] if given.weights.is_file() else {}
-    freeze(task.model, given.frozen)
+    for part in parts_of(task.model, given.frozen):
+        part.requires_grad_(False)
     task.schedule = ByTime(60 * given.minutes, final=given.final)
     about = described(config, data, before)
     keep = Keep(given.out, config, about, data.first_of)
@@ -200,14 +201,13 @@ def leg(given: argparse.Namespace) -> None:
     print(", ".join(f"{name}: {value}" for name, value in row.items()))
 
 
-def freeze(model: torch.nn.Module, parts: Sequence[str]) -> None:
-    """The named parts keep their weights, and a part whose inputs need no gradient costs no backward pass: of the
-    flagship ``denoiser`` with ``embed``, the embedded conditions that it is given."""
+def parts_of(model: torch.nn.Module, names: Sequence[str]) -> list[torch.nn.Module]:
+    """The parts of these names; UserError for one that the network has not."""
     known = {name: part for name, part in model.named_children() if any(True for _ in part.parameters())}
-    for name in parts:
+    for name in names:
         if name not in known:
-            raise UserError(f"this network has no part {name!r} to freeze: choose from {', '.join(sorted(known))}")
-        known[name].requires_grad_(False)
+            raise UserError(f"this network has no part {name!r}: choose from {', '.join(sorted(known))}")
+    return [known[name] for name in names]
 
 
 def _read(path: Path) -> list[dict]:

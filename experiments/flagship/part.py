@@ -1,6 +1,6 @@
 """Trains one part of the flagship alone, which takes minutes of a CPU, and puts it into the weights.
 
-    python experiments/flagship/part.py PART MINUTES --data DATA --weights WEIGHTS [--out OUT]
+    python experiments/flagship/part.py PART MINUTES --data DATA --weights WEIGHTS [--out OUT] [--anew PART ...]
 
     noise_level  the blind estimate: smooth-L1 error of log2(1 + sigma), with more camera noise and JPEG than a leg has
     denoiser     the encoder's: log(1 + MSE / the error that denoising leaves), as in the criterion
@@ -9,9 +9,10 @@
     post_filter  the decoder's: log of the MSE of crops that are coded once
 
 The network is that of the configuration (`--set model.blocks=[3,2]`). It takes from the weights what has the same
-shape; a convolution that has got more inputs ignores them at first. MINUTES may be 0. The optimiser is that of a leg,
-its learning rate 1e-3 (noise_level: 2e-3), falling to 0 over the second half. After `noise_level` it prints what the
-estimate reads, of `kodak24` and of the pairs of `cc15`, `polyu_crops` and `sidd_small_256` in DATA.
+shape, but for the parts of --anew; a convolution that has got more inputs ignores them at first. MINUTES may be 0. The
+optimiser is that of a leg, its learning rate 1e-3 (noise_level: 2e-3), falling to 0 over the second half. After
+`noise_level` it prints what the estimate reads, of `kodak24` and of the pairs of `cc15`, `polyu_crops` and
+`sidd_small_256` in DATA.
 """
 
 from __future__ import annotations
@@ -60,8 +61,8 @@ T = TypeVar("T")
 
 
 def take(model: nn.Module, path: Path, anew: Sequence[str] = ()) -> list[str]:
-    """Fills the model from a weights file where shapes agree, but for the parts ``anew``; returns the names of what stays
-    as it was initialised."""
+    """Fills the model from a weights file where shapes agree, but for the parts ``anew``; returns the names of what
+    stays as it was initialised."""
     state, own = weights.read(path)[2], model.state_dict()
     new = []
     for name, tensor in own.items():
@@ -237,6 +238,7 @@ def part(given: argparse.Namespace) -> None:
     model, criterion = task.model.train(), task.criterion.train()
     if getattr(model, given.part, model) is None:
         raise UserError(f"this network has no {given.part}: give model.{given.part}=[64,3], or another part")
+    leg.parts_of(model, given.anew)
     print("initialised:", ", ".join(take(model, given.weights, given.anew)) or "nothing")
     moved = (data.on_after_batch_transfer(data.on_before_batch_transfer(b, 0), 0) for b in data.train_dataloader())
     modules, rate, loss = PARTS[given.part](model, (criterion.prepare(pair) for pair in moved))

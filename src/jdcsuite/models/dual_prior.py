@@ -94,8 +94,8 @@ class DualPriorCodec(TransformCodec):
 
     @torch.no_grad()
     def _start_prior(self) -> None:
-        """Initialises steps and scales close to 1, means close to 0, and z large enough to outlast rounding. With a gain
-        of 1 most of z is rounded to 0, tells the decoder nothing, and all but a few of its channels stay there."""
+        """Initialises steps and scales close to 1, means close to 0, and z large enough to outlast rounding. With a
+        gain of 1 most of z is rounded to 0, tells the decoder nothing, and all but a few of its channels stay there."""
         for net in (self.h_a, self.h_s, self.fusion, self.spatial_prior):
             orthogonal_start(net)
         for head in (self.fusion[-1], self.spatial_prior[-1]):
