@@ -10,32 +10,9 @@ import torch
 from fllic_examples import assert_equals_forward, image, mse, ready, tiny
 from torch import Tensor
 
-from jdcsuite.coding.conditions import request_conditions
 from jdcsuite.entropy.quantize import compand
-from jdcsuite.imaging.pixels import to_tensor
-from jdcsuite.imaging.read import embedded
 from jdcsuite.models import haar
-from jdcsuite.models.flagship import Flagship
 from jdcsuite.models.fllic import FLLIC
-from jdcsuite.types import Request
-
-# -- start ---------------------------------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def test_most_hyper_latents_of_a_fresh_network_outlast_rounding() -> None:
-    """At a standard deviation of .3 they did not, and training gave up all but a few of their channels."""
-    x = to_tensor(dict(embedded("test"))["chelsea.png"][:256, :384])[None]
-    torch.manual_seed(0)
-    fllic = FLLIC(widths=[8, 8, 72], num_latents=384, prior_width=96).eval()
-    flagship = Flagship(widths=[8, 8], blocks=[1, 1], num_latents=480, prior_width=96, magnitudes=True).eval()
-    latents = {"fllic": fllic._hyper_latents(fllic.analyse(x))}
-    for quality in (20.0, 50.0, 80.0):
-        asked = request_conditions(Request.of(quality=quality, noise=0.0, strength=1.0)).float()
-        latents[f"flagship {quality:g}"] = flagship._hyper_latents(flagship.analyse(x, asked))
-    for name, z in latents.items():
-        assert float((z.round() != 0).float().mean()) > 0.5 and float(z.std()) < 10, name
-
 
 # -- steps -----------------------------------------------------------------------------------------------------
 

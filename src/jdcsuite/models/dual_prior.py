@@ -32,7 +32,6 @@ from jdcsuite.models.layers import DepthConv, Float32, conv1x1, conv3x3, exact1x
 from jdcsuite.types import Side
 
 LOWEST_STEP, LOWEST_SCALE, HIGHEST_SCALE = -1.0, -3.25, 14.0  # log2
-HYPER_GAIN = 6.0  # initial gain of h_a: z is then about 2 at lmbda 2896
 
 # How far a result of `_entropy_parameters` depends on z, and one of the spatial prior on its input: 3x3 convolutions
 Z_MARGIN, SPATIAL_MARGIN = 3, 2
@@ -94,13 +93,11 @@ class DualPriorCodec(TransformCodec):
 
     @torch.no_grad()
     def _start_prior(self) -> None:
-        """Initialises steps and scales close to 1, means close to 0, and z large enough to outlast rounding. With a
-        gain of 1 most of z is rounded to 0, tells the decoder nothing, and all but a few of its channels stay there."""
+        """Initialises steps and scales close to 1 and means close to 0."""
         for net in (self.h_a, self.h_s, self.fusion, self.spatial_prior):
             orthogonal_start(net)
         for head in (self.fusion[-1], self.spatial_prior[-1]):
             head.module.weight.mul_(SMALL)
-        self.h_a[-1].weight.mul_(HYPER_GAIN)
 
     @abstractmethod
     def planes(self, side: Side) -> Float[Tensor, "1 p"]:
