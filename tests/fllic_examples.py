@@ -50,11 +50,16 @@ def psnr(x_hat: Tensor, x: Tensor) -> float:
     return -10 * math.log10(mse(x_hat, x).item())
 
 
-def assert_equals_forward(decoded: Tensor, x_hat: Tensor) -> None:
+def equals_forward(decoded: Tensor, x_hat: Tensor) -> bool:
     """Forward computes the entropy parameters in float32 with unrounded weights, coding in float64 with rounded weights
     and activations (`entropy.exact`). Steps and means differ by about 1e-4, so that a latent halfway between two
     integers is sometimes rounded the other way, which changes its block of pixels by part of a step. Hence a tight
-    bound for most pixels, and for the worst one the effect of one latent."""
+    bound for most pixels, and for the worst one, which is asserted, the effect of one latent. A hyper-latent that is
+    rounded the other way changes the parameters of 64x64 pixels: such an image is not equal."""
     error = (decoded - x_hat.clamp(0, 1)).abs() * 255
-    assert decoded.shape == x_hat.shape
-    assert error.median() < 0.01 and error.mean() < 0.2 and error.max() < 8
+    assert decoded.shape == x_hat.shape and error.max() < 8
+    return bool(error.median() < 0.01 and error.mean() < 0.2)
+
+
+def assert_equals_forward(decoded: Tensor, x_hat: Tensor) -> None:
+    assert equals_forward(decoded, x_hat)
