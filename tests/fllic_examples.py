@@ -54,8 +54,8 @@ def equals_forward(decoded: Tensor, x_hat: Tensor) -> bool:
     """Forward computes the entropy parameters in float32 with unrounded weights, coding in float64 with rounded weights
     and activations (`entropy.exact`). Steps and means differ by about 1e-4, so that a latent halfway between two
     integers is sometimes rounded the other way, which changes its block of pixels by part of a step. Hence a tight
-    bound for most pixels, and for the worst one, which is asserted, the effect of one latent. A hyper-latent that is
-    rounded the other way changes the parameters of 64x64 pixels: such an image is not equal."""
+    bound for most pixels, and for the worst one, which is asserted, the effect of one latent. False where the bound for
+    most pixels is exceeded, as by two such latents in an image of four blocks of 64x64 or fewer."""
     error = (decoded - x_hat.clamp(0, 1)).abs() * 255
     assert decoded.shape == x_hat.shape and error.max() < 8
     return bool(error.median() < 0.01 and error.mean() < 0.2)

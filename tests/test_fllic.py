@@ -37,7 +37,7 @@ def trained() -> FLLIC:
 @pytest.mark.parametrize("size", SIZES)
 def test_the_decoded_image_is_that_of_forward_up_to_exact_entropy_parameters(trained, size):
     equal = 0
-    for seed in (7, 8, 9):  # in one of three a hyper-latent may lie halfway between two integers
+    for seed in (7, 8, 9):  # in one of the three, two latents may lie halfway between integers
         x = image(*size, seed=seed)
         data = trained.compress(x)
         decoded = trained.decompress(data)
