@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from io import StringIO
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from unittest.mock import Mock
 
+import experiment_scripts
 import lightning as L
 import pytest
 import torch
@@ -203,13 +202,8 @@ def test_bench_without_arguments_measures_coding(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.fixture
-def step(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    path = Path(__file__).parents[1] / "experiments" / "many_priors" / "step.py"
-    spec = importlib.util.spec_from_file_location("many_priors_step", path)
-    script = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, script)
-    spec.loader.exec_module(script)
-    return script
+def step() -> ModuleType:
+    return experiment_scripts.load("many_priors/step.py")
 
 
 def test_both_forms_of_the_competition_take_the_same_step(step: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

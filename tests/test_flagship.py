@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import experiment_scripts
 import numpy as np
 import pytest
 import torch
@@ -460,13 +461,7 @@ def test_a_few_steps_improve_rate_image_and_noise_estimate() -> None:
 
 @torch.no_grad()
 def test_a_widened_network_keeps_its_symbols_and_gains_coefficients() -> None:
-    import importlib.util
-    from pathlib import Path
-
-    path = Path(__file__).parents[1] / "experiments" / "flagship" / "widen.py"
-    spec = importlib.util.spec_from_file_location("widen", path)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = experiment_scripts.load("flagship/widen.py")
     old, config = tiny(), {"_target_": "jdcsuite.models.flagship.Flagship", **TINY}
     for p in old.parameters():
         p.add_(torch.randn_like(p) * 0.02)
@@ -484,5 +479,5 @@ def test_a_widened_network_keeps_its_symbols_and_gains_coefficients() -> None:
     decoded = [new.decompress(new.compress(x, quality=80.0)), old.decompress(old.compress(x, quality=80.0))]
     errors = [float((one - x).square().mean()) for one in decoded]
     assert errors[0] < errors[1]
-    with pytest.raises(ValueError, match="give more"):
+    with pytest.raises(UserError, match="give more"):
         script.widened(old, config, 24)

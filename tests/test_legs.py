@@ -113,20 +113,6 @@ def test_a_part_is_trained_alone(part: str, data: Path, tmp_path: Path, script, 
     weights.load(kept)
 
 
-@pytest.mark.parametrize(
-    ("name", "line", "message"),
-    [
-        ("grid", ["MISSING", "DATA"], "judge: there are no weights at"),
-        ("diagnose", ["MISSING", "DATA"], "diagnose: there are no weights at"),
-        ("widen", ["MISSING", "32", "-o", "MISSING"], "widen: MISSING is not a readable weights file"),
-    ],
-)
-def test_missing_weights_are_refused_in_one_sentence(name: str, line: list[str], message: str, script, capsys) -> None:
-    with pytest.raises(SystemExit) as caught:
-        importlib.import_module(name).main(line)
-    assert caught.value.code == 2 and capsys.readouterr().err.startswith(message)
-
-
 @pytest.mark.parametrize("part", ["denoiser", "post_filter"])
 def test_a_part_that_the_network_lacks_is_refused(part: str, data: Path, tmp_path: Path, script, capsys) -> None:
     module, kept = importlib.import_module("part"), tmp_path / "w.safetensors"
@@ -134,7 +120,7 @@ def test_a_part_that_the_network_lacks_is_refused(part: str, data: Path, tmp_pat
     with pytest.raises(SystemExit):
         module.main([part, "1", f"--data={data}", "--train=photos", f"--weights={kept}", "--set", *SMALL,
                      f"model.{part}=null"])  # fmt: skip
-    assert f"part: this network has no {part}" in capsys.readouterr().err
+    assert f"part.py: this network has no {part}" in capsys.readouterr().err
 
 
 def test_what_is_coded_once_is_drawn_again(script) -> None:
@@ -154,7 +140,7 @@ def test_a_part_can_start_anew(data: Path, tmp_path: Path, script, capsys) -> No
     assert {"h_a", "prior_z"} <= changed <= {"h_a", "prior_z", "tables"}
     with pytest.raises(SystemExit):
         module.main([*line, "--anew", "ha", "--set", *SMALL])
-    assert "part: this network has no part 'ha': choose from " in capsys.readouterr().err
+    assert "part.py: this network has no part 'ha': choose from " in capsys.readouterr().err
 
 
 def test_a_part_takes_from_the_weights_what_fits(data: Path, tmp_path: Path, script) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -12,26 +10,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from experiment_scripts import EXPERIMENTS, load
 from fllic_examples import TINY, ready, tiny
 from PIL import Image
 
 from jdcsuite.artifacts import weights
 from jdcsuite.judging import candidates, results
 
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-
-
-def script(path: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"experiment_{Path(path).stem}", EXPERIMENTS / path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look for it
-    spec.loader.exec_module(module)
-    return module
-
 
 @pytest.fixture(scope="module")
 def figure() -> ModuleType:
-    return script("papers/figure.py")
+    return load("papers/figure.py")
 
 
 def test_codecs_of_a_figure_are_all_combinations_of_runs_of_its_noise_level(figure: ModuleType) -> None:
@@ -107,7 +96,7 @@ def test_rows_at_hand_are_found_by_method_and_noise_level(figure: ModuleType) ->
 
 
 def test_reference_codecs_are_given_the_noise_level() -> None:
-    references = script("references/references.py")
+    references = load("references/references.py")
     assert "bm3d@15+avif@40,50,60,70,80,90" in references.words(15, bm3d=True)
     for words in (references.words(0, bm3d=True), references.words(15, bm3d=False)):
         assert not any(word.startswith("bm3d") for word in words)

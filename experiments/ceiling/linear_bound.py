@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -26,8 +27,10 @@ from jdcsuite.models import haar
 from jdcsuite.models.fllic import FLLIC
 from jdcsuite.study.resolvers import channels
 
+sys.path.append(str(Path(__file__).parents[1]))
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import script
 
 TRAIN, TEST = "photos_train", "kodak24"
 KEPT = (96, 128, 152, 192, 256, 320, 384, 512, 768)
@@ -172,12 +175,15 @@ def draw(rows: pd.DataFrame, run: Path | None, path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(words: list[str] | None = None) -> None:
+    parser = script.parser_of(__file__, __doc__)
     parser.add_argument("--root", type=Path, required=True, help=f"folder that holds {TRAIN} and {TEST}")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--run", type=Path, help="finished clean -> clean run to set beside the bounds")
-    said = parser.parse_args()
+    script.run(compare, parser, words)
+
+
+def compare(said: argparse.Namespace) -> None:
     console = Console(width=160)
     rows = bounds(said.root)
     if said.run:

@@ -1,6 +1,6 @@
 """Encoding and decoding times of FLLIC, Restormer and LC-FDNet, as FLLIC's Table I: one row for each to `times.csv`.
 
-    python experiments/complexity/times.py [METHOD=SIDE ...]        (default: fllic, restormer, lcfdnet at 512)
+    python experiments/complexity/times.py [METHOD[=SIDE] ...]
 
 Published widths with initial weights, which take as long as trained ones. A photograph of SIDE x SIDE pixels with
 noise of sigma 10, after a warm-up on 64 x 64. ``wall_ms``: on a GPU the time that counts. ``cpu_ms``: processor time of
@@ -9,6 +9,7 @@ one thread, which on a shared CPU does not depend on what else runs.
 
 from __future__ import annotations
 
+import argparse
 import csv
 import sys
 import time
@@ -22,6 +23,10 @@ from jdcsuite.bench.coding import photograph
 from jdcsuite.bench.common import configuration, now
 from jdcsuite.coding.codec import Codec
 from jdcsuite.training import job as training
+from jdcsuite.types import UserError
+
+sys.path.append(str(Path(__file__).parents[1]))
+import script
 
 OUT = Path(__file__).with_name("times.csv")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -60,8 +65,21 @@ def measure(name: str, side: int) -> None:
     timed(name, "decode", side, lambda: model.decompress(data))
 
 
-if __name__ == "__main__":
+def main(words: list[str] | None = None) -> None:
+    parser = script.parser_of(__file__, __doc__)
+    parser.add_argument("methods", nargs="*", default=["fllic", "restormer", "lcfdnet"], metavar="METHOD[=SIDE]",
+                        help="(fllic restormer lcfdnet, at 512)")  # fmt: skip
+    script.run(times, parser, words)
+
+
+def times(given: argparse.Namespace) -> None:
     torch.set_num_threads(1)
-    for word in sys.argv[1:] or ["fllic", "restormer", "lcfdnet"]:
+    for word in given.methods:
         method, _, pixels = word.partition("=")
+        if not (pixels or "512").isdecimal():
+            raise UserError(f"{word} is not a method and a side: give METHOD=SIDE, as in fllic=512")
         measure(method, int(pixels or 512))
+
+
+if __name__ == "__main__":
+    main()

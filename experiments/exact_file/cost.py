@@ -6,6 +6,7 @@ machine: as `jdc compress` does, and with the networks between bits and symbols 
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,12 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from jdcsuite.artifacts import weights
-from jdcsuite.coding.codec import Codec
 from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.noise import GaussianNoise
 from jdcsuite.data.samples import Pictures
+from jdcsuite.files.compression import load
 from jdcsuite.imaging.folders import image_files
 from jdcsuite.judging.metrics import quality
+
+sys.path.append(str(Path(__file__).parents[1]))
+import script
 
 
 def in_float32(module: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -28,14 +32,14 @@ def in_float32(module: nn.Module) -> Callable[[Tensor], Tensor]:
     return lambda x: exact(x.float()).double()
 
 
-def main(weights_file: str, folder: str, sigma: float) -> None:
-    codec, plain = weights.load(weights_file), weights.load(weights_file)
-    assert isinstance(codec, Codec) and isinstance(plain, Codec)
+@torch.no_grad()
+def cost(given: argparse.Namespace) -> None:
+    codec, plain = load(given.weights), weights.load(given.weights)
     for name in plain.prior_networks:
         part = plain.get_submodule(name)
         part.forward = in_float32(part)
     pictures = Pictures(
-        ImageCache.build(image_files(Path(folder))), noise=GaussianNoise(sigma=sigma), noise_seed=0, lossless=None
+        ImageCache.build(image_files(given.folder)), noise=GaussianNoise(sigma=given.sigma), noise_seed=0, lossless=None
     )
     ratios, differences = [], []
     for i in range(len(pictures)):
@@ -48,6 +52,13 @@ def main(weights_file: str, folder: str, sigma: float) -> None:
         print(f"{what}: exact - float32 {values.mean():+.4f} {unit} mean, {values.min():+.4f} .. {values.max():+.4f}")
 
 
+def main(words: list[str] | None = None) -> None:
+    parser = script.parser_of(__file__, __doc__)
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("sigma", type=float)
+    script.run(cost, parser, words)
+
+
 if __name__ == "__main__":
-    torch.set_grad_enabled(False)
-    main(sys.argv[1], sys.argv[2], float(sys.argv[3]))
+    main()

@@ -8,6 +8,7 @@ there.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -16,11 +17,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from jdcsuite.artifacts import weights
 from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.noise import GaussianNoise
 from jdcsuite.data.samples import Pictures
+from jdcsuite.files.compression import load
 from jdcsuite.imaging.folders import image_files
+
+sys.path.append(str(Path(__file__).parents[1]))
+import script
 
 STRIP = 16
 
@@ -47,10 +51,11 @@ def near_seams(height: int, width: int, tile: int) -> Tensor:
     return near(height)[:, None] | near(width)[None]
 
 
-def main(weights_file: str, folder: str, sigma: float, tile: int) -> None:
-    codec = weights.load(weights_file)
+@torch.no_grad()
+def seams(given: argparse.Namespace) -> None:
+    codec, tile = load(given.weights), given.tile
     pictures = Pictures(
-        ImageCache.build(image_files(Path(folder))), noise=GaussianNoise(sigma=sigma), noise_seed=0, lossless=None
+        ImageCache.build(image_files(given.folder)), noise=GaussianNoise(sigma=given.sigma), noise_seed=0, lossless=None
     )
     rows = []
     for i in range(len(pictures)):
@@ -66,6 +71,14 @@ def main(weights_file: str, folder: str, sigma: float, tile: int) -> None:
         print(f"tiles of {tile} - whole: {what}: {values.mean():+.4f} mean, {values.min():+.4f} .. {values.max():+.4f}")
 
 
+def main(words: list[str] | None = None) -> None:
+    parser = script.parser_of(__file__, __doc__)
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("sigma", type=float)
+    parser.add_argument("tile", type=int, help="pixels")
+    script.run(seams, parser, words)
+
+
 if __name__ == "__main__":
-    torch.set_grad_enabled(False)
-    main(sys.argv[1], sys.argv[2], float(sys.argv[3]), int(sys.argv[4]))
+    main()

@@ -8,9 +8,11 @@ starts from; mbt2018-mean's code nearly nothing, so its entropy coder has less t
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,6 +23,9 @@ from jdcsuite.bench.coding import kmac, photograph
 from jdcsuite.bench.common import configuration
 from jdcsuite.coding.codec import Codec
 from jdcsuite.training import job as training
+
+sys.path.append(str(Path(__file__).parents[1]))
+import script
 
 SIZE = (512, 768)
 QUALITY = 60.0
@@ -79,7 +84,9 @@ def outside(model: Codec, turn: Turn, clock: Clock) -> float:
             del part.forward
 
 
-def main(repeats: int = 9, threads: int = 2, kind: str = "wall") -> None:
+@torch.no_grad()
+def speed(given: argparse.Namespace) -> None:
+    repeats, threads, kind = given.repeats, given.threads, given.kind
     torch.set_num_threads(threads)
     clock = {"wall": time.perf_counter, "cpu": time.process_time}[kind]
     x = photograph(SIZE)
@@ -110,6 +117,13 @@ def told(values: np.ndarray, form: str) -> str:
     return " / ".join(format(value, form) for value in values)
 
 
+def main(words: list[str] | None = None) -> None:
+    parser = script.parser_of(__file__, __doc__)
+    parser.add_argument("repeats", type=int, nargs="?", default=9)
+    parser.add_argument("threads", type=int, nargs="?", default=2)
+    parser.add_argument("kind", choices=("wall", "cpu"), nargs="?", default="wall")
+    script.run(speed, parser, words)
+
+
 if __name__ == "__main__":
-    with torch.no_grad():
-        main(*map(int, sys.argv[1:3]), *sys.argv[3:])
+    main()

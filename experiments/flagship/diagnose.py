@@ -24,7 +24,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from jdcsuite.artifacts import weights
 from jdcsuite.coding.conditions import conditions_of
 from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.noise import GaussianNoise
@@ -32,8 +31,9 @@ from jdcsuite.data.samples import Pictures
 from jdcsuite.imaging.folders import image_files
 from jdcsuite.models.flagship import Flagship
 
-sys.path.insert(0, str(Path(__file__).parent))
-from grid import psnr, run
+sys.path.extend(map(str, Path(__file__).parents[:2]))
+import script
+from grid import loaded, psnr
 
 HIGH, MIDDLE = 85.0, 55.0  # qualities
 
@@ -89,16 +89,16 @@ def entropy(symbols: np.ndarray) -> float:
 
 
 def main(words: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script.parser_of(__file__, __doc__)
     parser.add_argument("weights", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--sigma", type=float, default=10.0)
     parser.add_argument("--pictures", type=int, help="only the first so many")
-    run(diagnose, parser.parse_args(words))
+    script.run(diagnose, parser, words)
 
 
 def diagnose(given: argparse.Namespace) -> None:
-    model = weights.load(given.weights)
+    model = loaded(given.weights)
     for sigma in (0.0, given.sigma):
         found = diagnosed(model, given.folder, sigma=sigma, limit=given.pictures)
         print(f"sigma {sigma:g}: " + ", ".join(f"{name} {value:.2f}" for name, value in found.items()))

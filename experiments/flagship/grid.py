@@ -13,7 +13,6 @@ import argparse
 import math
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +32,9 @@ from jdcsuite.imaging.folders import image_files
 from jdcsuite.judging.metrics import eight_bit, quality
 from jdcsuite.models.flagship import Flagship
 from jdcsuite.types import Pair, UserError
+
+sys.path.append(str(Path(__file__).parents[1]))
+import script
 
 QUALITIES = (10, 25, 40, 55, 70, 85)
 SIGMAS = (5, 10, 15, 25, 50)
@@ -112,28 +114,27 @@ def at_rate(rows: pd.DataFrame, *, rate: float = RATE) -> dict[str, float]:
     return made
 
 
-def run(work: Callable[[argparse.Namespace], None], given: argparse.Namespace) -> None:
-    """Do the work of a script; a UserError becomes its sentence and exit status 2."""
-    try:
-        work(given)
-    except UserError as error:
-        print(f"{work.__name__}: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-
-
 def main(words: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script.parser_of(__file__, __doc__)
     parser.add_argument("weights", type=Path)
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--sigma", type=float, nargs="+", default=list(SIGMAS))
     parser.add_argument("--pictures", type=int, help="only the first so many of each folder")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    run(judge, parser.parse_args(words))
+    script.run(judge, parser, words)
+
+
+def loaded(path: Path, *, device: str = "cpu") -> Flagship:
+    """UserError where there are no weights, or those of another model."""
+    model = weights.load(path, device=device)
+    if not isinstance(model, Flagship):
+        raise UserError(f"{path} holds a {type(model).__name__}: give weights of the flagship")
+    return model
 
 
 def judge(given: argparse.Namespace) -> None:
-    model = weights.load(given.weights, device=given.device)
+    model = loaded(given.weights, device=given.device)
     rows = grid(model, given.folders, sigmas=given.sigma, limit=given.pictures)
     print(rows.round(3).to_string(index=False))
     for name, psnr in at_rate(rows).items():

@@ -40,8 +40,9 @@ from jdcsuite.training.callbacks import EMA
 from jdcsuite.training.task import Task
 from jdcsuite.types import UserError
 
-sys.path.insert(0, str(Path(__file__).parent))
-from grid import SIGMAS, at_rate, grid, run
+sys.path.extend(map(str, Path(__file__).parents[:2]))
+import script
+from grid import SIGMAS, at_rate, grid
 
 HERE = Path(__file__).parent
 KEPT = HERE / "weights" / "flagship.safetensors"
@@ -131,9 +132,9 @@ def described(config: dict, data: DataModule, before: dict) -> dict:
     }  # fmt: skip
 
 
-def parser_of(description: str) -> argparse.ArgumentParser:
+def parser_of(file: str, description: str | None) -> argparse.ArgumentParser:
     """With the arguments of every script that trains the flagship."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script.parser_of(file, description)
     parser.add_argument("--set", nargs="*", default=[], dest="words", help="words of the configuration")
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--train", default="photos_train")
@@ -141,7 +142,7 @@ def parser_of(description: str) -> argparse.ArgumentParser:
 
 
 def main(words: list[str] | None = None) -> None:
-    parser = parser_of(__doc__)
+    parser = parser_of(__file__, __doc__)
     parser.add_argument("minutes", type=float, help="of training, without start-up and judging")
     parser.add_argument("--test", nargs="*", default=["kodak24", "mcmaster18", "cc15"])
     parser.add_argument("--final", action="store_true", help="the learning rate falls to 0 over the last quarter")
@@ -153,7 +154,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--sigma", type=float, nargs="+", default=list(SIGMAS))
     parser.add_argument("--pictures", type=int, help="judge by the first so many of each folder")
     parser.add_argument("--judge-minutes", type=float, default=2.0, help="after which judging ends")
-    run(leg, parser.parse_args(words))
+    script.run(leg, parser, words)
 
 
 def leg(given: argparse.Namespace) -> None:

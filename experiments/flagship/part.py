@@ -43,8 +43,9 @@ from jdcsuite.training import job as training
 from jdcsuite.training.criteria import mse
 from jdcsuite.types import Pair, UserError
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.extend(map(str, Path(__file__).parents[:2]))
 import leg
+import script
 
 PRIOR = ("h_a", "h_s", "fusion", "spatial_prior", "prior_z")
 BATCHES = {"prior": 150, "post_filter": 300}  # that are coded once, and drawn from again
@@ -211,15 +212,14 @@ def show(net: nn.Module, data: Path) -> None:
 
 
 def main(words: list[str] | None = None) -> None:
-    parser = leg.parser_of(__doc__)
+    parser = leg.parser_of(__file__, __doc__)
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("minutes", type=float)
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--out", type=Path, help="(--weights)")
     parser.add_argument("--anew", nargs="*", default=[], metavar="PART", help="not taken from the weights")
-    given = parser.parse_args(words)
-    given.out, given.test = given.out or given.weights, []
-    leg.run(part, given)
+    parser.set_defaults(test=[])
+    script.run(part, parser, words)
 
 
 def part(given: argparse.Namespace) -> None:
@@ -227,7 +227,7 @@ def part(given: argparse.Namespace) -> None:
         raise UserError(f"{given.minutes} minutes: give 0 or more")
     if not (given.data / given.train).is_dir():
         raise UserError(f"{given.data} holds no folder {given.train}: give --train what is there")
-    before = weights.read(given.weights)[1]
+    before, out = weights.read(given.weights)[1], given.out or given.weights
     given.words = [*WORDS[given.part], "data.workers=0", "trainer.accelerator=cpu", *given.words]
     config = leg.configured(given)
     L.seed_everything(config["seed"], verbose=False)
@@ -247,8 +247,8 @@ def part(given: argparse.Namespace) -> None:
     model.eval().update()
     seen = {name: before.get(name) or 0 for name in ("legs", "samples")}  # a part alone is no leg
     about = leg.described(config, data, before) | seen
-    weights.save(model, config["model"], given.out, about=about, dtype=torch.bfloat16)
-    print(f"{given.out}: {given.out.stat().st_size / 1e6:.2f} MB")
+    weights.save(model, config["model"], out, about=about, dtype=torch.bfloat16)
+    print(f"{out}: {out.stat().st_size / 1e6:.2f} MB")
     if given.part == "noise_level":
         show(model.noise_level, given.data)
 

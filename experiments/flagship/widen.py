@@ -19,9 +19,11 @@ from torch import Tensor
 
 from jdcsuite.artifacts import weights
 from jdcsuite.models.flagship import Flagship, dct_kernels
+from jdcsuite.types import UserError
 
-sys.path.insert(0, str(Path(__file__).parent))
-from grid import run
+sys.path.extend(map(str, Path(__file__).parents[:2]))
+import script
+from grid import loaded
 
 SCALE = -1.5  # log2 of the new channels' first scale in steps
 # parameter -> the dimension along which it holds the latents, once or several times
@@ -36,10 +38,10 @@ PLACES = {
 
 @torch.no_grad()
 def widened(old: Flagship, config: dict, latents: int) -> tuple[Flagship, dict]:
-    """The wider network and its configuration. ValueError where it would not be wider."""
+    """The wider network and its configuration. UserError where it would not be wider."""
     m = old.num_latents
     if not m < latents <= 768 or (latents - m) % 2 or m % 2:
-        raise ValueError(f"{latents} latents in place of {m}: give more, at most 768, both even")
+        raise UserError(f"{latents} latents in place of {m}: give more, at most 768, both even")
     config = {**config, "num_latents": latents}
     new: Flagship = instantiate(config, _convert_="all")
     # either half of the channels, which are coded one after the other, gets half of the new ones at its end
@@ -67,16 +69,17 @@ def _spread(part: Tensor, dim: int, places: Tensor, latents: int) -> Tensor:
 
 
 def main(words: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script.parser_of(__file__, __doc__)
     parser.add_argument("weights", type=Path)
     parser.add_argument("latents", type=int)
     parser.add_argument("-o", "--out", type=Path, required=True)
-    run(widen, parser.parse_args(words))
+    script.run(widen, parser, words)
 
 
 def widen(given: argparse.Namespace) -> None:
-    config, about, _ = weights.read(given.weights)
-    model, config = widened(weights.load(given.weights), config, given.latents)
+    old = loaded(given.weights)
+    config, about, _ = weights.read(weights.path_of(given.weights))
+    model, config = widened(old, config, given.latents)
     weights.round_to_bf16(model)
     model.update()
     weights.save(model, config, given.out, about=about, dtype=torch.bfloat16)

@@ -6,6 +6,7 @@ python experiments/many_priors/step.py [cpu|cuda] > experiments/many_priors/resu
 
 from __future__ import annotations
 
+import argparse
 import csv
 import math
 import os
@@ -27,8 +28,9 @@ from jdcsuite.judging.metrics import timed
 from jdcsuite.training import job as training
 from jdcsuite.types import Pair
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+sys.path.extend(map(str, (Path(__file__).parents[1], Path(__file__).parents[2] / "tests")))
 import naive
+import script
 
 # crops, their side, widths, repeats: a small batch, and the published one
 SETTINGS = ((4, 128, (0.1, 0.25, 0.5, 1.0), 15), (5, 256, (0.1, 0.25, 0.5, 1.0), 5))
@@ -120,11 +122,11 @@ def _kept(work: Callable[[], float]) -> tuple[float, int]:
     return result, sum(storages.values())
 
 
-def main(device: str = "cpu") -> None:
+def steps(given: argparse.Namespace) -> None:
     out = None
     for batch, crop, widths, repeats in SETTINGS:
         for width in widths:
-            forms = measure(width=width, batch=batch, crop=crop, repeats=repeats, device=device)
+            forms = measure(width=width, batch=batch, crop=crop, repeats=repeats, device=given.device)
             slow, searched, free = (np.array(forms[form].times) for form in ("naive", "searched", "free"))
             low, middle, high = np.quantile(slow / searched, (0.25, 0.5, 0.75))
             row = {"crops": batch, "crop": crop, "width": width, "naive_over_searched": f"{middle:.3f}"}
@@ -141,5 +143,11 @@ def main(device: str = "cpu") -> None:
             sys.stdout.flush()
 
 
+def main(words: list[str] | None = None) -> None:
+    parser = script.parser_of(__file__, __doc__)
+    parser.add_argument("device", choices=("cpu", "cuda"), nargs="?", default="cpu")
+    script.run(steps, parser, words)
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -22,6 +22,10 @@ import yaml
 
 from jdcsuite.artifacts import weights
 from jdcsuite.judging import candidates, curves, results
+from jdcsuite.types import UserError
+
+sys.path.append(str(Path(__file__).parents[1]))
+import script
 
 FIGURES = Path(__file__).with_name("figures.yaml")
 
@@ -42,6 +46,9 @@ Runs = dict[str, list[tuple[Path, float | None]]]
 def trained(folders: list[Path]) -> Runs:
     """Method -> the weights in ``folders`` (studies, runs, or folders of weights files) and the noise level that each
     was trained for (None: real noise, or any)."""
+    for top in folders:
+        if not top.exists():
+            raise UserError(f"there is no folder {top}: give studies, runs or folders of weights")
     runs: Runs = {}
     for path in sorted(file for top in folders for file in top.rglob("*.safetensors")):
         about = weights.read_about(path)
@@ -79,18 +86,24 @@ def jdc(*arguments: str) -> int:
     return subprocess.run(command, check=False).returncode
 
 
+def figures() -> dict[str, Figure]:
+    return {name: Figure(**entry) for name, entry in yaml.safe_load(FIGURES.read_text()).items()}
+
+
 def main(arguments: list[str] | None = None) -> int:
-    figures = {name: Figure(**entry) for name, entry in yaml.safe_load(FIGURES.read_text()).items()}
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("figure", choices=figures)
+    parser = script.parser_of(__file__, __doc__)
+    parser.add_argument("figure", choices=figures())
     parser.add_argument("runs", nargs="+", type=Path, help="studies, runs or folders of weights")
     parser.add_argument("--data", nargs="+", required=True, help="test folders")
     parser.add_argument("--sigma", nargs="+", type=float, help="noise levels in place of the figure's")
     parser.add_argument("--rows", nargs="+", default=[], type=Path, help="csv files of rows that are at hand")
     parser.add_argument("--jobs", default="1", help="processes")
     parser.add_argument("--out", "-o", required=True, type=Path, help="folder to write to")
-    options = parser.parse_args(arguments)
-    figure, runs = figures[options.figure], trained(options.runs)
+    return script.run(draw, parser, arguments)
+
+
+def draw(options: argparse.Namespace) -> int:
+    figure, runs = figures()[options.figure], trained(options.runs)
     options.out.mkdir(parents=True, exist_ok=True)
     data = [word for path in options.data for word in ("--data", path)]
     measured, joined, failed = options.out / "measured.csv", options.out / "results.csv", 0

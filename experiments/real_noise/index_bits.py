@@ -7,6 +7,7 @@ training kept. The picture is the same under both, as is checked: the choice of 
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -17,19 +18,29 @@ from jdcsuite.coding.container import unpack
 from jdcsuite.imaging.folders import image_files
 from jdcsuite.imaging.pixels import to_tensor
 from jdcsuite.imaging.read import read
+from jdcsuite.models.manypriors import ManyPriors
+from jdcsuite.types import UserError
+
+sys.path.append(str(Path(__file__).parents[1]))
+import script
 
 KINDS = ("fixed", "adaptive")
 
 
-def main(weights_file: str, folder: str) -> None:
+@torch.no_grad()
+def index_bits(given: argparse.Namespace) -> None:
     codecs = {}
     for kind in KINDS:
-        codecs[kind] = weights.load(weights_file)
+        codecs[kind] = weights.load(given.weights)
+        if not isinstance(codecs[kind], ManyPriors):
+            raise UserError(
+                f"{given.weights} holds a {type(codecs[kind]).__name__}: give weights of a many-priors codec"
+            )
         codecs[kind].prior_y.index_cost = kind
         codecs[kind].update()
     spent = {kind: {"index": 0, "y": 0} for kind in KINDS}
     used, pixels, places, pictures = set(), 0, 0, 0
-    for path in image_files(Path(folder)):
+    for path in image_files(given.folder):
         x = to_tensor(read(path))[None]
         decoded = []
         for kind, codec in codecs.items():
@@ -52,6 +63,12 @@ def main(weights_file: str, folder: str) -> None:
         print(f"{kind}: {number:.2f} bits a number, {bpp[0]:.4f} of {bpp[1]:.4f} bpp, {1 - total / fixed:.1%} saved")
 
 
+def main(words: list[str] | None = None) -> None:
+    parser = script.parser_of(__file__, __doc__)
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("folder", type=Path)
+    script.run(index_bits, parser, words)
+
+
 if __name__ == "__main__":
-    torch.set_grad_enabled(False)
-    main(sys.argv[1], sys.argv[2])
+    main()

@@ -6,8 +6,10 @@ many-priors codec behind it.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -15,6 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from jdcsuite.bench.common import configuration
 from jdcsuite.training import job as training
+
+sys.path.append(str(Path(__file__).parents[1]))
+import script
 
 SIDE = 512
 
@@ -26,11 +31,22 @@ def kmac(work: Callable[[Tensor], object]) -> float:
     return counter.get_total_flops() / 2 / SIDE**2 / 1000
 
 
-for width in sys.argv[1:]:
-    unet, codec = (
-        training.construct(configuration(f"width={width}", experiment=name)["model"]).eval()
-        for name in ("unet", "jdc_cn8")
-    )
-    before, own = kmac(lambda x, unet=unet: unet.denoise(x, tile=0)), kmac(codec.analyse)
-    times = (before + own) / own
-    print(f"width {width}: U-Net {before:.1f}, encoder {own:.1f} kMAC/px; both: {times:.1f} times the encoder")
+def macs(given: argparse.Namespace) -> None:
+    for width in given.widths:
+        unet, codec = (
+            training.construct(configuration(f"width={width}", experiment=name)["model"]).eval()
+            for name in ("unet", "jdc_cn8")
+        )
+        before, own = kmac(lambda x, unet=unet: unet.denoise(x, tile=0)), kmac(codec.analyse)
+        times = (before + own) / own
+        print(f"width {width:g}: U-Net {before:.1f}, encoder {own:.1f} kMAC/px; both: {times:.1f} times the encoder")
+
+
+def main(words: list[str] | None = None) -> None:
+    parser = script.parser_of(__file__, __doc__)
+    parser.add_argument("widths", type=float, nargs="+")
+    script.run(macs, parser, words)
+
+
+if __name__ == "__main__":
+    main()

@@ -19,7 +19,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from jdcsuite.imaging.read import read
 from jdcsuite.judging import results
+
+sys.path.append(str(Path(__file__).parents[1]))
+import script
 
 IMAGES = ("kodim03", "kodim08", "kodim19", "kodim23")
 DECIBELS, SHARE = 0.02, 0.005
@@ -28,10 +32,13 @@ INDEPENDENT = Path(__file__).with_name("independent.csv")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = script.parser_of(__file__, __doc__)
     parser.add_argument("kodak24", type=Path)
     parser.add_argument("--without-bm3d", action="store_true")
-    options = parser.parse_args(arguments)
+    return script.run(check, parser, arguments)
+
+
+def check(options: argparse.Namespace) -> int:
     expected = pd.read_csv(INDEPENDENT)
     if options.without_bm3d:
         expected = expected[~expected["codec"].str.startswith("bm3d")]
@@ -40,13 +47,15 @@ def main(arguments: list[str] | None = None) -> int:
         for kind in ("noisy", "clean"):
             (pairs / kind).mkdir(parents=True)
         for name in IMAGES:
-            clean = np.asarray(Image.open(options.kodak24 / f"{name}.png").convert("RGB"))
+            clean = read(options.kodak24 / f"{name}.png")
             noise = np.random.default_rng(1).normal(0, 10, clean.shape)
             Image.fromarray(clean).save(pairs / "clean" / f"{name}.png")
             Image.fromarray((clean + noise).round().clip(0, 255).astype(np.uint8)).save(pairs / "noisy" / f"{name}.png")
         out = Path(folder, "rows.csv")
         command = ["evaluate", *expected["codec"], "--data", str(pairs), "--out", str(out)]
-        subprocess.run([sys.executable, "-c", "import jdcsuite.cli; jdcsuite.cli.main()", *command], check=True)
+        program = [sys.executable, "-c", "import jdcsuite.cli; jdcsuite.cli.main()"]
+        if failed := subprocess.run([*program, *command], check=False).returncode:
+            return failed
         rows = results.read([out])
     apart = False
     for line, (_, measured) in zip(expected.itertuples(), rows.groupby(["method", "quality"], sort=False), strict=True):

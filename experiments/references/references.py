@@ -13,6 +13,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).parents[1]))
+import script
+
 HERE = Path(__file__).parent
 LOSSY = ["jpeg@10,35,65,80,90", "jpeg2000@22,24,26,28,30,34,38", "jpegxl@8,4,2,1,0.5", "avif@20,40,50,60,70,85",
          "avif-420@20,40,50,60,70,85,92", "jpeg-420@10,35,65,80,90",
@@ -27,13 +30,16 @@ def words(sigma: float, *, bm3d: bool) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = script.parser_of(__file__, __doc__)
     parser.add_argument("kodak24", type=Path, help="folder of the 24 images")
     parser.add_argument("--sigma", type=float, nargs="+", default=[0, 5, 10, 15, 20])
     parser.add_argument("--without-bm3d", action="store_true")
     parser.add_argument("--jobs", default="1", help="processes")
     parser.add_argument("--out", type=Path, default=HERE / "results.csv")
-    options = parser.parse_args(arguments)
+    return script.run(measure, parser, arguments)
+
+
+def measure(options: argparse.Namespace) -> int:
     failed = 0
     for sigma in options.sigma:
         codecs = words(sigma, bm3d=not options.without_bm3d)

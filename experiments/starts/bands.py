@@ -8,6 +8,7 @@ of that model and are told apart.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,9 @@ from rich.console import Console
 from jdcsuite.imaging.folders import image_files
 from jdcsuite.imaging.read import read
 from jdcsuite.models import haar
+
+sys.path.append(str(Path(__file__).parents[1]))
+import script
 
 SIDE, SIZE = 16, 16 * 16 * 3
 KODAK = ("kodim03", "kodim08", "kodim19", "kodim23")
@@ -52,10 +56,14 @@ def log_energy(bands: list[haar.Band], correlation: float) -> np.ndarray:
     return np.log([haar._energy(band.rows) * haar._energy(band.columns) for band in bands])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(words: list[str] | None = None) -> None:
+    parser = script.parser_of(__file__, __doc__)
     parser.add_argument("data", type=Path, help="folder of photos_train and kodak24")
-    root, console = parser.parse_args().data, Console(highlight=False, soft_wrap=True)
+    script.run(compare, parser, words)
+
+
+def compare(given: argparse.Namespace) -> None:
+    root, console = given.data, Console(highlight=False, soft_wrap=True)
     bands, filters = packet()
     colour = np.array([band.colour for band in bands])
     flat = np.array([abs(band.rows.sum() * band.columns.sum()) > 1 for band in bands])

@@ -8,6 +8,7 @@ pictures.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -34,6 +35,9 @@ from jdcsuite.models import haar
 from jdcsuite.training import job as training
 from jdcsuite.training.supervision import CleanInput
 from jdcsuite.types import Pair
+
+sys.path.append(str(Path(__file__).parents[1]))
+import script
 
 KODAK = ("kodim03", "kodim08", "kodim19", "kodim23")
 SHRUNK = ("model.widths=[16,16,64]", "model.num_latents=120", "model.prior_width=64")  # what width=0.1 was
@@ -158,15 +162,19 @@ def stepped(data: photographs.Photographs, task: training.Task) -> Iterator[int]
         yield step
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(words: list[str] | None = None) -> None:
+    parser = script.parser_of(__file__, __doc__)
     parser.add_argument("data", type=Path, help="folder of photos_train and kodak24")
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--every", type=int, default=50)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results.csv"))
-    said, console = parser.parse_args(), Console(highlight=False, soft_wrap=True)
+    script.run(train, parser, words)
+
+
+def train(said: argparse.Namespace) -> None:
+    console = Console(highlight=False, soft_wrap=True)
     torch.set_num_threads(1)
     pairs = middles(said.data)
     root = (f"data.root={said.data}", "data.train=photos_train", "data.test=[kodak24]", "data.workers=0")
