@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -78,6 +79,17 @@ def test_wrong_input_is_refused_in_one_sentence(
     assert ended.value.code == 2 and filled(message, places) in said and "Traceback" not in said
     assert said.splitlines()[-1].startswith(f"{Path(path).name}: "), said
     assert not Path(places["OUT"]).exists()
+
+
+@pytest.mark.parametrize("path", SCRIPTS)
+def test_openmp_is_told_how_to_wait_before_torch_is_loaded(path: str, tmp_path: Path) -> None:
+    """Beside another process, a training step with threads that spin took up to ten times as long."""
+    (tmp_path / "torch.py").write_text("import os\nprint(os.environ.get('OMP_WAIT_POLICY'), flush=True)\nos._exit(0)\n")
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), environment.get("PYTHONPATH", "")])
+    command = [sys.executable, EXPERIMENTS / path, "--help"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert ended.stdout == "PASSIVE\n" or ended.stdout.startswith(f"usage: {Path(path).name}")
 
 
 def test_a_script_alone_ends_with_the_sentence_and_status_2(places: dict[str, str]) -> None:

@@ -11,13 +11,6 @@ import math
 import sys
 from pathlib import Path
 
-import matplotlib
-import numpy as np
-import pandas as pd
-import torch
-from rich.console import Console
-from rich.table import Table
-
 from jdcsuite.artifacts import weights
 from jdcsuite.imaging.folders import image_files
 from jdcsuite.imaging.pixels import to_tensor
@@ -27,9 +20,17 @@ from jdcsuite.models import haar
 from jdcsuite.models.fllic import FLLIC
 from jdcsuite.study.resolvers import channels
 
+import matplotlib
+import numpy as np
+import pandas as pd
+import torch
+from rich.console import Console
+from rich.table import Table
+
 sys.path.append(str(Path(__file__).parents[1]))
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+
 import script
 
 TRAIN, TEST = "photos_train", "kodak24"

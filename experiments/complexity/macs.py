@@ -10,15 +10,15 @@ import csv
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
-
 from jdcsuite.bench.common import configuration
 from jdcsuite.models.lcfdnet import LCFDNet
 from jdcsuite.models.restormer import Restormer
 from jdcsuite.models.unet import UNet
 from jdcsuite.training import job as training
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 LARGE = 8168  # pixels: of an image whose border does not matter
 OUT = Path(__file__).with_name("results.csv")

@@ -16,14 +16,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from jdcsuite.artifacts import environment
 from jdcsuite.bench.coding import photograph
 from jdcsuite.bench.common import configuration, now
 from jdcsuite.coding.codec import Codec
 from jdcsuite.training import job as training
 from jdcsuite.types import UserError
+
+import torch
 
 sys.path.append(str(Path(__file__).parents[1]))
 import script

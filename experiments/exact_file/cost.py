@@ -11,10 +11,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch import Tensor, nn
-
 from jdcsuite.artifacts import weights
 from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.noise import GaussianNoise
@@ -22,6 +18,10 @@ from jdcsuite.data.samples import Pictures
 from jdcsuite.files.compression import load
 from jdcsuite.imaging.folders import image_files
 from jdcsuite.judging.metrics import quality
+
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 sys.path.append(str(Path(__file__).parents[1]))
 import script

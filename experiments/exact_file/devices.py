@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from jdcsuite.bench.coding import photograph
 from jdcsuite.coding.codec import Codec
 from jdcsuite.models.drop_in import DropIn
@@ -19,6 +17,8 @@ from jdcsuite.models.fllic import FLLIC
 from jdcsuite.models.manypriors import ManyPriors
 from jdcsuite.models.testolina import Testolina
 from jdcsuite.types import CorruptFile
+
+import torch
 
 
 @dataclass(frozen=True)

@@ -12,16 +12,16 @@ import argparse
 import sys
 from pathlib import Path
 
-import numpy as np
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
 from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.noise import GaussianNoise
 from jdcsuite.data.samples import Pictures
 from jdcsuite.files.compression import load
 from jdcsuite.imaging.folders import image_files
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
 sys.path.append(str(Path(__file__).parents[1]))
 import script

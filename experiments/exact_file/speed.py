@@ -14,15 +14,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import torch
-from compressai.models import MeanScaleHyperprior
-from torch import Tensor
-
 from jdcsuite.bench.coding import kmac, photograph
 from jdcsuite.bench.common import configuration
 from jdcsuite.coding.codec import Codec
 from jdcsuite.training import job as training
+
+import numpy as np
+import torch
+from compressai.models import MeanScaleHyperprior
+from torch import Tensor
 
 sys.path.append(str(Path(__file__).parents[1]))
 import script

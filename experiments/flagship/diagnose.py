@@ -19,17 +19,17 @@ import argparse
 import sys
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-import torch
-from torch import Tensor
-
 from jdcsuite.coding.conditions import conditions_of
 from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.noise import GaussianNoise
 from jdcsuite.data.samples import Pictures
 from jdcsuite.imaging.folders import image_files
 from jdcsuite.models.flagship import Flagship
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
 
 sys.path.extend(map(str, Path(__file__).parents[:2]))
 import script

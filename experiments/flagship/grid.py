@@ -15,11 +15,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-import torch
-from torch.utils.data import Dataset
-
 from jdcsuite.artifacts import weights
 from jdcsuite.coding.conditions import conditions_of
 from jdcsuite.data.cache import ImageCache
@@ -32,6 +27,11 @@ from jdcsuite.imaging.folders import image_files
 from jdcsuite.judging.metrics import eight_bit, quality
 from jdcsuite.models.flagship import Flagship
 from jdcsuite.types import Pair, UserError
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.data import Dataset
 
 sys.path.append(str(Path(__file__).parents[1]))
 import script

@@ -23,11 +23,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import lightning as L
-import torch
-from hydra import compose, initialize_config_dir
-from lightning.pytorch.callbacks import Checkpoint, Timer
-
 import jdcsuite
 from jdcsuite.artifacts import environment, weights
 from jdcsuite.artifacts.rows import write_rows
@@ -39,6 +34,11 @@ from jdcsuite.training import loggers
 from jdcsuite.training.callbacks import EMA
 from jdcsuite.training.task import Task
 from jdcsuite.types import UserError
+
+import lightning as L
+import torch
+from hydra import compose, initialize_config_dir
+from lightning.pytorch.callbacks import Checkpoint, Timer
 
 sys.path.extend(map(str, Path(__file__).parents[:2]))
 import script

@@ -25,13 +25,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-import lightning as L
-import numpy as np
-import torch
-import torch.nn.functional as F
-from hydra.utils import instantiate
-from torch import Tensor, nn
-
 from jdcsuite.artifacts import weights
 from jdcsuite.coding.conditions import CODED, conditions_of, denoising_error, lmbda_of
 from jdcsuite.data.noise import GaussianNoise
@@ -42,6 +35,13 @@ from jdcsuite.models.flagship import Flagship
 from jdcsuite.training import job as training
 from jdcsuite.training.criteria import mse
 from jdcsuite.types import Pair, UserError
+
+import lightning as L
+import numpy as np
+import torch
+import torch.nn.functional as F
+from hydra.utils import instantiate
+from torch import Tensor, nn
 
 sys.path.extend(map(str, Path(__file__).parents[:2]))
 import leg

@@ -13,13 +13,13 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
-from hydra.utils import instantiate
-from torch import Tensor
-
 from jdcsuite.artifacts import weights
 from jdcsuite.models.flagship import Flagship, dct_kernels
 from jdcsuite.types import UserError
+
+import torch
+from hydra.utils import instantiate
+from torch import Tensor
 
 sys.path.extend(map(str, Path(__file__).parents[:2]))
 import script

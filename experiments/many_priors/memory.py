@@ -13,11 +13,11 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 from jdcsuite.artifacts import weights
 from jdcsuite.imaging.read import embedded
+
+import numpy as np
+from PIL import Image
 
 sys.path.append(str(Path(__file__).parents[1]))
 import script

@@ -16,17 +16,17 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import lightning as L
-import numpy as np
-import torch
-from torch import Tensor, nn
-
 from jdcsuite.artifacts import environment
 from jdcsuite.bench.coding import photograph
 from jdcsuite.bench.common import configuration
 from jdcsuite.judging.metrics import timed
 from jdcsuite.training import job as training
 from jdcsuite.types import Pair
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 sys.path.extend(map(str, (Path(__file__).parents[1], Path(__file__).parents[2] / "tests")))
 import naive

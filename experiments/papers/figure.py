@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from string import Formatter
 
-import pandas as pd
-import yaml
-
 from jdcsuite.artifacts import weights
 from jdcsuite.judging import candidates, curves, results
 from jdcsuite.types import UserError
+
+import pandas as pd
+import yaml
 
 sys.path.append(str(Path(__file__).parents[1]))
 import script

@@ -11,8 +11,6 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
-
 from jdcsuite.artifacts import weights
 from jdcsuite.coding.container import unpack
 from jdcsuite.imaging.folders import image_files
@@ -20,6 +18,8 @@ from jdcsuite.imaging.pixels import to_tensor
 from jdcsuite.imaging.read import read
 from jdcsuite.models.manypriors import ManyPriors
 from jdcsuite.types import UserError
+
+import torch
 
 sys.path.append(str(Path(__file__).parents[1]))
 import script

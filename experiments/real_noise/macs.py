@@ -11,12 +11,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from jdcsuite.bench.common import configuration
+from jdcsuite.training import job as training
+
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
-
-from jdcsuite.bench.common import configuration
-from jdcsuite.training import job as training
 
 sys.path.append(str(Path(__file__).parents[1]))
 import script

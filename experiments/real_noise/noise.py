@@ -11,12 +11,12 @@ import argparse
 import sys
 from pathlib import Path
 
-import numpy as np
-
 from jdcsuite.data.estimate import estimate_sigma, noise_of
 from jdcsuite.imaging.folders import image_files
 from jdcsuite.imaging.pixels import to_tensor
 from jdcsuite.imaging.read import read
+
+import numpy as np
 
 sys.path.append(str(Path(__file__).parents[1]))
 import script

@@ -15,12 +15,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+from jdcsuite.imaging.read import read
+from jdcsuite.judging import results
+
 import numpy as np
 import pandas as pd
 from PIL import Image
-
-from jdcsuite.imaging.read import read
-from jdcsuite.judging import results
 
 sys.path.append(str(Path(__file__).parents[1]))
 import script

@@ -11,13 +11,13 @@ import argparse
 import sys
 from pathlib import Path
 
-import numpy as np
-import torch
-from rich.console import Console
-
 from jdcsuite.imaging.folders import image_files
 from jdcsuite.imaging.read import read
 from jdcsuite.models import haar
+
+import numpy as np
+import torch
+from rich.console import Console
 
 sys.path.append(str(Path(__file__).parents[1]))
 import script

@@ -17,12 +17,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
 
-import lightning as L
-import numpy as np
-import pandas as pd
-import torch
-from rich.console import Console
-
 from jdcsuite.bench.common import configuration
 from jdcsuite.bench.train import BareLoop
 from jdcsuite.data import photographs
@@ -35,6 +29,12 @@ from jdcsuite.models import haar
 from jdcsuite.training import job as training
 from jdcsuite.training.supervision import CleanInput
 from jdcsuite.types import Pair
+
+import lightning as L
+import numpy as np
+import pandas as pd
+import torch
+from rich.console import Console
 
 sys.path.append(str(Path(__file__).parents[1]))
 import script
