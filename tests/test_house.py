@@ -64,7 +64,7 @@ def test_notebooks_hold_no_outputs() -> None:
 
 
 def test_experiments_answer_a_question_with_a_command() -> None:
-    folders = [p for p in (ROOT / "experiments").iterdir() if p.is_dir() and p.name != "__pycache__"]
+    folders = [p for p in (ROOT / "experiments").iterdir() if p.is_dir() and p.name[0] not in "._"]
     assert folders
     for folder in folders:
         text = (folder / "README.md").read_text()
