@@ -21,10 +21,13 @@ NO_INPUT = {"complexity/macs.py", "exact_file/devices.py"}
 CASES = [
     ("ceiling/linear_bound.py", "--root NONE --out OUT", "NONE"),
     ("complexity/times.py", "fllic=big", "fllic=big is not a method and a side: give METHOD=SIDE"),
+    ("complexity/times.py", "fllic=0", "fllic=0 is not a method and a side: give METHOD=SIDE"),
     ("complexity/times.py", "fllik=64", "there is no experiment 'fllik': choose one of"),
     ("exact_file/cost.py", "NONE DATA 10", "there are no weights at NONE"),
     ("exact_file/cost.py", "WEIGHTS NONE 10", "The image folder NONE does not exist"),
     ("exact_file/seams.py", "NONE DATA 10 64", "there are no weights at NONE"),
+    ("exact_file/seams.py", "WEIGHTS DATA 10 64", "tiles of 64 leave no seams in a.png: give a side"),
+    ("exact_file/seams.py", "WEIGHTS DATA 10 0", "tiles of 0 leave no seams in a.png: give a side"),
     ("exact_file/speed.py", "3 2 clock", "invalid choice: 'clock'"),
     ("flagship/diagnose.py", "NONE DATA", "there are no weights at NONE"),
     ("flagship/diagnose.py", "WEIGHTS DATA", "WEIGHTS holds a FLLIC: give weights of the flagship"),

@@ -76,9 +76,10 @@ def times(given: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     for word in given.methods:
         method, _, pixels = word.partition("=")
-        if not (pixels or "512").isdecimal():
-            raise UserError(f"{word} is not a method and a side: give METHOD=SIDE, as in fllic=512")
-        measure(method, int(pixels or 512))
+        side = pixels or "512"
+        if not side.isdecimal() or int(side) < 64:
+            raise UserError(f"{word} is not a method and a side: give METHOD=SIDE, 64 pixels or more, as in fllic=512")
+        measure(method, int(side))
 
 
 if __name__ == "__main__":

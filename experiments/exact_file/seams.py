@@ -17,6 +17,7 @@ from jdcsuite.data.noise import GaussianNoise
 from jdcsuite.data.samples import Pictures
 from jdcsuite.files.compression import load
 from jdcsuite.imaging.folders import image_files
+from jdcsuite.types import UserError
 
 import numpy as np
 import torch
@@ -59,7 +60,9 @@ def seams(given: argparse.Namespace) -> None:
     )
     rows = []
     for i in range(len(pictures)):
-        _, pair = pictures[i]
+        name, pair = pictures[i]
+        if not 0 < tile < min(pair.clean.shape[-2:]):
+            raise UserError(f"tiles of {tile} leave no seams in {name}: give a side from 1 to less than the image's")
         strips = near_seams(*pair.clean.shape[-2:], tile)
         coded = {side: codec.compress(pair.noisy, tile=side) for side in (0, tile)}
         x_hat = {side: codec.decompress(data) for side, data in coded.items()}
