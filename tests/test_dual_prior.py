@@ -12,7 +12,10 @@ from torch import Tensor
 
 from jdcsuite.entropy.quantize import compand
 from jdcsuite.models import haar
+from jdcsuite.models.dual_prior import DualPriorCodec
+from jdcsuite.models.flagship import Flagship
 from jdcsuite.models.fllic import FLLIC
+from jdcsuite.types import UserError
 
 # -- steps -----------------------------------------------------------------------------------------------------
 
@@ -133,43 +136,120 @@ def test_wider_steps_cost_fewer_bits_and_more_distortion():
 # -- dual prior ------------------------------------------------------------------------------------------------
 
 
-def test_the_two_halves_are_complementary_checkerboards():
-    first = FLLIC._first_half(torch.zeros(1, 6, 5, 4))[0]
+def in_pass(net: DualPriorCodec, number: int, v: Tensor) -> Tensor:
+    return net._mask(net._order(v), number).expand_as(v)
+
+
+def test_two_passes_are_complementary_checkerboards():
+    first = in_pass(tiny(), 0, torch.zeros(1, 32, 5, 4))[0]
     row, column = np.indices((5, 4))
     even = (row + column) % 2 == 0
-    for channel in range(6):
-        np.testing.assert_array_equal(first[channel].numpy(), even if channel < 3 else ~even)
+    for channel in range(32):
+        np.testing.assert_array_equal(first[channel].numpy(), even if channel < 16 else ~even)
 
 
-def dual_prior(net: FLLIC, v: Tensor, step: Tensor, scales: Tensor, means: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def test_four_passes_code_each_latent_once_and_a_quarter_of_each_square():
+    net = four_passes()
+    masks = torch.stack([in_pass(net, number, torch.zeros(1, 32, 6, 8))[0] for number in range(4)]).int()
+    assert torch.equal(masks.sum(0), torch.ones(32, 6, 8).int())
+    squares = masks.view(4, 32, 3, 2, 4, 2).sum((3, 5))
+    assert (squares == 1).all()  # every channel: one of each 2x2 square in each pass
+    assert (masks.view(4, 8, 4, 6, 8).sum(2) == 1).all()  # every position: one of four adjacent channels in each pass
+    row, column = np.indices((6, 8)) % 2
+    by_hand = np.select([(row == 0) & (column == 0), (row == 1) & (column == 1), row == 0], [0, 1, 2], 3)
+    for number in range(4):
+        np.testing.assert_array_equal(masks[number, 5].numpy(), (by_hand + 5) % 4 == number)
+
+
+def four_passes() -> Flagship:
+    torch.manual_seed(6)
+    net = Flagship(
+        widths=[4, 4], blocks=[0, 0], num_latents=32, prior_width=8, embedding=4, magnitudes=True, passes=4
+    ).eval()
+    with torch.no_grad():
+        net.spatial_prior[-1].module.weight.mul_(100)  # starts near zero
+    return net
+
+
+def flagship_parts(v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.rand_like(v), torch.rand_like(v), torch.randn_like(v) * 5
+
+
+def dual_prior(
+    net: DualPriorCodec, v: Tensor, step: Tensor, scales: Tensor, means: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     return net._dual_prior(step, scales, means, lambda means, scales, mask: torch.round(v - means) + means)
 
 
-def test_parameters_of_the_first_half_depend_on_no_latent_and_those_of_the_second_on_the_first():
-    net = tiny(start="random").eval()
+@pytest.mark.parametrize("make", [lambda: tiny(start="random").eval(), four_passes], ids=["two", "four"])
+def test_parameters_of_a_pass_depend_on_the_latents_of_all_passes_before_and_on_no_others(make):
+    net = make()
     v, means = torch.randn(2, 1, 32, 6, 8) * 5
     step, scales = torch.rand(2, 1, 32, 6, 8) + 0.5
-    first = net._first_half(v)
+    passes = [in_pass(net, number, v) for number in range(net.passes)]
     with torch.no_grad():
         y_hat, s, m = dual_prior(net, v, step, scales, means)
-        assert torch.equal(s[first], scales[first]) and torch.equal(m[first], means[first])
-        assert not torch.equal(s[~first], scales[~first]) and not torch.equal(m[~first], means[~first])
+        assert torch.equal(s[passes[0]], scales[passes[0]]) and torch.equal(m[passes[0]], means[passes[0]])
         np.testing.assert_array_equal(y_hat.numpy(), (torch.round(v - m) + m).numpy())
+        for number, latents in enumerate(passes):
+            _, s2, m2 = dual_prior(net, torch.where(latents, v + 7.0, v), step, scales, means)
+            changed = (s2 != s) & (m2 != m)
+            for other, place in enumerate(passes):
+                if other > number:
+                    assert changed[place].float().mean() > 0.9
+                else:
+                    assert torch.equal(s2[place], s[place]) and torch.equal(m2[place], m[place])
 
-        _, s2, m2 = dual_prior(net, torch.where(first, v, v + 7.3), step, scales, means)
-        assert torch.equal(s, s2) and torch.equal(m, m2)
 
-        _, s3, m3 = dual_prior(net, torch.where(first, v + 7.0, v), step, scales, means)
-        assert torch.equal(s3[first], s[first]) and torch.equal(m3[first], m[first])
-        changed = (s3 != s) & (m3 != m)
-        assert changed[~first].float().mean() > 0.9
+def test_the_spatial_prior_is_told_which_latents_it_knows():
+    net, seen = four_passes(), []
+    net.spatial_prior[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][:, -4:]))
+    v = torch.zeros(2, 32, 6, 8)
+    with torch.no_grad():
+        dual_prior(net, v, *flagship_parts(v))
+    assert len(seen) == 3 and all(planes.shape == (2, 4, 6, 8) for planes in seen)
+    for number, planes in enumerate(seen, 1):
+        known = sum(in_pass(net, before, v)[:, :4].float() for before in range(number))
+        assert torch.equal(planes, known)
+
+
+def test_the_rate_of_symbols_has_their_gradient_for_scales_and_that_of_noise_for_residuals():
+    net = Flagship(widths=[4, 4], blocks=[0, 0], num_latents=32, training_rate="symbols").train()
+    residual = torch.tensor([0.2, -0.7, 3.1, 0.0]).repeat(50_000).requires_grad_()
+    scale = torch.tensor([0.3, 1.0, 2.0, 0.12]).repeat(50_000).requires_grad_()
+    bits = -torch.log2(net._likelihoods(residual, scale))
+    symbols = torch.round(residual).detach()
+    known = -torch.log2(net.prior_y(symbols, scale))
+    torch.testing.assert_close(bits, known)
+    by_scale, by_residual = torch.autograd.grad(bits.sum(), (scale, residual))
+    torch.testing.assert_close(by_scale, torch.autograd.grad(known.sum(), scale)[0])
+    # E over u of the derivative at r + u = difference of the bits of the bins half a step up and down
+    up, down = (-torch.log2(net.prior_y(residual[:4] + half, scale[:4])) for half in (0.5, -0.5))
+    torch.testing.assert_close(by_residual.view(-1, 4).mean(0), up - down, atol=0.05, rtol=0.02)
+    net.eval()
+    assert torch.equal(net._likelihoods(residual, scale), net.prior_y(symbols, scale))
+
+
+def test_latents_that_are_always_zero_are_free_by_symbols_and_not_under_noise():
+    residual, scale = torch.zeros(10_000), torch.full((10_000,), 2**-3.25)
+    cost = {}
+    for rate in ("noise", "symbols"):
+        net = Flagship(widths=[4, 4], blocks=[0, 0], num_latents=32, training_rate=rate).train()
+        cost[rate] = float(-torch.log2(net._likelihoods(residual, scale)).mean())
+    assert cost["symbols"] < 1e-4 and cost["noise"] > 0.1
+
+
+@pytest.mark.parametrize("passes", [0, 1, 3, 8])
+def test_other_numbers_of_passes_are_refused(passes):
+    with pytest.raises(UserError, match=f"model.passes={passes}: give 2 or 4"):
+        Flagship(widths=[4, 4], blocks=[1, 1], passes=passes)
 
 
 def test_the_second_half_depends_on_step_scales_and_means():
     net = tiny(start="random").eval()
     v, means = torch.randn(2, 1, 32, 6, 8) * 5
     step, scales = torch.rand(2, 1, 32, 6, 8) + 0.5
-    second = ~net._first_half(v)
+    second = in_pass(net, 1, v)
     changed = [(step * 1.5, scales, means), (step, scales * 1.5, means), (step, scales, means + second * 1.0)]
     with torch.no_grad():
         _, scales_before, _ = dual_prior(net, v, step, scales, means)

@@ -285,9 +285,9 @@ def fllic() -> tuple[FLLIC, Tensor, Tensor]:
     return net, latents(40, 12, spread=6.0), torch.round(z).double()
 
 
-def flagship() -> tuple[Flagship, Tensor, Tensor]:
+def flagship(**more: object) -> tuple[Flagship, Tensor, Tensor]:
     torch.manual_seed(4)
-    net = Flagship(widths=[4, 4], blocks=[1, 1], num_latents=40, prior_width=24, embedding=4)
+    net = Flagship(widths=[4, 4], blocks=[1, 1], num_latents=40, prior_width=24, embedding=4, **more)
     with torch.no_grad():
         for p in (p for part in (net.h_s, net.fusion, net.spatial_prior) for p in part.parameters()):
             p.copy_(torch.randn_like(p) * 1.6 / max(p[0].numel(), 9) ** 0.5)
@@ -315,6 +315,7 @@ ARCHITECTURES = ["ScaleHyperprior", "MeanScaleHyperprior"]
 BUILDERS = {
     "FLLIC": fllic,
     "Flagship": flagship,
+    "Flagship, four passes": partial(flagship, magnitudes=True, passes=4, residuals="logistic"),
     **{name: partial(drop_in, partial(DropIn, architecture=name, **SMALL)) for name in ARCHITECTURES},
     "Testolina": partial(drop_in, partial(Testolina, **SMALL)),
 }

@@ -11,10 +11,10 @@ from coder_examples import GAUSSIAN, UNIT, check_integer_tables, read, written
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit
-from scipy.stats import norm
+from scipy.stats import logistic, norm
 
 from jdcsuite.entropy.coder import Decoder, Encoder
-from jdcsuite.entropy.priors import Gaussian, MonotoneCDF
+from jdcsuite.entropy.priors import Gaussian, Logistic, MonotoneCDF
 
 # -- cost of symbols -------------------------------------------------------------------------------------------
 
@@ -73,40 +73,55 @@ def test_raw_low_bits_cost_almost_nothing(scale, k):
     assert excess(scale * 2**k) - excess(scale) < 6e-4
 
 
-# -- Gaussian prior --------------------------------------------------------------------------------------------
+# -- priors of residuals ---------------------------------------------------------------------------------------
+
+# with scipy's distribution of standard deviation 1
+DISTRIBUTIONS = [(Gaussian(), norm()), (Logistic(), logistic(scale=math.sqrt(3) / math.pi))]
+both = pytest.mark.parametrize(("prior", "known"), DISTRIBUTIONS, ids=["gaussian", "logistic"])
 
 
+@both
+def test_scales_are_standard_deviations(prior, known):
+    assert known.std() == pytest.approx(1)
+    symbols = torch.arange(-500.0, 501)
+    p = prior(symbols, torch.full_like(symbols, 30.0)).double()
+    assert float((p * symbols.double().square()).sum().sqrt()) == pytest.approx(30, rel=1e-3)
+
+
+@both
 @pytest.mark.parametrize("scale", SCALES)
-def test_gaussian_likelihood_is_the_difference_of_two_cdfs(scale):
+def test_likelihood_is_the_difference_of_two_cdfs(prior, known, scale):
     residual = np.concatenate([np.linspace(-8, 8, 401) * scale, np.linspace(-3, 3, 61)])
     scale32 = np.float32(scale)
-    expected = norm.cdf(-(np.abs(residual) - 0.5) / scale32) - norm.cdf(-(np.abs(residual) + 0.5) / scale32)
-    got = Gaussian()(torch.tensor(residual).float(), torch.full((len(residual),), float(scale32))).numpy()
+    expected = known.cdf(-(np.abs(residual) - 0.5) / scale32) - known.cdf(-(np.abs(residual) + 0.5) / scale32)
+    got = prior(torch.tensor(residual).float(), torch.full((len(residual),), float(scale32))).numpy()
     # float32: within an ulp of 1 near the mean, relative in the tails
     np.testing.assert_allclose(got, np.maximum(expected, 1e-9), rtol=2e-3, atol=1.3e-7)
     tail = np.abs(residual) > 3 * scale + 0.5
     np.testing.assert_allclose(got[tail], np.maximum(expected, 1e-9)[tail], rtol=5e-3)
 
 
-def test_gaussian_likelihood_stays_above_its_floor_with_a_finite_gradient():
+@both
+def test_likelihood_stays_above_its_floor_with_a_finite_gradient(prior, known):
     residual = torch.tensor([0.0, 0.5, 3, 40, 1e3, 1e6, -1e6], requires_grad=True)
     for value in (0.11, 1.0, 300.0, 16384.0):
         scale = torch.full_like(residual, value, requires_grad=True)
-        p = Gaussian()(residual, scale)
+        p = prior(residual, scale)
         assert (p >= 1e-9).all() and (p <= 1).all()
         assert p[-1].item() == (pytest.approx(1e-9) if value < 1e5 else p[-1].item())
         for gradient in torch.autograd.grad(-torch.log2(p).sum(), (residual, scale)):
             assert torch.isfinite(gradient).all()
 
 
-def test_gradient_of_the_bits_equals_the_closed_form():
+@both
+def test_gradient_of_the_bits_equals_the_closed_form(prior, known):
     r, s = np.meshgrid([-7.3, -2.0, -0.4, 0.1, 1.0, 5.5], [0.7, 1.9, 6.0, 25.0])
     low, high = (r - 0.5) / s, (r + 0.5) / s
-    p = norm.cdf(high) - norm.cdf(low)
-    by_r = -(norm.pdf(high) - norm.pdf(low)) / s / p / np.log(2)
-    by_s = (high * norm.pdf(high) - low * norm.pdf(low)) / s / p / np.log(2)
+    p = known.cdf(high) - known.cdf(low)
+    by_r = -(known.pdf(high) - known.pdf(low)) / s / p / np.log(2)
+    by_s = (high * known.pdf(high) - low * known.pdf(low)) / s / p / np.log(2)
     residual, scale = (torch.tensor(a.ravel(), requires_grad=True) for a in (r, s))
-    bits = -torch.log2(Gaussian()(residual, scale)).sum()
+    bits = -torch.log2(prior(residual, scale)).sum()
     got_r, got_s = torch.autograd.grad(bits, (residual, scale))
     likely = p.ravel() > 1e-8  # above the floor
     np.testing.assert_allclose(got_r.numpy()[likely], by_r.ravel()[likely], rtol=1e-6)
@@ -116,20 +131,22 @@ def test_gradient_of_the_bits_equals_the_closed_form():
 LEVELS = 2 ** (-3.25 + np.arange(133) / 16)
 
 
-def test_gaussian_tables_equal_scipy_at_log_spaced_scales():
-    check_integer_tables(GAUSSIAN)
-    assert len(GAUSSIAN.cdf) == 133 and LEVELS[-1] == 32
-    for scale, row, length, offset in zip(LEVELS, *GAUSSIAN.arrays, strict=True):
+@both
+def test_tables_equal_scipy_at_log_spaced_scales(prior, known):
+    tables = prior.tables()
+    check_integer_tables(tables)
+    assert len(tables.cdf) == 133 and LEVELS[-1] == 32
+    for scale, row, length, offset in zip(LEVELS, *tables.arrays, strict=True):
         row = row[:length]
         symbols = offset + np.arange(length - 2)
         assert symbols[0] == -symbols[-1]
-        expected = norm.cdf((symbols + 0.5) / scale) - norm.cdf((symbols - 0.5) / scale)
+        expected = known.cdf((symbols + 0.5) / scale) - known.cdf((symbols - 0.5) / scale)
         np.testing.assert_allclose(np.diff(row)[:-1] * UNIT, expected, atol=6 * UNIT)
         kept = expected > 1e-12
         lost = expected[kept] * np.log2(expected[kept] / np.diff(row)[:-1][kept] / UNIT)
         assert lost.sum() < 0.0015  # bits per symbol
-        beyond = norm.sf((symbols[-1] + 0.5) / scale)
-        assert beyond <= 2.0**-17 and norm.sf((symbols[-1] - 1.5) / scale) > 2.0**-17  # neither too short nor too long
+        beyond = known.sf((symbols[-1] + 0.5) / scale)
+        assert beyond <= 2.0**-17 and known.sf((symbols[-1] - 1.5) / scale) > 2.0**-17  # neither too short nor too long
 
 
 @given(st.floats(-10, 21))

@@ -5,7 +5,8 @@
     noise_level  the blind estimate: smooth-L1 error of log2(1 + sigma), with more camera noise and JPEG than a leg has
     denoiser     the encoder's: log(1 + MSE / the error that denoising leaves), as in the criterion
     prior        h_a, h_s, fusion, spatial prior and the prior of z: bits and the error of rounding, of latents of crops
-                 that are analysed once; the linear synthesis stands for the whole one
+                 that are analysed once; the sensitivity of the decoded image to each latent, measured before, stands
+                 for the decoder
     post_filter  the decoder's: log of the MSE of crops that are coded once
 
 The network is that of the configuration (`--set model.blocks=[3,2]`). It takes from the weights what has the same
@@ -41,6 +42,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from hydra.utils import instantiate
+from jaxtyping import Float
 from torch import Tensor, nn
 
 sys.path.extend(map(str, Path(__file__).parents[:2]))
@@ -48,6 +50,7 @@ import leg
 import script
 
 PRIOR = ("h_a", "h_s", "fusion", "spatial_prior", "prior_z")
+SENSED = 10  # batches on which the decoder's sensitivity is measured
 BATCHES = {"prior": 150, "post_filter": 300}  # that are coded once, and drawn from again
 PAIRS = {"cc15": 1, "polyu_crops": 5, "sidd_small_256": 8}  # folder -> every how many images
 WORDS = {
@@ -101,7 +104,7 @@ def denoiser(model: Flagship, batches: Iterator[Pair]) -> tuple[list[nn.Module],
 
 
 def prior(model: Flagship, batches: Iterator[Pair]) -> tuple[list[nn.Module], float, Loss]:
-    energy = model.linear_s[0].module.weight.detach().square().sum((0, 2, 3))[None, :, None, None]
+    energy = torch.stack([sensitivity(model, next(batches)) for _ in range(SENSED)]).mean(0)[None, :, None, None]
 
     def analysed() -> tuple[Tensor, Tensor]:
         pair = next(batches)
@@ -125,6 +128,21 @@ def prior(model: Flagship, batches: Iterator[Pair]) -> tuple[list[nn.Module], fl
         return torch.log1p((bpp + lmbda_of(100 * conditions[:, 0]) * error) / CODED).mean()
 
     return [getattr(model, name) for name in PRIOR], 1e-3, loss
+
+
+def sensitivity(model: Flagship, pair: Pair) -> Float[Tensor, "m"]:
+    """Sum of the squared derivatives of all samples of the decoded image with respect to a latent of each channel,
+    divided by its gain: mean over positions and crops, by projections on random signs."""
+    conditions = _conditions(model, pair)
+    with torch.no_grad():
+        e = model._embedded(conditions)
+        y_hat, _ = model._relaxed(model.analyse(pair.noisy, conditions), conditions)
+        gain = model._gain(model.gain_s, conditions, e)
+    y = (y_hat / gain).requires_grad_()
+    decoded = model._filtered(model._decoded(y * gain, conditions, e), conditions, e)
+    signs = torch.randint(2, decoded.shape) * 2.0 - 1
+    (gradient,) = torch.autograd.grad((signs * decoded).sum(), y)
+    return gradient.square().mean((0, 2, 3))
 
 
 def post_filter(model: Flagship, batches: Iterator[Pair]) -> tuple[list[nn.Module], float, Loss]:

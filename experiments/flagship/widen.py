@@ -44,15 +44,17 @@ def widened(old: Flagship, config: dict, latents: int) -> tuple[Flagship, dict]:
         raise UserError(f"{latents} latents in place of {m}: give more, at most 768, both even")
     config = {**config, "num_latents": latents}
     new: Flagship = instantiate(config, _convert_="all")
-    # either half of the channels, which are coded one after the other, gets half of the new ones at its end
-    extra = (latents - m) // 2
-    places = torch.cat([torch.arange(m // 2), torch.arange(m // 2) + m // 2 + extra])
+    places = torch.arange(m)
+    if old.passes == 2:  # a half of the channels is coded in each, and gets half of the new ones at its end
+        places += (places >= m // 2) * (latents - m) // 2
     fresh = torch.tensor(sorted(set(range(latents)) - set(places.tolist())))
     state = {}
     for name, value in old.state_dict().items():
         if name in PLACES:
             dim = PLACES[name]
-            state[name] = torch.cat([_spread(part, dim, places, latents) for part in value.split(m, dim)], dim)
+            parts = value.split(m, dim)  # those of fewer channels are no latents
+            parts = [_spread(part, dim, places, latents) if part.shape[dim] == m else part for part in parts]
+            state[name] = torch.cat(parts, dim)
         else:
             state[name] = value
     kernels = dct_kernels(latents)[m:]

@@ -36,6 +36,10 @@ CODECS = {
     "flagship": ("flagship.Flagship", FLAGSHIP),  # as its first weights
     "flagship_denoiser": ("flagship.Flagship", {**FLAGSHIP, "denoiser": [4, 1], "magnitudes": True}),
     "flagship_post_filter": ("flagship.Flagship", {**FLAGSHIP, "post_filter": [4, 1]}),
+    "flagship_four_passes": (
+        "flagship.Flagship",
+        {**FLAGSHIP, "magnitudes": True, "passes": 4, "residuals": "logistic"},
+    ),
     "many_priors": ("manypriors.ManyPriors", {"num_channels": 4, "num_latents": 6, "num_priors": 5}),
     "many_priors_adaptive": (
         "manypriors.ManyPriors",
@@ -61,6 +65,7 @@ ZERO_INITIALISED["flagship_denoiser"] = (*ZERO_INITIALISED["flagship"], "denoise
 ZERO_INITIALISED["flagship_post_filter"] = (
     *ZERO_INITIALISED["flagship"], "post_filter.blocks.0.scale", "post_filter.leave",
 )  # fmt: skip
+ZERO_INITIALISED["flagship_four_passes"] = ZERO_INITIALISED["flagship"]
 MAX_WEIGHTS = 250_000  # bytes
 LCFDNET = "lcfdnet"  # its weights exceed that at any width, so `numbered` makes them again
 WEIGHTS, LIST = "weights.safetensors", "golden.json"

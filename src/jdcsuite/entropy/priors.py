@@ -7,6 +7,7 @@ trains all parameters.
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,9 @@ from jdcsuite.entropy.quantize import LowerBound
 
 # Symbols in a tail of less than this probability are coded by the escape; one unit of a 16-bit table is 2**-16.
 TAIL = 2.0**-17
+
+
+PER_SCALE = math.pi / math.sqrt(3)  # logit of the logistic distribution per standard deviation
 
 
 class LikelihoodFloor(nn.Module):
@@ -30,8 +34,8 @@ class LikelihoodFloor(nn.Module):
         return self.bound(p)
 
 
-class Gaussian(nn.Module):
-    """Zero-mean normal distribution integrated over unit bins, for residuals in step units given their scale.
+class Residuals(nn.Module):
+    """Zero-mean distribution integrated over unit bins, for residuals in step units given their standard deviation.
 
     There is a table for every scale 2**(``lowest`` + i / ``density``) up to 2**``highest`` steps. The index follows
     from the log2 of a scale by a multiplication with a power of two, which is exact on every machine. For a larger
@@ -45,11 +49,17 @@ class Gaussian(nn.Module):
         self.levels = round((highest - lowest) * density) + 1
         self.floor = LikelihoodFloor()
 
+    @abstractmethod
     def forward(self, residual: Tensor, scale: Tensor) -> Tensor:
         """Probability of the unit bin around each ``residual`` given its ``scale``, both in steps and of one shape."""
-        distance = residual.abs()
-        upper, lower = ((0.5 - distance) / scale, (-0.5 - distance) / scale)
-        return self.floor(0.5 * (torch.erfc(-upper / math.sqrt(2)) - torch.erfc(-lower / math.sqrt(2))))
+
+    @abstractmethod
+    def cdf(self, x: Tensor) -> Tensor:
+        """Cumulative distribution for scale 1, float64."""
+
+    @abstractmethod
+    def quantile(self, p: float) -> float:
+        """Inverse of `cdf`."""
 
     def index(self, log2_scale: Tensor) -> tuple[Tensor, Tensor]:
         """log2 of the scale in steps -> table index (int32) and number k of raw low bits (uint8)."""
@@ -60,12 +70,45 @@ class Gaussian(nn.Module):
     def tables(self) -> Tables:
         """Integer tables of all scales, computed in float64 on the CPU so that they do not depend on the device."""
         scales = torch.exp2(self.lowest + torch.arange(self.levels, dtype=torch.float64) / self.density)
-        reach = torch.ceil(scales * -torch.special.ndtri(torch.tensor(TAIL, dtype=torch.float64)) + 0.5).int()
+        reach = torch.ceil(scales * -self.quantile(TAIL) + 0.5).int()
         pmfs = []
         for scale, r in zip(scales.tolist(), reach.tolist(), strict=True):
             edges = (torch.arange(-r, r + 2, dtype=torch.float64) - 0.5) / scale
-            pmfs.append(torch.special.ndtr(edges).diff())
+            pmfs.append(self.cdf(edges).diff())
         return Tables.from_pmfs(pmfs, offsets=(-reach).tolist())
+
+
+class Gaussian(Residuals):
+    """Normal distribution."""
+
+    def forward(self, residual: Tensor, scale: Tensor) -> Tensor:
+        distance = residual.abs()
+        upper, lower = ((0.5 - distance) / scale, (-0.5 - distance) / scale)
+        return self.floor(0.5 * (torch.erfc(-upper / math.sqrt(2)) - torch.erfc(-lower / math.sqrt(2))))
+
+    def cdf(self, x: Tensor) -> Tensor:
+        return torch.special.ndtr(x)
+
+    def quantile(self, p: float) -> float:
+        return float(torch.special.ndtri(torch.tensor(p, dtype=torch.float64)))
+
+
+class Logistic(Residuals):
+    """Logistic distribution: more mass at the centre and in the tails than the normal one, as residuals whose scales
+    are predicted with some error have."""
+
+    def forward(self, residual: Tensor, scale: Tensor) -> Tensor:
+        slope = PER_SCALE / scale
+        return self.floor(interval_probability((residual - 0.5) * slope, (residual + 0.5) * slope))
+
+    def cdf(self, x: Tensor) -> Tensor:
+        return torch.sigmoid(x * PER_SCALE)
+
+    def quantile(self, p: float) -> float:
+        return math.log(p / (1 - p)) / PER_SCALE
+
+
+RESIDUALS = {"gaussian": Gaussian, "logistic": Logistic}
 
 
 def monotone_logits(x: Tensor, slopes: Tensor, offsets: Tensor, bends: Tensor) -> Tensor:

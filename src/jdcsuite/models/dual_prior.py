@@ -1,11 +1,12 @@
-"""Latents y -> bytes -> y_hat under a hyperprior with adaptive steps and two checkerboard passes; shared by FLLIC and
-the flagship.
+"""Latents y -> bytes -> y_hat under a hyperprior with adaptive steps and two or four passes over interleaved positions;
+shared by FLLIC and the flagship.
 
 EVC's dual prior (Wang et al., ICLR 2023, arXiv 2302.05071, section 3.2) with the quantisation steps of FLLIC (Zhang and
-Wu, arXiv 2401.13616, 2024, section III-C).
+Wu, arXiv 2401.13616, 2024, section III-C), or, in four passes, the quadtree partition of DCVC-DC (Li et al., CVPR 2023,
+arXiv 2302.14402, section 3.3).
 
     y -> h_a -> z -> [z prior] -> h_s -> fusion(, planes) -> step, scales, means
-    y / step -> two checkerboard passes [Gaussian(means, scales)] -> y_hat
+    y / step -> passes [means and scales; both from the spatial prior after the first] -> y_hat
 
 ``planes``: side information in the header of the file (entropy guide; quality, noise and strength), one constant
 channel each. When coding, the networks between bits and symbols (h_s, fusion, spatial prior) are computed in float64,
@@ -18,20 +19,23 @@ from abc import abstractmethod
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from jdcsuite import checks
 from jdcsuite.coding.tiling import in_windows
 from jdcsuite.coding.transform import LARGE, TransformCodec
 from jdcsuite.entropy.coder import MAX_SYMBOL, Decoder, Encoder, Tables, channel_indexes
-from jdcsuite.entropy.priors import Gaussian, MonotoneCDF
+from jdcsuite.entropy.priors import RESIDUALS, MonotoneCDF
 from jdcsuite.entropy.quantize import LowerBound, add_noise, compand, round_ste
 from jdcsuite.models.haar import SMALL, orthogonal_start
 from jdcsuite.models.layers import DepthConv, Float32, conv1x1, conv3x3, exact1x1, subpixel
-from jdcsuite.types import Side
+from jdcsuite.types import Side, UserError
 
 LOWEST_STEP, LOWEST_SCALE, HIGHEST_SCALE = -1.0, -3.25, 14.0  # log2
+
+PASSES = (2, 4)
+TRAINING_RATES = ("noise", "symbols")
 
 # How far a result of `_entropy_parameters` depends on z, and one of the spatial prior on its input: 3x3 convolutions
 Z_MARGIN, SPATIAL_MARGIN = 3, 2
@@ -59,13 +63,22 @@ class DualPriorCodec(TransformCodec):
         planes: int,
         adaptive_steps: bool = True,
         magnitudes: bool = False,
+        passes: int = 2,
+        residuals: str = "gaussian",
+        training_rate: str = "noise",
     ) -> None:
         """``num_latents``: channels of y at 1/16. ``prior_width``: channels of z and of the prior networks. ``planes``:
         number of side-information planes. ``adaptive_steps``: False is FLLIC-u, in which every step is 1.
         ``magnitudes``: h_a and the spatial prior are also given the absolute values of the latents, as the hyperprior
-        of Balle et al. (ICLR 2018), because scales depend on them."""
+        of Balle et al. (ICLR 2018), because scales depend on them. ``passes``: 2, or 4, where the spatial prior is
+        also told which latents it knows. ``residuals``: the
+        distribution of latents around their means, "gaussian" or "logistic". ``training_rate``: see `_likelihoods`."""
+        checks.choice("model.residuals", residuals, RESIDUALS)
+        self.training_rate = checks.choice("model.training_rate", training_rate, TRAINING_RATES)
+        if passes not in PASSES:
+            raise UserError(f"model.passes={passes}: give 2 or 4")
         m, n = num_latents, prior_width
-        self.num_latents, self.adaptive_steps, self.magnitudes = m, adaptive_steps, magnitudes
+        self.num_latents, self.adaptive_steps, self.magnitudes, self.passes = m, adaptive_steps, magnitudes, passes
         self.h_a = nn.Sequential(
             conv1x1((1 + magnitudes) * m, n), DepthConv(n, n, prior=True),
             conv3x3(n, n, stride=2), nn.LeakyReLU(0.1), conv3x3(n, n, stride=2),
@@ -81,12 +94,12 @@ class DualPriorCodec(TransformCodec):
             Float32(exact1x1(2 * n, 3 * m)),
         )
         self.spatial_prior = nn.Sequential(
-            exact1x1((4 + magnitudes) * m, 2 * n),
+            exact1x1((4 + magnitudes) * m + (0 if passes == 2 else passes), 2 * n),
             DepthConv(2 * n, 2 * n, prior=True), DepthConv(2 * n, 2 * n, prior=True),
             Float32(exact1x1(2 * n, 2 * m)),
         )  # fmt: skip
         self.prior_z = MonotoneCDF(num_distributions=n)
-        self.prior_y = Gaussian()
+        self.prior_y = RESIDUALS[residuals]()
         self.log2_channel_step = nn.Parameter(torch.zeros(1, m, 1, 1), requires_grad=adaptive_steps)
         self.bound_step = LowerBound(LOWEST_STEP)
         self.bound_scale = LowerBound(LOWEST_SCALE)
@@ -130,52 +143,72 @@ class DualPriorCodec(TransformCodec):
     def _dual_prior(
         self, log2_step: Tensor, log2_scales: Tensor, means: Tensor, code: Coding
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Codes one half of the latents, then the other half given the first; returns y_hat, log2 scales and means, all
-        in steps."""
-        first = self._first_half(means)
-        y_first = code(means, log2_scales, first) * first
-        signed, *magnitudes = self._companded(y_first)
-        context = [signed, compand(means), log2_scales, log2_step, *magnitudes]
-
-        def second(rows: slice, columns: slice) -> Tensor:
-            return self.spatial_prior(torch.cat([t[..., rows, columns] for t in context], 1))
-
-        size = means.shape[-2:]
+        """Codes the latents in passes, each given those before it; returns y_hat, log2 scales and means, all in
+        steps."""
+        order, size = self._order(means), means.shape[-2:]
         side = self._window(means, 4) if means.dtype == torch.float64 else max(size)
-        second_half = in_windows(second, *size, side=side, margin=SPATIAL_MARGIN, scale=1)
-        log2_scales_second, means_second = second_half.chunk(2, 1)
-        log2_scales = torch.where(first, log2_scales, self._bounded(log2_scales_second, self.bound_scale))
-        means = torch.where(first, means, means + means_second)
-        y_hat = torch.where(first, y_first, code(means, log2_scales, ~first))
+        by_z, mask = [compand(means), log2_scales, log2_step], self._mask(order, 0)
+        first, y_hat = means, code(means, log2_scales, mask) * mask
+        for number in range(1, self.passes):
+            signed, *magnitudes = self._companded(y_hat)
+            context = [signed, *by_z, *magnitudes]
+            if self.passes > 2:
+                context.append((order < number).to(means).expand(len(means), -1, -1, -1))
+
+            def spatial(rows: slice, columns: slice, context: list[Tensor] = context) -> Tensor:
+                return self.spatial_prior(torch.cat([t[..., rows, columns] for t in context], 1))
+
+            scales, corrections = in_windows(spatial, *size, side=side, margin=SPATIAL_MARGIN, scale=1).chunk(2, 1)
+            mask = self._mask(order, number)
+            log2_scales = torch.where(mask, self._bounded(scales, self.bound_scale), log2_scales)
+            means = torch.where(mask, first + corrections, means)
+            y_hat = torch.where(mask, code(means, log2_scales, mask), y_hat)
         return y_hat, log2_scales, means
 
-    @staticmethod
-    def _first_half(like: Tensor) -> Tensor:
-        """Mask of the first pass: one half of the channels at even positions, the other half at odd ones."""
-        c, height, width = like.shape[1:]
-        rows, columns, channels = (torch.arange(n, device=like.device) for n in (height, width, c))
-        even = (rows[:, None] + columns[None]) % 2 == 0
-        return (even[None] == (channels < c // 2)[:, None, None]).unsqueeze(0)
+    def _order(self, like: Tensor) -> Int[Tensor, "1 g hy wy"]:
+        """Number of the pass in which each group of channels is coded at each position: as many groups as passes, and
+        of any square of 2x2 positions each group is coded at another one in another pass."""
+        rows, columns = (torch.arange(n, device=like.device) for n in like.shape[-2:])
+        diagonal = (rows[:, None] + columns[None]) % 2
+        position = diagonal if self.passes == 2 else 2 * diagonal + rows[:, None] % 2
+        groups = torch.arange(self.passes, device=like.device)
+        return ((groups[:, None, None] + position) % self.passes).unsqueeze(0)
+
+    def _mask(self, order: Int[Tensor, "1 g hy wy"], number: int) -> Bool[Tensor, "1 m hy wy"]:
+        """Latents of pass ``number``. Of two groups, each is a half of the channels in order; of four, channel c
+        belongs to group c mod 4, so that every group has low and high frequencies of all positions."""
+        channels = torch.arange(self.num_latents, device=order.device)
+        group = (channels >= self.num_latents // 2).long() if self.passes == 2 else channels % self.passes
+        return (order == number)[:, group]
 
     # -- training ----------------------------------------------------------------------------------------------
 
     def _relaxed(
         self, y: Float[Tensor, "b m hy wy"], planes: Float[Tensor, "b p"]
     ) -> tuple[Float[Tensor, "b m hy wy"], dict[str, Tensor]]:
-        """y in channel steps -> y_hat with a straight-through gradient, and the likelihoods of y and z: with additive
-        noise in training, of the rounded symbols otherwise."""
+        """y in channel steps -> y_hat with a straight-through gradient, and the likelihoods of y and z."""
         z = self._hyper_latents(y).float()
         with torch.autocast(y.device.type, enabled=False):
-            p_z = self.prior_z(self._relax(z))
+            p_z = self.prior_z(round_ste(z) if self.training_rate == "symbols" else self._relax(z))
         log2_step, log2_scales, means = self._entropy_parameters(round_ste(z), planes)
         step = torch.exp2(log2_step)
         v = y / step
         y_hat, log2_scales, means = self._dual_prior(
             log2_step, log2_scales, means, lambda means, log2_scales, mask: round_ste(v - means) + means
         )
-        p_y = self.prior_y(self._relax(v - means), torch.exp2(log2_scales))
+        p_y = self._likelihoods(v - means, torch.exp2(log2_scales))
         # The step is applied outside the straight-through rounding; inside, its distortion gradient would vanish.
         return y_hat * step, {"y": p_y, "z": p_z}
+
+    def _likelihoods(self, residual: Tensor, scale: Tensor) -> Tensor:
+        """Of the rounded symbols; in training with ``training_rate`` "noise" of residuals with additive noise, as in
+        FLLIC. Noise makes a latent that is always 0 cost about .15 bits, and makes scales fit it and not the symbols.
+        With "symbols", value and gradient of the scales are those of the symbols, and the gradient of latents and means
+        that under additive noise, because the symbols are constant between their jumps."""
+        if not self.training or self.training_rate == "noise":
+            return self.prior_y(self._relax(residual), scale)
+        relaxed = self.prior_y(add_noise(residual), scale.detach())
+        return self.prior_y(torch.round(residual).detach(), scale) * (relaxed / relaxed.detach())
 
     def _relax(self, v: Tensor) -> Tensor:
         return add_noise(v) if self.training else torch.round(v)
@@ -215,8 +248,8 @@ class DualPriorCodec(TransformCodec):
     def _coding_parameters(
         self, z: Float[Tensor, "1 n hz wz"], side: Side, y_coder: Decoder | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """`_entropy_parameters` for coding, in windows. ``y_coder``: its segment must be long enough for the first half
-        of the latents; a forged one of a large tile is not, and is refused after the first window."""
+        """`_entropy_parameters` for coding, in windows. ``y_coder``: its segment must be long enough for the latents of
+        the first pass; a forged one of a large tile is not, and is refused after the first window."""
         planes, bits = self.planes(side).to(z), 0.0
 
         def parameters(rows: slice, columns: slice) -> Tensor:
@@ -225,7 +258,8 @@ class DualPriorCodec(TransformCodec):
         def check(part: Tensor) -> None:
             nonlocal bits
             log2_scales = part.chunk(3, 1)[1]
-            indexes, shifts = self.prior_y.index(log2_scales[self._first_half(log2_scales)])
+            first = self._mask(self._order(log2_scales), 0)
+            indexes, shifts = self.prior_y.index(log2_scales[first])
             bits += self.tables["y"].least_bits(indexes, shifts)
             y_coder.require(bits)
 

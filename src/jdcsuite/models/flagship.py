@@ -51,8 +51,9 @@ class Flagship(DualPriorCodec):
     ``embedding``: size of the embedded conditions. ``latent_gain``: latents per unit of the orthonormal transform at
     lmbda 8192; initially the gain is this times sqrt(lmbda / 8192), which suits the step to the rate.
     ``denoiser``, ``post_filter``: width and blocks of the `ErrorNetwork` before the encoder and of that behind the
-    decoder; None: there is none. ``magnitudes``: see `DualPriorCodec`. ``noise_estimate``: "bands" or "convolutions".
-    The defaults of these four are those of the first weights, whose configuration did not name them.
+    decoder; None: there is none. ``magnitudes``, ``passes``, ``residuals``, ``training_rate``: see
+    `DualPriorCodec`. ``noise_estimate``: "bands" or "convolutions". The defaults of these seven are those of the first
+    weights, whose configuration did not name them.
 
     The linear shortcut and all operations on latents run in float32 under autocast, because bf16 adds noise of half a
     grey level to bright pixels. The networks add a correction of the order of the noise, for which bf16 suffices.
@@ -73,6 +74,9 @@ class Flagship(DualPriorCodec):
         denoiser: list[int] | None = None,
         post_filter: list[int] | None = None,
         magnitudes: bool = False,
+        passes: int = 2,
+        residuals: str = "gaussian",
+        training_rate: str = "noise",
         noise_estimate: str = "convolutions",
     ) -> None:
         super().__init__()
@@ -104,7 +108,10 @@ class Flagship(DualPriorCodec):
         self.coarse_s, self.up = Blocks(n8, c8, embedding), subpixel(c8, c4)
         self.fine_s, self.leave = Blocks(n4, c4, embedding), nn.Sequential(conv3x3(c4, 48), nn.PixelShuffle(4))
         self.noise_level = ESTIMATES[noise_estimate]()
-        self._build_prior(num_latents=m, prior_width=prior_width, planes=3, magnitudes=magnitudes)
+        self._build_prior(
+            num_latents=m, prior_width=prior_width, planes=3, magnitudes=magnitudes, passes=passes,
+            residuals=residuals, training_rate=training_rate,
+        )  # fmt: skip
         self._start()
 
     @torch.no_grad()
