@@ -18,6 +18,7 @@ from PIL import Image
 
 from jdcsuite.artifacts import weights
 from jdcsuite.models.flagship import Flagship
+from jdcsuite.types import Pair
 
 LEG = Path(__file__).parents[1] / "experiments" / "flagship" / "leg.py"
 SMALL = ("model.widths=[8,8]", "model.blocks=[1,1]", "model.denoiser=[8,1]", "model.post_filter=[8,1]",
@@ -157,6 +158,24 @@ def test_a_part_takes_from_the_weights_what_fits(data: Path, tmp_path: Path, scr
             assert torch.equal(tensor[:, :inputs], before[name]) and not tensor[:, inputs:].any()
         elif name in before:
             assert torch.equal(tensor, before[name]), name
+
+
+def test_the_sensitivity_of_an_orthonormal_transform_is_one(script) -> None:
+    """And of one whose decoder is linear but twice as steep in one channel, four there."""
+    module = importlib.import_module("part")
+    net = Flagship(widths=[4, 4], blocks=[0, 0], num_latents=32, prior_width=8, embedding=4).eval()
+    with torch.no_grad():
+        net.leave[0].weight.zero_()  # the DCT alone
+        net.linear_s[0].module.weight[:, 5] *= 2
+    torch.manual_seed(0)
+    clean = torch.rand(8, 3, 192, 192)
+    one = torch.ones(8)
+    pair = Pair(noisy=clean, clean=clean, sigma=10 * one, settings={"quality": 60 * one, "strength": one})
+    found = module.sensitivity(net, pair)
+    expected = torch.ones(32)
+    expected[5] = 4
+    # mean of 1152 squared sums of random signs, each of relative standard deviation 1.4
+    torch.testing.assert_close(found / expected, torch.ones(32), atol=0.2, rtol=0)
 
 
 @torch.no_grad()
