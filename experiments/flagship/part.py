@@ -131,8 +131,8 @@ def prior(model: Flagship, batches: Iterator[Pair]) -> tuple[list[nn.Module], fl
 
 
 def sensitivity(model: Flagship, pair: Pair) -> Float[Tensor, "m"]:
-    """Sum of the squared derivatives of all samples of the decoded image with respect to a latent of each channel,
-    divided by its gain: mean over positions and crops, by projections on random signs."""
+    """Sum of the squared derivatives of all samples of the decoded image, in [0, 1], by a latent of each channel, in
+    units of the transform (y / gain): mean over positions and crops, estimated by a projection on random signs."""
     conditions = _conditions(model, pair)
     with torch.no_grad():
         e = model._embedded(conditions)

@@ -3,7 +3,7 @@ shared by FLLIC and the flagship.
 
 EVC's dual prior (Wang et al., ICLR 2023, arXiv 2302.05071, section 3.2) with the quantisation steps of FLLIC (Zhang and
 Wu, arXiv 2401.13616, 2024, section III-C), or, in four passes, the quadtree partition of DCVC-DC (Li et al., CVPR 2023,
-arXiv 2302.14402, section 3.3).
+arXiv 2302.14402).
 
     y -> h_a -> z -> [z prior] -> h_s -> fusion(, planes) -> step, scales, means
     y / step -> passes [means and scales; both from the spatial prior after the first] -> y_hat
@@ -71,8 +71,8 @@ class DualPriorCodec(TransformCodec):
         number of side-information planes. ``adaptive_steps``: False is FLLIC-u, in which every step is 1.
         ``magnitudes``: h_a and the spatial prior are also given the absolute values of the latents, as the hyperprior
         of Balle et al. (ICLR 2018), because scales depend on them. ``passes``: 2, or 4, where the spatial prior is
-        also told which latents it knows. ``residuals``: the
-        distribution of latents around their means, "gaussian" or "logistic". ``training_rate``: see `_likelihoods`."""
+        also told which latents it knows. ``residuals``: the distribution of latents around their means, "gaussian" or
+        "logistic". ``training_rate``: "noise" or "symbols", see `_likelihoods`."""
         checks.choice("model.residuals", residuals, RESIDUALS)
         self.training_rate = checks.choice("model.training_rate", training_rate, TRAINING_RATES)
         if passes not in PASSES:
@@ -166,8 +166,8 @@ class DualPriorCodec(TransformCodec):
         return y_hat, log2_scales, means
 
     def _order(self, like: Tensor) -> Int[Tensor, "1 g hy wy"]:
-        """Number of the pass in which each group of channels is coded at each position: as many groups as passes, and
-        of any square of 2x2 positions each group is coded at another one in another pass."""
+        """Number of the pass, from 0, in which each group of channels is coded at each position. There are as many
+        groups as passes, and in every pass each position has one group and each square of 2x2 an equal share of all."""
         rows, columns = (torch.arange(n, device=like.device) for n in like.shape[-2:])
         diagonal = (rows[:, None] + columns[None]) % 2
         position = diagonal if self.passes == 2 else 2 * diagonal + rows[:, None] % 2
