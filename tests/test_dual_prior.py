@@ -10,11 +10,13 @@ import torch
 from fllic_examples import assert_equals_forward, image, mse, ready, tiny
 from torch import Tensor
 
+from jdcsuite.entropy.exact import is_exact
 from jdcsuite.entropy.quantize import compand
 from jdcsuite.models import haar
 from jdcsuite.models.dual_prior import DualPriorCodec
 from jdcsuite.models.flagship import Flagship
 from jdcsuite.models.fllic import FLLIC
+from jdcsuite.models.spatial_prior import SpatialPrior
 from jdcsuite.types import UserError
 
 # -- steps -----------------------------------------------------------------------------------------------------
@@ -137,7 +139,7 @@ def test_wider_steps_cost_fewer_bits_and_more_distortion():
 
 
 def in_pass(net: DualPriorCodec, number: int, v: Tensor) -> Tensor:
-    return net._mask(net._order(v), number).expand_as(v)
+    return net.spatial_prior.mask(number, v).expand_as(v)
 
 
 def test_two_passes_are_complementary_checkerboards():
@@ -237,6 +239,27 @@ def test_latents_that_are_always_zero_are_free_by_symbols_and_not_under_noise():
         net = Flagship(widths=[4, 4], blocks=[0, 0], num_latents=32, training_rate=rate).train()
         cost[rate] = float(-torch.log2(net._likelihoods(residual, scale)).mean())
     assert cost["symbols"] < 1e-4 and cost["noise"] > 0.1
+
+
+@pytest.mark.parametrize("size", [(12, 8), (5, 7), (1, 2)], ids=str)
+@pytest.mark.parametrize(("passes", "magnitudes"), [(2, False), (4, False), (4, True)])
+def test_coding_adds_parts_to_the_bits_of_the_whole(passes, magnitudes, size):
+    torch.manual_seed(passes)
+    net = SpatialPrior(num_latents=22, width=16, passes=passes, magnitudes=magnitudes)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.copy_(torch.randn_like(p))
+    assert is_exact(net)
+    *by_z, y = torch.randn(4, 2, 22, *size, dtype=torch.float64) * torch.tensor([3.0, 300.0]).view(2, 1, 1, 1)
+    contexts = [net.context(by_z, exact=exact, side=6) for exact in (False, True)]
+    known = torch.zeros_like(y)
+    with torch.no_grad():
+        for number in range(1, passes):
+            known = torch.where(net.mask(number - 1, y), y, known)
+            latents = net.mask(number, y).expand_as(y)
+            whole, parts = (net(context, known, number) for context in contexts)
+            for a, b in zip(whole, parts, strict=True):
+                assert a[latents].std() > 1 and torch.equal(a[latents], b[latents])
 
 
 @pytest.mark.parametrize("passes", [0, 1, 3, 8])

@@ -66,6 +66,21 @@ class ExactConv2d(_Exact, nn.Conv2d):
             return (out if bias is None else out.add_(bias[:, None])).unflatten(2, a.shape[2:])
         return F.conv2d(a, w, bias, self.stride, self.padding, self.dilation, self.groups)
 
+    def part(
+        self, x: Tensor, *, inputs: Tensor | None = None, outputs: Tensor | None = None, bias: bool = False
+    ) -> Tensor:
+        """Share of the channels ``inputs``, given by ``x`` (b, i, h, w) in float64, in the channels ``outputs`` of a
+        1x1 convolution, which are vectors of channel numbers (None: all). The shares of all inputs, one of them with
+        ``bias``, add up to the bits of the whole, because all sums are exact."""
+        weight, offset = self._dyadic()
+        weight, a = weight.flatten(1), self._integers(x).flatten(2)
+        weight = weight if outputs is None else weight[outputs.to(weight.device)]
+        weight = weight if inputs is None else weight[:, inputs.to(weight.device)]
+        out = weight @ a
+        if bias and offset is not None:
+            out += (offset if outputs is None else offset[outputs.to(offset.device)])[:, None]
+        return out.unflatten(2, x.shape[2:])
+
     def _depthwise(self, a: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
         # multiply-adds, because PyTorch's float64 depthwise convolution loops over the channels on a CPU
         (kh, kw), (ph, pw) = self.kernel_size, self.padding

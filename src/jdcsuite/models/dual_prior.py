@@ -2,8 +2,7 @@
 shared by FLLIC and the flagship.
 
 EVC's dual prior (Wang et al., ICLR 2023, arXiv 2302.05071, section 3.2) with the quantisation steps of FLLIC (Zhang and
-Wu, arXiv 2401.13616, 2024, section III-C), or, in four passes, the quadtree partition of DCVC-DC (Li et al., CVPR 2023,
-arXiv 2302.14402).
+Wu, arXiv 2401.13616, 2024, section III-C). The passes are in `models.spatial_prior`.
 
     y -> h_a -> z -> [z prior] -> h_s -> fusion(, planes) -> step, scales, means
     y / step -> passes [means and scales; both from the spatial prior after the first] -> y_hat
@@ -19,7 +18,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from jdcsuite import checks
@@ -30,15 +29,13 @@ from jdcsuite.entropy.priors import RESIDUALS, MonotoneCDF
 from jdcsuite.entropy.quantize import LowerBound, add_noise, compand, round_ste
 from jdcsuite.models.haar import SMALL, orthogonal_start
 from jdcsuite.models.layers import DepthConv, Float32, conv1x1, conv3x3, exact1x1, subpixel
-from jdcsuite.types import Side, UserError
+from jdcsuite.models.spatial_prior import SpatialPrior, companded
+from jdcsuite.types import Side
 
 LOWEST_STEP, LOWEST_SCALE, HIGHEST_SCALE = -1.0, -3.25, 14.0  # log2
 
-PASSES = (2, 4)
 TRAINING_RATES = ("noise", "symbols")
-
-# How far a result of `_entropy_parameters` depends on z, and one of the spatial prior on its input: 3x3 convolutions
-Z_MARGIN, SPATIAL_MARGIN = 3, 2
+Z_MARGIN = 3  # how far a result of `_entropy_parameters` depends on z: three 3x3 convolutions
 
 # Codes the latents at a mask: (means, log2 scales, mask) in step units -> y_hat in step units at the mask.
 Coding = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -75,8 +72,6 @@ class DualPriorCodec(TransformCodec):
         "logistic". ``training_rate``: "noise" or "symbols", see `_likelihoods`."""
         checks.choice("model.residuals", residuals, RESIDUALS)
         self.training_rate = checks.choice("model.training_rate", training_rate, TRAINING_RATES)
-        if passes not in PASSES:
-            raise UserError(f"model.passes={passes}: give 2 or 4")
         m, n = num_latents, prior_width
         self.num_latents, self.adaptive_steps, self.magnitudes, self.passes = m, adaptive_steps, magnitudes, passes
         self.h_a = nn.Sequential(
@@ -93,11 +88,7 @@ class DualPriorCodec(TransformCodec):
             DepthConv(2 * n, 2 * n, prior=True),
             Float32(exact1x1(2 * n, 3 * m)),
         )
-        self.spatial_prior = nn.Sequential(
-            exact1x1((4 + magnitudes) * m + (0 if passes == 2 else passes), 2 * n),
-            DepthConv(2 * n, 2 * n, prior=True), DepthConv(2 * n, 2 * n, prior=True),
-            Float32(exact1x1(2 * n, 2 * m)),
-        )  # fmt: skip
+        self.spatial_prior = SpatialPrior(num_latents=m, width=2 * n, passes=passes, magnitudes=magnitudes)
         self.prior_z = MonotoneCDF(num_distributions=n)
         self.prior_y = RESIDUALS[residuals]()
         self.log2_channel_step = nn.Parameter(torch.zeros(1, m, 1, 1), requires_grad=adaptive_steps)
@@ -128,13 +119,8 @@ class DualPriorCodec(TransformCodec):
         log2_step = self._bounded(log2_step, self.bound_step) if self.adaptive_steps else torch.zeros_like(log2_step)
         return log2_step, self._bounded(log2_scales, self.bound_scale), means
 
-    def _companded(self, y: Tensor) -> list[Tensor]:
-        """What the prior networks are given of latents."""
-        companded = compand(y)
-        return [companded, companded.abs()] if self.magnitudes else [companded]
-
     def _hyper_latents(self, y: Float[Tensor, "b m hy wy"]) -> Float[Tensor, "b n hz wz"]:
-        return self.h_a(torch.cat(self._companded(y), 1))
+        return self.h_a(torch.cat(companded(y, magnitudes=self.magnitudes), 1))
 
     @staticmethod
     def _bounded(log2: Tensor, lower: LowerBound) -> Tensor:
@@ -145,41 +131,19 @@ class DualPriorCodec(TransformCodec):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Codes the latents in passes, each given those before it; returns y_hat, log2 scales and means, all in
         steps."""
-        order, size = self._order(means), means.shape[-2:]
-        side = self._window(means, 4) if means.dtype == torch.float64 else max(size)
-        by_z, mask = [compand(means), log2_scales, log2_step], self._mask(order, 0)
+        exact = means.dtype == torch.float64 and self.exact
+        context = self.spatial_prior.context(
+            [compand(means), log2_scales, log2_step], exact=exact, side=self._window(means, 4)
+        )
+        mask = self.spatial_prior.mask(0, means)
         first, y_hat = means, code(means, log2_scales, mask) * mask
         for number in range(1, self.passes):
-            signed, *magnitudes = self._companded(y_hat)
-            context = [signed, *by_z, *magnitudes]
-            if self.passes > 2:
-                context.append((order < number).to(means).expand(len(means), -1, -1, -1))
-
-            def spatial(rows: slice, columns: slice, context: list[Tensor] = context) -> Tensor:
-                return self.spatial_prior(torch.cat([t[..., rows, columns] for t in context], 1))
-
-            scales, corrections = in_windows(spatial, *size, side=side, margin=SPATIAL_MARGIN, scale=1).chunk(2, 1)
-            mask = self._mask(order, number)
+            scales, corrections = self.spatial_prior(context, y_hat, number)
+            mask = self.spatial_prior.mask(number, means)
             log2_scales = torch.where(mask, self._bounded(scales, self.bound_scale), log2_scales)
             means = torch.where(mask, first + corrections, means)
             y_hat = torch.where(mask, code(means, log2_scales, mask), y_hat)
         return y_hat, log2_scales, means
-
-    def _order(self, like: Tensor) -> Int[Tensor, "1 g hy wy"]:
-        """Number of the pass, from 0, in which each group of channels is coded at each position. There are as many
-        groups as passes, and in every pass each position has one group and each square of 2x2 an equal share of all."""
-        rows, columns = (torch.arange(n, device=like.device) for n in like.shape[-2:])
-        diagonal = (rows[:, None] + columns[None]) % 2
-        position = diagonal if self.passes == 2 else 2 * diagonal + rows[:, None] % 2
-        groups = torch.arange(self.passes, device=like.device)
-        return ((groups[:, None, None] + position) % self.passes).unsqueeze(0)
-
-    def _mask(self, order: Int[Tensor, "1 g hy wy"], number: int) -> Bool[Tensor, "1 m hy wy"]:
-        """Latents of pass ``number``. Of two groups, each is a half of the channels in order; of four, channel c
-        belongs to group c mod 4, so that every group has low and high frequencies of all positions."""
-        channels = torch.arange(self.num_latents, device=order.device)
-        group = (channels >= self.num_latents // 2).long() if self.passes == 2 else channels % self.passes
-        return (order == number)[:, group]
 
     # -- training ----------------------------------------------------------------------------------------------
 
@@ -258,7 +222,7 @@ class DualPriorCodec(TransformCodec):
         def check(part: Tensor) -> None:
             nonlocal bits
             log2_scales = part.chunk(3, 1)[1]
-            first = self._mask(self._order(log2_scales), 0)
+            first = self.spatial_prior.mask(0, log2_scales)
             indexes, shifts = self.prior_y.index(log2_scales[first])
             bits += self.tables["y"].least_bits(indexes, shifts)
             y_coder.require(bits)
