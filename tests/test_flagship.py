@@ -25,6 +25,7 @@ from jdcsuite.coding.conditions import (
 )
 from jdcsuite.coding.container import pack, unpack
 from jdcsuite.judging import metrics
+from jdcsuite.models.conditioned import error_network
 from jdcsuite.models.flagship import BLOCK, Flagship, dct_kernels
 from jdcsuite.models.fllic import FLLIC
 from jdcsuite.models.noise_level import ESTIMATES, band_octaves
@@ -361,8 +362,31 @@ def test_weights_without_the_later_parts_can_still_be_used() -> None:
     assert old(x).denoised is None
 
 
+@torch.no_grad()
+def test_coarser_levels_correct_the_features_before_the_last_block() -> None:
+    torch.manual_seed(3)
+    plain, pyramid = (error_network("model.denoiser", sizes, 8) for sizes in ([8, 2], [8, 2, 6, 1, 4, 1]))
+    pyramid.load_state_dict(plain.state_dict(), strict=False)
+    for last in (pyramid.coarse.up[0], pyramid.coarse.coarse.up[0]):
+        last.weight.zero_(), last.bias.zero_()
+    x, level, e = torch.rand(2, 3, 24, 16) - 0.5, torch.tensor([0.1, 0.2]), torch.randn(2, 8)
+    expected = plain(x, level, e)
+    assert torch.equal(pyramid(x, level, e), expected)
+    pyramid.coarse.up[0].bias[5 * 4 : 6 * 4] = 0.7  # channel 5, at all four positions of a square
+    by_hand = plain.enter(x)
+    by_hand = plain.blocks[0](by_hand, e)
+    by_hand[:, 5] += 0.7
+    by_hand = level.view(2, 1, 1, 1) * plain.leave(plain.blocks[1](by_hand, e))
+    torch.testing.assert_close(pyramid(x, level, e), by_hand)
+    before = pyramid(x, level, e)
+    pyramid.coarse.up[0].weight.normal_()
+    middle = pyramid(x, level, e)
+    pyramid.coarse.coarse.up[0].weight.normal_()
+    assert not torch.equal(middle, before) and not torch.equal(pyramid(x, level, e), middle)
+
+
 @pytest.mark.parametrize("part", ["denoiser", "post_filter"])
-@pytest.mark.parametrize("wrong", [[0, 1], [8, -1], [8, 65], [64], [8, 1, 1]])
+@pytest.mark.parametrize("wrong", [[0, 1], [8, -1], [8, 65], [64], [8, 1, 1], [8, 1, 4, 0], [8, 0, 4, 1], [4, 1] * 4])
 def test_a_denoiser_or_post_filter_that_cannot_be_is_refused(wrong: list[int], part: str) -> None:
     with pytest.raises(UserError, match=rf"model\.{part}"):
         tiny(**{part: wrong})

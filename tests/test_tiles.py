@@ -12,13 +12,14 @@ import pytest
 import torch
 from fllic_examples import image, psnr, tiny
 from skimage.data import coffee
-from torch import Tensor
+from torch import Tensor, nn
 
 from jdcsuite.coding.container import GREY, pack, unpack
 from jdcsuite.coding.tiling import boxes
 from jdcsuite.entropy.coder import Decoder, Encoder
 from jdcsuite.files import compression
 from jdcsuite.models import haar
+from jdcsuite.models.conditioned import Coarse, ErrorNetwork
 from jdcsuite.models.drop_in import DropIn
 from jdcsuite.models.flagship import Flagship
 from jdcsuite.models.fllic import FLLIC
@@ -103,6 +104,15 @@ def test_a_margin_of_one_latent_less_is_too_small():
 NARROW = {
     "FLLIC": lambda: FLLIC(widths=[4, 4, 4], num_latents=4, prior_width=4, start="random"),
     "Flagship": lambda: Flagship(widths=[4, 4], blocks=[1, 2], num_latents=4, prior_width=4, embedding=4),
+    "Flagship with error networks": lambda: Flagship(
+        widths=[4, 4],
+        blocks=[0, 0],
+        num_latents=4,
+        prior_width=4,
+        embedding=4,
+        denoiser=[4, 1, 4, 2, 4, 2],
+        post_filter=[4, 2, 4, 3],
+    ),
     "DropIn": lambda: DropIn(architecture="MeanScaleHyperprior", num_channels=4, num_latents=4),
     "ManyPriors": lambda: ManyPriors(num_channels=4, num_latents=4, num_priors=3, start="random"),
     "Testolina": lambda: Testolina(num_channels=4, num_latents=4),
@@ -116,6 +126,11 @@ def test_a_transform_reaches_no_pixel_beyond_the_margin(codec):
     """Gradients show which pixels the latents of a tile depend on, and which latents its pixels depend on."""
     torch.manual_seed(0)
     net = NARROW[codec]().double().eval()
+    for part in net.modules():  # corrections that start near zero, so that they show
+        if isinstance(part, Coarse):
+            nn.init.normal_(part.up[0].weight)
+        elif isinstance(part, ErrorNetwork):
+            nn.init.normal_(part.leave[0].weight)
     if codec == "Testolina":  # no dead units, so that the whole receptive field shows
         with torch.no_grad():
             for layer in net.net.g_s[:7:2]:

@@ -33,7 +33,7 @@ from jdcsuite.coding.conditions import (
     removed_noise,
     request_conditions,
 )
-from jdcsuite.models.conditioned import MAX_BLOCKS, Block, Blocks, error_network
+from jdcsuite.models.conditioned import MAX_BLOCKS, Block, Blocks, Coarse, error_network
 from jdcsuite.models.dual_prior import DualPriorCodec
 from jdcsuite.models.haar import COLOURS, SMALL, Band
 from jdcsuite.models.layers import Float32, conv1x1, conv3x3, subpixel
@@ -50,10 +50,10 @@ class Flagship(DualPriorCodec):
     ``num_latents``: channels of y at 1/16, at most 768. ``prior_width``: channels of z and of the prior networks.
     ``embedding``: size of the embedded conditions. ``latent_gain``: latents per unit of the orthonormal transform at
     lmbda 8192; initially the gain is this times sqrt(lmbda / 8192), which suits the step to the rate.
-    ``denoiser``, ``post_filter``: width and blocks of the `ErrorNetwork` before the encoder and of that behind the
-    decoder; None: there is none. ``magnitudes``, ``passes``, ``residuals``, ``training_rate``: see
-    `DualPriorCodec`. ``noise_estimate``: "bands" or "convolutions". The defaults of these seven are those of the first
-    weights, whose configuration did not name them.
+    ``denoiser``, ``post_filter``: channels and blocks at 1/2, and further pairs for 1/4 and 1/8, of the `ErrorNetwork`
+    before the encoder and of that behind the decoder; None: there is none. ``magnitudes``, ``passes``, ``residuals``,
+    ``training_rate``: see `DualPriorCodec`. ``noise_estimate``: "bands" or "convolutions". The defaults of these seven
+    are those of the first weights, whose configuration did not name them.
 
     The linear shortcut and all operations on latents run in float32 under autocast, because bf16 adds noise of half a
     grey level to bright pixels. The networks add a correction of the order of the noise, for which bf16 suffices.
@@ -125,9 +125,11 @@ class Flagship(DualPriorCodec):
         synthesis.weight.copy_(kernel.flatten(1).T[:, :, None, None])
         for linear in (analysis, synthesis):
             nn.init.zeros_(linear.bias)
-        for block in self.modules():
-            if isinstance(block, Block):
-                block.second.weight.mul_(0.3)
+        for module in self.modules():
+            if isinstance(module, Block):
+                module.second.weight.mul_(0.3)
+            elif isinstance(module, Coarse):
+                module.up[0].weight.mul_(SMALL)
         lasts = [self.latents.module, self.leave[0]]
         lasts += [net.leave[0] for net in (self.denoiser, self.post_filter) if net is not None]
         for last in lasts:
