@@ -45,7 +45,9 @@ def script() -> Iterator[ModuleType]:
 
 
 def words(data: Path, out: Path, minutes: float, *more: str, test: tuple[str, ...] = ("clean", "pairs")) -> list[str]:
-    """The command line of a leg in the folder ``out``; 1.2 seconds are enough for some steps."""
+    """The command line of a leg in the folder ``out``, which goes on from the one before if there was one; 1.2 seconds
+    are enough for some steps."""
+    more = more if (out / "w.safetensors").exists() else ("--weights=none", *more)
     places = {"weights": "w.safetensors", "out": "w.safetensors", "legs": "legs.csv", "results": "results.csv"}
     paths = [f"--{name}={out / file}" for name, file in places.items()]
     options = [str(minutes), "--data", str(data), "--train", "photos", "--test", *test, "--sigma", "10"]
@@ -78,6 +80,14 @@ def test_legs_follow_each_other(data: Path, tmp_path: Path, script: ModuleType) 
     assert {(row["dataset"], row["sigma"]) for row in grid} == {("clean", "10.00000"), ("pairs", "")}
     assert len(grid) == 12 and all(0 < float(row["bpp"]) < 50 and 5 < float(row["psnr"]) < 60 for row in grid)
     weights.load(tmp_path / "w.safetensors")
+
+
+def test_weights_that_are_not_there_are_refused(data: Path, tmp_path: Path, script: ModuleType, capsys) -> None:
+    with pytest.raises(SystemExit) as caught:
+        script.main(words(data, tmp_path, 0.01, "--weights=mistyped.safetensors"))
+    message = "there are no weights mistyped.safetensors: give those to go on from, or --weights none to start anew"
+    assert caught.value.code == 2 and message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_frozen_parts_stay_as_they_are(data: Path, tmp_path: Path, script: ModuleType, capsys) -> None:

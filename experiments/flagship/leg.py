@@ -148,7 +148,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--test", nargs="*", default=["kodak24", "mcmaster18", "cc15"])
     parser.add_argument("--final", action="store_true", help="the learning rate falls to 0 over the last quarter")
     parser.add_argument("--frozen", nargs="*", default=[], metavar="PART", help="of the network, not trained further")
-    parser.add_argument("--weights", type=Path, default=KEPT, help="to start from, if there")
+    parser.add_argument("--weights", type=Path, default=KEPT, help="to go on from; none: start anew")
     parser.add_argument("--out", type=Path, default=KEPT)
     parser.add_argument("--legs", type=Path, default=LEGS)
     parser.add_argument("--results", type=Path, default=RESULTS, help="the grid of this leg")
@@ -164,11 +164,14 @@ def leg(given: argparse.Namespace) -> None:
     missing = [name for name in (given.train, *given.test) if not (given.data / name).is_dir()]
     if missing:
         raise UserError(f"{given.data} holds no folder {missing[0]}: give --train and --test what is there")
-    config = configured(given, start=given.weights if given.weights.is_file() else None)
+    start = None if given.weights == Path("none") else given.weights
+    if start is not None and not start.is_file():
+        raise UserError(f"there are no weights {start}: give those to go on from, or --weights none to start anew")
+    config = configured(given, start=start)
     L.seed_everything(config["seed"], verbose=False)
     data, task = training.build(config, {})
     data.prepare()
-    before = weights.read(given.weights)[1] if given.weights.is_file() else {}
+    before = {} if start is None else weights.read(start)[1]
     for part in parts_of(task.model, given.frozen):
         part.requires_grad_(False)
     task.schedule = ByTime(60 * given.minutes, final=given.final)

@@ -55,7 +55,7 @@ BATCHES = {"prior": 150, "post_filter": 300}  # that are coded once, and drawn f
 PAIRS = {"cc15": 1, "polyu_crops": 5, "sidd_small_256": 8}  # folder -> every how many images
 WORDS = {
     "noise_level": ["data.batch=16", "data.crop=128", "data.training_noise.camera=0.3", "data.training_noise.jpeg=0.3"],
-    "denoiser": ["data.batch=8", "data.crop=96"],
+    "denoiser": ["data.batch=8", "data.crop=128"],
     "prior": ["data.batch=4", "data.crop=256"],
     "post_filter": ["data.batch=8", "data.crop=128"],
 }
