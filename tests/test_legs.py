@@ -134,6 +134,19 @@ def test_a_part_that_the_network_lacks_is_refused(part: str, data: Path, tmp_pat
     assert f"part.py: this network has no {part}" in capsys.readouterr().err
 
 
+def test_a_part_is_trained_at_the_given_rate(data: Path, tmp_path: Path, script, capsys) -> None:
+    module, kept = importlib.import_module("part"), tmp_path / "w.safetensors"
+    script.main(words(data, tmp_path, 0.01, test=("clean",)))
+    before = weights.read(kept)[2]
+    line = ["denoiser", "0.02", f"--data={data}", "--train=photos", f"--weights={kept}"]
+    module.main([*line, "--rate=1e-30", "--set", *SMALL])
+    after = weights.read(kept)[2]
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    with pytest.raises(SystemExit):
+        module.main([*line, "--rate=0", "--set", *SMALL])
+    assert "a learning rate of 0.0 trains nothing: give one above 0" in capsys.readouterr().err
+
+
 def test_what_is_coded_once_is_drawn_again(script) -> None:
     counter = iter(range(100))
     draw = importlib.import_module("part").drawn_again(lambda: next(counter), 3)

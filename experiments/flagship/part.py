@@ -11,8 +11,8 @@
 
 The network is that of the configuration (`--set model.blocks=[3,2]`). It takes from the weights what has the same
 shape, but for the parts of --anew; a convolution that has got more inputs ignores them at first. MINUTES may be 0. The
-optimiser is that of a leg, its learning rate 1e-3 (noise_level: 2e-3), falling to 0 over the second half. After
-`noise_level` it prints what the estimate reads, of `kodak24` and of the pairs of `cc15`, `polyu_crops` and
+optimiser is that of a leg, its learning rate 1e-3 (noise_level: 2e-3) or --rate, falling to 0 over the second half.
+After `noise_level` it prints what the estimate reads, of `kodak24` and of the pairs of `cc15`, `polyu_crops` and
 `sidd_small_256` in DATA.
 """
 
@@ -235,6 +235,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("minutes", type=float)
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--out", type=Path, help="(--weights)")
+    parser.add_argument("--rate", type=float, help="learning rate")
     parser.add_argument("--anew", nargs="*", default=[], metavar="PART", help="not taken from the weights")
     parser.set_defaults(test=[])
     script.run(part, parser, words)
@@ -243,6 +244,8 @@ def main(words: list[str] | None = None) -> None:
 def part(given: argparse.Namespace) -> None:
     if not (math.isfinite(given.minutes) and given.minutes >= 0):
         raise UserError(f"{given.minutes} minutes: give 0 or more")
+    if given.rate is not None and not 0 < given.rate < math.inf:
+        raise UserError(f"a learning rate of {given.rate} trains nothing: give one above 0, as in --rate 3e-4")
     if not (given.data / given.train).is_dir():
         raise UserError(f"{given.data} holds no folder {given.train}: give --train what is there")
     before, out = weights.read(given.weights)[1], given.out or given.weights
@@ -260,7 +263,7 @@ def part(given: argparse.Namespace) -> None:
     print("initialised:", ", ".join(take(model, given.weights, given.anew)) or "nothing")
     moved = (data.on_after_batch_transfer(data.on_before_batch_transfer(b, 0), 0) for b in data.train_dataloader())
     modules, rate, loss = PARTS[given.part](model, (criterion.prepare(pair) for pair in moved))
-    train(modules, rate, loss, minutes=given.minutes, config=config)
+    train(modules, given.rate or rate, loss, minutes=given.minutes, config=config)
     weights.round_to_bf16(model)
     model.eval().update()
     seen = {name: before.get(name) or 0 for name in ("legs", "samples")}  # a part alone is no leg
