@@ -17,6 +17,16 @@ def parser_of(file: str, description: str | None) -> argparse.ArgumentParser:
     )
 
 
+def file_to_write(text: str) -> Path:
+    """Type of an argument that names an output: its folder is made before the work whose result it is begins."""
+    path = Path(text)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{path.parent} cannot be a folder: {error.strerror}") from None
+    return path
+
+
 def run(
     work: Callable[[argparse.Namespace], int | None],
     parser: argparse.ArgumentParser,

@@ -33,6 +33,7 @@ CASES = [
     ("flagship/diagnose.py", "WEIGHTS DATA", "WEIGHTS holds a FLLIC: give weights of the flagship"),
     ("flagship/grid.py", "NONE DATA", "there are no weights at NONE"),
     ("flagship/grid.py", "WEIGHTS DATA", "WEIGHTS holds a FLLIC: give weights of the flagship"),
+    ("flagship/grid.py", "WEIGHTS DATA --out DATA/a.png/x.csv", "DATA/a.png cannot be a folder: "),
     ("flagship/leg.py", "1 --data NONE", "NONE holds no folder photos_train"),
     ("flagship/part.py", "denoiser 1 --data NONE --weights NONE", "NONE holds no folder photos_train"),
     ("flagship/widen.py", "NONE 32 -o OUT", "there are no weights at NONE"),

@@ -147,6 +147,26 @@ def test_a_part_is_trained_at_the_given_rate(data: Path, tmp_path: Path, script,
     assert "a learning rate of 0.0 trains nothing: give one above 0" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("part", ["noise_level", "prior"])
+def test_a_part_can_be_taken_from_other_weights(part: str, data: Path, tmp_path: Path, script, capsys) -> None:
+    module = importlib.import_module("part")
+    one, other, out = (tmp_path / name / "w.safetensors" for name in ("one", "other", "out"))
+    for path, seed in ((one, "seed=1"), (other, "seed=2")):
+        script.main([*words(data, path.parent, 0.01, test=("clean",)), seed])
+    line = [part, "0", f"--data={data}", "--train=photos", f"--weights={one}", f"--out={out}", f"--like={other}"]
+    module.main([*line, "--set", *SMALL])
+    files = [weights.read(path)[2] for path in (one, other, out)]
+    taken = module.PRIOR if part == "prior" else (part,)
+    for name in files[0]:
+        if not name.startswith("tables."):
+            source = files[1] if name.split(".")[0] in taken else files[0]
+            assert torch.equal(files[2][name], source[name]), name
+    assert any(not torch.equal(a, files[1][name]) for name, a in files[0].items() if name.split(".")[0] in taken)
+    with pytest.raises(SystemExit):
+        module.main([*line, "--set", *SMALL, "model.noise_estimate=convolutions", "model.prior_width=16"])
+    assert "of another shape: give weights of the same configuration" in capsys.readouterr().err
+
+
 def test_what_is_coded_once_is_drawn_again(script) -> None:
     counter = iter(range(100))
     draw = importlib.import_module("part").drawn_again(lambda: next(counter), 3)

@@ -120,7 +120,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--sigma", type=float, nargs="+", default=list(SIGMAS))
     parser.add_argument("--pictures", type=int, help="only the first so many of each folder")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=script.file_to_write)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     script.run(judge, parser, words)
 

@@ -10,10 +10,10 @@
     post_filter  the decoder's: log of the MSE of crops that are coded once
 
 The network is that of the configuration (`--set model.blocks=[3,2]`). It takes from the weights what has the same
-shape, but for the parts of --anew; a convolution that has got more inputs ignores them at first. MINUTES may be 0. The
-optimiser is that of a leg, its learning rate 1e-3 (noise_level: 2e-3) or --rate, falling to 0 over the second half.
-After `noise_level` it prints what the estimate reads, of `kodak24` and of the pairs of `cc15`, `polyu_crops` and
-`sidd_small_256` in DATA.
+shape, but for the parts of --anew; a convolution that has got more inputs ignores them at first. --like OTHER takes
+PART from other weights; this may be all that is done, as MINUTES may be 0. The optimiser is that of a leg, its learning
+rate 1e-3 (noise_level: 2e-3) or --rate, falling to 0 over the second half. After `noise_level` it prints what the
+estimate reads, of `kodak24` and of the pairs of `cc15`, `polyu_crops` and `sidd_small_256` in DATA.
 """
 
 from __future__ import annotations
@@ -82,6 +82,17 @@ def take(model: nn.Module, path: Path, anew: Sequence[str] = ()) -> list[str]:
             new.append(name)
     model.load_state_dict(own)
     return new
+
+
+def take_over(model: nn.Module, parts: Sequence[str], path: Path) -> None:
+    """Fills ``parts`` of the model from other weights. UserError: theirs have other shapes."""
+    own, other = (
+        {name: tensor for name, tensor in state.items() if name.split(".")[0] in parts}
+        for state in (model.state_dict(), weights.read(path)[2])
+    )
+    if {name: t.shape for name, t in own.items()} != {name: t.shape for name, t in other.items()}:
+        raise UserError(f"{path} has {' and '.join(parts)} of another shape: give weights of the same configuration")
+    model.load_state_dict({name: tensor.float() for name, tensor in other.items()}, strict=False)
 
 
 def noise_level(model: Flagship, batches: Iterator[Pair]) -> tuple[list[nn.Module], float, Loss]:
@@ -234,7 +245,8 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("minutes", type=float)
     parser.add_argument("--weights", type=Path, required=True)
-    parser.add_argument("--out", type=Path, help="(--weights)")
+    parser.add_argument("--out", type=script.file_to_write, help="(--weights)")
+    parser.add_argument("--like", type=Path, metavar="OTHER", help="weights to take PART from")
     parser.add_argument("--rate", type=float, help="learning rate")
     parser.add_argument("--anew", nargs="*", default=[], metavar="PART", help="not taken from the weights")
     parser.set_defaults(test=[])
@@ -261,6 +273,8 @@ def part(given: argparse.Namespace) -> None:
         raise UserError(f"this network has no {given.part}: give model.{given.part}=[64,3], or another part")
     leg.parts_of(model, given.anew)
     print("initialised:", ", ".join(take(model, given.weights, given.anew)) or "nothing")
+    if given.like is not None:
+        take_over(model, PRIOR if given.part == "prior" else [given.part], given.like)
     moved = (data.on_after_batch_transfer(data.on_before_batch_transfer(b, 0), 0) for b in data.train_dataloader())
     modules, rate, loss = PARTS[given.part](model, (criterion.prepare(pair) for pair in moved))
     train(modules, given.rate or rate, loss, minutes=given.minutes, config=config)

@@ -74,7 +74,7 @@ def main(words: list[str] | None = None) -> None:
     parser = script.parser_of(__file__, __doc__)
     parser.add_argument("weights", type=Path)
     parser.add_argument("latents", type=int)
-    parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument("-o", "--out", type=script.file_to_write, required=True)
     script.run(widen, parser, words)
 
 

@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--sigma", type=float, nargs="+", default=[0, 5, 10, 15, 20])
     parser.add_argument("--without-bm3d", action="store_true")
     parser.add_argument("--jobs", default="1", help="processes")
-    parser.add_argument("--out", type=Path, default=HERE / "results.csv")
+    parser.add_argument("--out", type=script.file_to_write, default=HERE / "results.csv")
     return script.run(measure, parser, arguments)
 
 

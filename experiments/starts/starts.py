@@ -169,7 +169,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--every", type=int, default=50)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results.csv"))
+    parser.add_argument("--out", type=script.file_to_write, default=Path(__file__).with_name("results.csv"))
     script.run(train, parser, words)
 
 
