@@ -251,7 +251,7 @@ def test_coding_adds_parts_to_the_bits_of_the_whole(passes, magnitudes, size):
             p.copy_(torch.randn_like(p))
     assert is_exact(net)
     *by_z, y = torch.randn(4, 2, 22, *size, dtype=torch.float64) * torch.tensor([3.0, 300.0]).view(2, 1, 1, 1)
-    contexts = [net.context(by_z, exact=exact, side=6) for exact in (False, True)]
+    contexts = [net.context(by_z, exact_side=side) for side in (None, 6)]
     known = torch.zeros_like(y)
     with torch.no_grad():
         for number in range(1, passes):

@@ -131,10 +131,9 @@ class DualPriorCodec(TransformCodec):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Codes the latents in passes, each given those before it; returns y_hat, log2 scales and means, all in
         steps."""
-        exact = means.dtype == torch.float64 and self.exact
-        context = self.spatial_prior.context(
-            [compand(means), log2_scales, log2_step], exact=exact, side=self._window(means, 4)
-        )
+        coding = means.dtype == torch.float64  # training has no use for exact sums, and no time to look for them
+        side = self._window(means, 4) if coding and self.exact else None
+        context = self.spatial_prior.context([compand(means), log2_scales, log2_step], exact_side=side)
         mask = self.spatial_prior.mask(0, means)
         first, y_hat = means, code(means, log2_scales, mask) * mask
         for number in range(1, self.passes):

@@ -93,16 +93,16 @@ class SpatialPrior(nn.Sequential):
         """Latents of pass ``number``."""
         mask = torch.zeros(1, self.num_latents, *like.shape[-2:], dtype=torch.bool, device=like.device)
         for cell in self.cells(number):
-            mask[:, cell.channels, cell.rows, cell.columns] = True
+            mask[:, cell.channels, cell.rows, cell.columns].fill_(True)
         return mask
 
-    def context(self, by_z: list[Float[Tensor, "b m hy wy"]], *, exact: bool, side: int) -> Context:
-        """Of the first call of an image. ``exact``: sums of parts are the bits of the whole, so that each pass adds
-        only what is new. ``side``: of the windows that bound its memory."""
-        if not exact:
+    def context(self, by_z: list[Float[Tensor, "b m hy wy"]], *, exact_side: int | None) -> Context:
+        """Of the first call of an image. ``exact_side``: where sums of parts are the bits of the whole, so that each
+        pass adds only what is new, the side of the windows that bound its memory; None elsewhere."""
+        if exact_side is None:
             return Context(by_z)
         m = self.num_latents
-        return Context(by_z, self[0].part(torch.cat(by_z, 1), inputs=torch.arange(m, 4 * m), bias=True), side)
+        return Context(by_z, self[0].part(torch.cat(by_z, 1), inputs=torch.arange(m, 4 * m), bias=True), exact_side)
 
     def forward(
         self, context: Context, y_hat: Float[Tensor, "b m hy wy"], number: int
@@ -122,7 +122,7 @@ class SpatialPrior(nn.Sequential):
         known = like.new_zeros(1, self.passes, *like.shape[-2:])
         for before in range(number):
             for cell in self.cells(before):
-                known[:, cell.group, cell.rows, cell.columns] = 1
+                known[:, cell.group, cell.rows, cell.columns].fill_(1)
         return known
 
     def _by_parts(self, context: Context, y_hat: Tensor, number: int) -> tuple[Tensor, Tensor]:
