@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import jaxtyping
 import lightning as L
 import pytest
 import torch
@@ -307,6 +308,13 @@ def test_training_multiplies_in_tf32_and_coding_never_does(monkeypatch: pytest.M
 # -- torch.compile ----------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No checks of shapes and types, which the compiler of torch 2.11 cannot trace."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.mark.usefixtures("unchecked")
 def test_only_training_steps_run_compiled_and_nothing_is_renamed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -344,6 +352,7 @@ def test_only_training_steps_run_compiled_and_nothing_is_renamed(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("experiment", ["fllic", "jdc_cn", "flagship"])
 def test_a_compiled_step_equals_the_eager_one(experiment: str) -> None:
     L.seed_everything(0, verbose=False)
