@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from jdcsuite.coding.conditions import (
     CODED,
@@ -28,7 +28,7 @@ from jdcsuite.judging import metrics
 from jdcsuite.models.conditioned import error_network
 from jdcsuite.models.flagship import BLOCK, Flagship, dct_kernels
 from jdcsuite.models.fllic import FLLIC
-from jdcsuite.models.noise_level import ESTIMATES, band_octaves
+from jdcsuite.models.noise_level import ESTIMATES, RepeatedBorder, band_octaves
 from jdcsuite.training.any_rate import AnyRate
 from jdcsuite.types import CorruptFile, Output, Pair, Request, UserError
 
@@ -154,6 +154,15 @@ def test_the_networks_depend_on_quality_noise_and_strength() -> None:
 
 
 # -- noise estimate --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(5, 7), (1, 1), (1, 4)], ids=str)
+def test_a_border_is_repeated_as_pytorch_repeats_it(size: tuple[int, int]) -> None:
+    torch.manual_seed(2)
+    net, plain = RepeatedBorder(4, 6, 3), nn.Conv2d(4, 6, 3, padding=1, padding_mode="replicate")
+    plain.load_state_dict(net.state_dict())
+    x = torch.randn(2, 4, *size)
+    assert torch.equal(net(x), plain(x))
 
 
 @pytest.mark.parametrize("size", [(64, 64), (33, 47), (5, 200)])

@@ -23,6 +23,16 @@ BLOCK = 16  # pixels
 BANDS = (1, 3, 6, 10, 14, 18, 22, 31)  # limits of row + column; the mean of a block (0) is image content
 
 
+class RepeatedBorder(nn.Conv2d):
+    """3x3 convolution of an image extended by repeating its border. Concatenated, because the compiler of torch 2.11
+    and 2.15 expects another layout of the gradient of `F.pad` than it gets."""
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
+        for axis in (2, 3):
+            x = torch.cat([x.narrow(axis, 0, 1), x, x.narrow(axis, x.shape[axis] - 1, 1)], axis)
+        return super().forward(x)
+
+
 class BandLevel(nn.Module):
     """A network on the energies of the DCT bands of 16x16 blocks, by which white noise, the coarse grain of developed
     photographs, what JPEG left of it, and texture differ.
@@ -37,7 +47,7 @@ class BandLevel(nn.Module):
         features = 3 * (len(BANDS) - 1)
         self.net = nn.Sequential(
             conv1x1(features, width), nn.LeakyReLU(0.1),
-            nn.Conv2d(width, width, 3, padding=1, padding_mode="replicate"), nn.LeakyReLU(0.1),
+            RepeatedBorder(width, width, 3), nn.LeakyReLU(0.1),
             conv1x1(width, width), nn.LeakyReLU(0.1),
             conv1x1(width, 2),
         )  # fmt: skip
