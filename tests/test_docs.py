@@ -246,12 +246,13 @@ def expanded(word: str) -> list[str]:
 def made_small(words: list[str]) -> list[str]:
     """Overrides of a command that trains -> the same for one step of small crops; MS-SSIM needs 176 pixels."""
     text = " ".join(words)
+    real = "jdc_" in text or "sweep=thresholds" in text  # which names its experiment itself
     side = 176 if "ms_ssim" in text or "jdc_ud" in text else 64
-    data = [f"data.crop={side}", f"data.val_crop={side}", *(["++data.cell=176"] if "jdc_" in text else [])]
+    data = [f"data.crop={side}", f"data.val_crop={side}", *(["++data.cell=176"] if real else [])]
     if "jdc_ud_whole" in text:
         data.append("min_ms_ssim=null")  # an untrained teacher's images pass no threshold
     if "data.root=" not in text:
-        data.append(f"data.root={'mypairs' if 'jdc_' in text else 'pictures'}")
+        data.append(f"data.root={'mypairs' if real else 'pictures'}")
     replaced = {word.partition("=")[0] for word in (*SMALL, *data)} - {"data.root"}
     kept = [word for word in words if word.partition("=")[0] not in replaced]
     if "target_bpp=" in text:  # the rate of an untrained network does not follow lmbda

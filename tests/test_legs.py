@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from jdcsuite.artifacts import weights
 from jdcsuite.models.flagship import Flagship
@@ -145,6 +146,29 @@ def test_a_part_is_trained_at_the_given_rate(data: Path, tmp_path: Path, script,
     with pytest.raises(SystemExit):
         module.main([*line, "--rate=0", "--set", *SMALL])
     assert "a learning rate of 0.0 trains nothing: give one above 0" in capsys.readouterr().err
+
+
+def test_a_part_can_keep_a_share_of_what_it_was(data: Path, tmp_path: Path, script, capsys) -> None:
+    module, kept = importlib.import_module("part"), tmp_path / "w.safetensors"
+    script.main(words(data, tmp_path, 0.01, test=("clean",)))
+    before = weights.read(kept)[2]
+    line = ["denoiser", "0.02", f"--data={data}", "--train=photos", f"--weights={kept}"]
+    module.main([*line, "--rate=0.1", "--keep=1", "--set", *SMALL])
+    assert all(torch.equal(before[name], tensor) for name, tensor in weights.read(kept)[2].items())
+
+    def trained(modules: list[nn.Module], *_: object, **__: object) -> None:
+        for parameter in (p for part in modules for p in part.parameters()):
+            parameter.data += 1
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "train", trained)
+        module.main([*line, "--keep=0.25", "--set", *SMALL])
+    after = weights.read(kept)[2]
+    for name in (name for name in before if name.startswith("denoiser.")):
+        torch.testing.assert_close(after[name].float(), before[name].float() + 0.75, atol=0.01, rtol=0.01)
+    with pytest.raises(SystemExit):
+        module.main([*line, "--keep=1.5", "--set", *SMALL])
+    assert "1.5 is no share of the part: give 0 to 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("part", ["noise_level", "prior"])

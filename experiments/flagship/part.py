@@ -12,13 +12,15 @@
 The network is that of the configuration (`--set model.blocks=[3,2]`). It takes from the weights what has the same
 shape, but for the parts of --anew; a convolution that has got more inputs ignores them at first. --like OTHER takes
 PART from other weights; this may be all that is done, as MINUTES may be 0. The optimiser is that of a leg, its learning
-rate 1e-3 (noise_level: 2e-3) or --rate, falling to 0 over the second half. After `noise_level` it prints what the
-estimate reads, of `kodak24` and of the pairs of `cc15`, `polyu_crops` and `sidd_small_256` in DATA.
+rate 1e-3 (noise_level: 2e-3) or --rate, falling to 0 over the second half. --keep SHARE writes SHARE of the part as it
+was before and the rest as it is then, which can be better than both. After `noise_level` it prints what the estimate
+reads, of `kodak24` and of the pairs of `cc15`, `polyu_crops` and `sidd_small_256` in DATA.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import math
 import sys
 import time
@@ -216,6 +218,14 @@ def train(modules: list[nn.Module], rate: float, loss: Loss, *, minutes: float, 
 
 
 @torch.no_grad()
+def mix(modules: list[nn.Module], earlier: list[nn.Module], share: float) -> None:
+    """Moves ``modules`` towards what they were, by ``share`` of the way."""
+    for module, old in zip(modules, earlier, strict=True):
+        for parameter, before in zip(module.parameters(), old.parameters(), strict=True):
+            parameter.lerp_(before, share)
+
+
+@torch.no_grad()
 def show(net: nn.Module, data: Path) -> None:
     """Prints the estimates of the images that are there."""
     kodak = data / "kodak24"
@@ -246,6 +256,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("minutes", type=float)
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--out", type=script.file_to_write, help="(--weights)")
+    parser.add_argument("--keep", type=float, default=0.0, metavar="SHARE", help="of the part before training, 0 to 1")
     parser.add_argument("--like", type=Path, metavar="OTHER", help="weights to take PART from")
     parser.add_argument("--rate", type=float, help="learning rate")
     parser.add_argument("--anew", nargs="*", default=[], metavar="PART", help="not taken from the weights")
@@ -258,6 +269,8 @@ def part(given: argparse.Namespace) -> None:
         raise UserError(f"{given.minutes} minutes: give 0 or more")
     if given.rate is not None and not 0 < given.rate < math.inf:
         raise UserError(f"a learning rate of {given.rate} trains nothing: give one above 0, as in --rate 3e-4")
+    if not 0 <= given.keep <= 1:
+        raise UserError(f"{given.keep} is no share of the part: give 0 to 1, as in --keep 0.5")
     if not (given.data / given.train).is_dir():
         raise UserError(f"{given.data} holds no folder {given.train}: give --train what is there")
     before, out = weights.read(given.weights)[1], given.out or given.weights
@@ -277,7 +290,9 @@ def part(given: argparse.Namespace) -> None:
         take_over(model, PRIOR if given.part == "prior" else [given.part], given.like)
     moved = (data.on_after_batch_transfer(data.on_before_batch_transfer(b, 0), 0) for b in data.train_dataloader())
     modules, rate, loss = PARTS[given.part](model, (criterion.prepare(pair) for pair in moved))
+    earlier = copy.deepcopy(modules)
     train(modules, given.rate or rate, loss, minutes=given.minutes, config=config)
+    mix(modules, earlier, given.keep)
     weights.round_to_bf16(model)
     model.eval().update()
     seen = {name: before.get(name) or 0 for name in ("legs", "samples")}  # a part alone is no leg
