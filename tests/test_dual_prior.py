@@ -188,7 +188,7 @@ def test_parameters_of_a_pass_depend_on_the_latents_of_all_passes_before_and_on_
     net = make()
     v, means = torch.randn(2, 1, 32, 6, 8) * 5
     step, scales = torch.rand(2, 1, 32, 6, 8) + 0.5
-    passes = [in_pass(net, number, v) for number in range(net.passes)]
+    passes = [in_pass(net, number, v) for number in range(net.spatial_prior.passes)]
     with torch.no_grad():
         y_hat, s, m = dual_prior(net, v, step, scales, means)
         assert torch.equal(s[passes[0]], scales[passes[0]]) and torch.equal(m[passes[0]], means[passes[0]])

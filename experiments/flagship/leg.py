@@ -50,8 +50,8 @@ LEGS, RESULTS = HERE / "legs.csv", HERE / "results.csv"
 WARM_UP = 100  # steps: Adam's moments are not kept between legs
 NEVER = 10**9  # steps: time ends a leg
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-# What a device is given where nothing else is said. The gradient of eight small crops is noisy: from trained weights,
-# a higher rate loses more in the first minutes than an hour brings.
+# What a device is given where nothing else is said. The gradient of eight small crops is noisy: from the weights of leg
+# 8, 13 minutes at 5e-4 lost .1 dB, at 1e-4 nothing.
 USUAL = {
     "cuda": ["data.batch=32", "data.crop=256", "data.workers=12", "lr=4e-4"],
     "cpu": ["data.batch=8", "data.crop=128", "data.workers=1", "lr=1e-4"],

@@ -73,7 +73,7 @@ class DualPriorCodec(TransformCodec):
         checks.choice("model.residuals", residuals, RESIDUALS)
         self.training_rate = checks.choice("model.training_rate", training_rate, TRAINING_RATES)
         m, n = num_latents, prior_width
-        self.num_latents, self.adaptive_steps, self.magnitudes, self.passes = m, adaptive_steps, magnitudes, passes
+        self.num_latents, self.adaptive_steps, self.magnitudes = m, adaptive_steps, magnitudes
         self.h_a = nn.Sequential(
             conv1x1((1 + magnitudes) * m, n), DepthConv(n, n, prior=True),
             conv3x3(n, n, stride=2), nn.LeakyReLU(0.1), conv3x3(n, n, stride=2),
@@ -136,7 +136,7 @@ class DualPriorCodec(TransformCodec):
         context = self.spatial_prior.context([compand(means), log2_scales, log2_step], exact_side=side)
         mask = self.spatial_prior.mask(0, means)
         first, y_hat = means, code(means, log2_scales, mask) * mask
-        for number in range(1, self.passes):
+        for number in range(1, self.spatial_prior.passes):
             scales, corrections = self.spatial_prior(context, y_hat, number)
             mask = self.spatial_prior.mask(number, means)
             log2_scales = torch.where(mask, self._bounded(scales, self.bound_scale), log2_scales)
