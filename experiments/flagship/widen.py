@@ -45,7 +45,7 @@ def widened(old: Flagship, config: dict, latents: int) -> tuple[Flagship, dict]:
     config = {**config, "num_latents": latents}
     new: Flagship = instantiate(config, _convert_="all")
     places = torch.arange(m)
-    if old.spatial_prior.passes == 2:  # a half of the channels is coded in each, and gets half of the new ones at its end
+    if old.spatial_prior.passes == 2:  # each codes a half of the channels, which gets half of the new ones at its end
         places += (places >= m // 2) * (latents - m) // 2
     fresh = torch.tensor(sorted(set(range(latents)) - set(places.tolist())))
     state = {}
