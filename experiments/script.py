@@ -23,7 +23,8 @@ def file_to_write(text: str) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise argparse.ArgumentTypeError(f"{path.parent} cannot be a folder: {error.strerror}") from None
+        reason = f"{path.parent} cannot be a folder ({error.strerror})"
+        raise argparse.ArgumentTypeError(f"{reason}: give a file in one that can be written") from None
     return path
 
 

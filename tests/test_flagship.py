@@ -29,7 +29,7 @@ from jdcsuite.models.conditioned import error_network
 from jdcsuite.models.flagship import BLOCK, Flagship, dct_kernels
 from jdcsuite.models.fllic import FLLIC
 from jdcsuite.models.noise_level import ESTIMATES, RepeatedBorder, band_octaves
-from jdcsuite.training.any_rate import AnyRate
+from jdcsuite.training.any_rate import AnyRate, latin_hypercube
 from jdcsuite.types import CorruptFile, Output, Pair, Request, UserError
 
 TINY = {"widths": [8, 8], "blocks": [1, 1], "num_latents": 24, "prior_width": 8, "embedding": 8}
@@ -432,6 +432,21 @@ def test_rates_and_strengths_have_the_documented_distribution() -> None:
     kept = drawn.clean - many.clean
     torch.testing.assert_close(kept, (1 - strength)[:, None, None, None] * (many.noisy - many.clean))
     assert torch.equal(drawn.noisy, many.noisy)
+
+
+def test_the_qualities_of_a_batch_cover_the_range() -> None:
+    torch.manual_seed(0)
+    drawn = latin_hypercube(3, 8, device=torch.device("cpu"))
+    intervals = (8 * drawn).floor().long()
+    assert torch.equal(intervals.sort(1).values, torch.arange(8).expand(3, 8)), "one in each eighth"
+    assert len({tuple(row) for row in intervals.tolist()}) == 3, "in an order of their own"
+    many = torch.cat([latin_hypercube(1, 8, device=torch.device("cpu")) for _ in range(500)])
+    assert (8 * many - (8 * many).floor()).mean().item() == pytest.approx(0.5, abs=0.02), "anywhere within"
+    assert many.mean(0).tolist() == pytest.approx([0.5] * 8, abs=0.05), "at any place of the batch"
+    it = pair(4, side=16)
+    for _ in range(20):
+        quality = AnyRate(ends=0.0).train().prepare(it).settings["quality"]
+        assert torch.equal((quality / 25).floor().sort().values, torch.arange(4.0))
 
 
 def test_validation_uses_one_rate_and_draws_nothing() -> None:

@@ -215,10 +215,10 @@ class LineTask(CodecTask):
         return (pair.noisy * self.model.weight + self.model.bias) ** 2
 
 
-def line(optimizer: partial) -> LineTask:
+def line(optimizer: partial, *, normalize: bool = False) -> LineTask:
     L.seed_everything(0, verbose=False)
     parts = {"model": Line(), "criterion": Mean(), "optimizer": optimizer}
-    return LineTask(**parts, schedule=lambda step: 1.0, max_norm=1.0, seed=0)
+    return LineTask(**parts, schedule=lambda step: 1.0, max_norm=1.0, seed=0, normalize=normalize)
 
 
 def state(of: Task, trainer: L.Trainer) -> list[Tensor]:
@@ -227,12 +227,15 @@ def state(of: Task, trainer: L.Trainer) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize(
     "optimizer",
     [partial(torch.optim.Adam, lr=0.1, fused=True), partial(torch.optim.Adam, lr=0.1),
      partial(torch.optim.SGD, lr=0.1, momentum=0.9, fused=True)],
 )  # fmt: skip
-def test_a_batch_that_is_not_finite_changes_nothing(optimizer: partial, bad: float, tmp_path: Path) -> None:
+def test_a_batch_that_is_not_finite_changes_nothing(
+    optimizer: partial, normalize: bool, bad: float, tmp_path: Path
+) -> None:
     good = [pair() for _ in range(3)]
     broken = Pair(noisy=torch.full_like(good[0].noisy, bad), clean=good[0].clean, sigma=good[0].sigma)
     kept: list[list[Tensor]] = []
@@ -241,7 +244,7 @@ def test_a_batch_that_is_not_finite_changes_nothing(optimizer: partial, bad: flo
         def on_train_batch_end(self, trainer: L.Trainer, pl_module: Task, *_: object) -> None:
             kept.append([t.detach().clone() for t in state(pl_module, trainer)])
 
-    of = line(optimizer)
+    of = line(optimizer, normalize=normalize)
     fit(of, [good[0], broken, good[1], broken, good[2]], tmp_path / "a", Keep())
     for before, after in ((0, 1), (2, 3)):
         assert len(kept[before]) >= 4

@@ -37,6 +37,7 @@ from jdcsuite.imaging.read import read
 from jdcsuite.models.flagship import Flagship
 from jdcsuite.training import job as training
 from jdcsuite.training.criteria import mse
+from jdcsuite.training.task import scale_gradients
 from jdcsuite.types import Pair, UserError
 
 import lightning as L
@@ -210,7 +211,7 @@ def train(modules: list[nn.Module], rate: float, loss: Loss, *, minutes: float, 
             value = loss()
         optimizer.zero_grad()
         value.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
+        scale_gradients(parameters, max_norm=1.0, normalize=config["task"]["normalize"])
         optimizer.step()
         losses.append(float(value))
         if len(losses) % 100 == 0:

@@ -143,6 +143,8 @@ def _opened(path: Path) -> Iterator[safe_open]:
                 raise SafetensorError("its header is too long")
         with safe_open(path, framework="pt") as file:
             yield file
+    except FileNotFoundError:
+        raise UserError(f"there are no weights at {path}: give a file that a run wrote") from None
     # an element type that PyTorch lacks raises other errors
     except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
         reason = str(error)[:200].replace("\n", " ")

@@ -8,7 +8,6 @@ machine slows both.
 
 from __future__ import annotations
 
-import math
 import resource
 import tempfile
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
@@ -29,7 +27,7 @@ from jdcsuite.bench.common import now, quartiles, trainable
 from jdcsuite.device import layout
 from jdcsuite.training import job as training
 from jdcsuite.training import loggers
-from jdcsuite.training.task import Task
+from jdcsuite.training.task import Task, scale_gradients
 from jdcsuite.types import Pair, UserError
 
 TRACED = 3  # steps under the profiler
@@ -83,7 +81,7 @@ class BareLoop:
             parts = task.criterion(task.predict(pair), pair)
         self.optimizer.zero_grad()
         parts["loss"].backward()
-        norm = nn.utils.clip_grad_norm_(self.trained, task.max_norm or math.inf)
+        norm = scale_gradients(self.trained, max_norm=task.max_norm, normalize=task.normalize)
         self.optimizer.found_inf = (~torch.isfinite(norm)).float()
         self.optimizer.step()
         self.scheduler.step()

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from jdcsuite import checks
 from jdcsuite.coding.conditions import CODED, denoising_error, lmbda_of
@@ -14,10 +15,18 @@ from jdcsuite.training.criteria import Parts, mse, rate_and_distortion
 from jdcsuite.types import Output, Pair
 
 
+def latin_hypercube(variables: int, samples: int, *, device: torch.device) -> Float[Tensor, "variables samples"]:
+    """Uniform numbers from 0 to 1, of each variable one in each of ``samples`` equal intervals in random order (McKay,
+    Beckman and Conover, 1979): means over a batch vary less than those of independent numbers."""
+    order = torch.rand(variables, samples, device=device).argsort(1)
+    return (order + torch.rand(variables, samples, device=device)) / samples
+
+
 class AnyRate(nn.Module):
     """Mean over the crops of the logarithm of bpp + lmbda * MSE(x_hat, target), plus the errors of the noise estimate
     and of the encoder's denoiser.
 
+    Conditions are drawn as a Latin hypercube: the qualities of a batch are spread over the whole range.
     quality ~ U(0, 100), for the share ``ends`` of the crops 0 or 100; lmbda = 64 * 2^(quality / 10). The target is the
     clean crop (strength 1), for the share ``partial`` of the crops clean + (1 - strength) * noise with strength ~
     U(0, 1). The encoder is given the root mean square of the noise times e^N(0, ``blur``^2); for the share ``blind`` of
@@ -60,7 +69,7 @@ class AnyRate(nn.Module):
         unknown, one = torch.full_like(level, torch.nan), torch.ones_like(level)
         if not self.training:
             return replace(pair, sigma=unknown, level=level, settings={"quality": 60 * one, "strength": one})
-        quality, at_end, high, partial, strength, blind = torch.rand(6, len(level), device=level.device)
+        quality, at_end, high, partial, strength, blind = latin_hypercube(6, len(level), device=level.device)
         quality = 100 * torch.where(at_end < self.ends, (high < 0.5).float(), quality)
         strength = torch.where(partial < self.partial, strength, one)
         given = level * torch.exp(self.blur * torch.randn_like(level))

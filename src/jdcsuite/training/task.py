@@ -7,7 +7,7 @@ Output, the criterion the loss; a codec is tested on real files (`metrics.judge`
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 
@@ -24,6 +24,8 @@ from jdcsuite.models.clean_entropy import analytic_entropy
 from jdcsuite.training.quality import Quality
 from jdcsuite.types import Output, Pair, Row, UserError
 
+SMALLEST_NORM = 1e-12  # of a gradient that is normalised: that of a parameter without influence stays small
+
 
 def halving(*, steps: int, warmup: int, every: float, lowest: float) -> Callable[[int], float]:
     """Learning-rate factor as a function of the step: linear ``warmup``, then halved whenever another fraction
@@ -35,10 +37,33 @@ def halving(*, steps: int, warmup: int, every: float, lowest: float) -> Callable
     return factor
 
 
+@torch.no_grad()
+def scale_gradients(parameters: Iterable[nn.Parameter], *, max_norm: float, normalize: bool) -> Tensor:
+    """Scales the gradients of ``parameters`` in place, without waiting for the device; returns their global norm.
+
+    ``max_norm``: the largest global norm, 0 = none. ``normalize``: the gradient of each parameter is first divided by
+    its own norm. Where a few samples have large gradients in a few parameters, the global norm keeps all others from
+    learning of their batch. Adam and Muon, whose steps do not depend on a constant factor, then weigh all batches
+    alike, in every parameter.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients:
+        return torch.zeros(())
+    norms = torch._foreach_norm(gradients)
+    norm = torch.linalg.vector_norm(torch.stack(norms))
+    after = norm
+    if normalize:
+        torch._foreach_div_(gradients, [own.clamp(min=SMALLEST_NORM) for own in norms])
+        after = torch.full_like(norm, math.sqrt(len(gradients)))
+    if max_norm > 0:
+        torch._foreach_mul_(gradients, (max_norm / (after + 1e-6)).clamp(max=1))
+    return norm
+
+
 class Task(L.LightningModule):
     """Training common to all methods. ``optimizer``: parameters -> optimiser; ``schedule``: step -> factor of the
-    learning rate. ``max_norm``: gradient clipping by global norm, 0 = none. ``qualities``: 0 to 100, where a codec of
-    any rate is tested; None for codecs of one rate."""
+    learning rate. ``max_norm``, ``normalize``: of `scale_gradients`. ``qualities``: 0 to 100, where a codec of any rate
+    is tested; None for codecs of one rate."""
 
     def __init__(
         self,
@@ -49,6 +74,7 @@ class Task(L.LightningModule):
         schedule: Callable[[int], float],
         max_norm: float,
         seed: int,
+        normalize: bool = False,
         qualities: list[float] | None = None,
     ) -> None:
         super().__init__()
@@ -59,6 +85,7 @@ class Task(L.LightningModule):
             checks.number("task.qualities", value, least=0, most=100)
         self.tested_at: list[dict[str, float]] = [{"quality": float(q)} for q in qualities or ()] or [{}]
         self.model, self.criterion = model, criterion
+        self.normalize = checks.flag("task.normalize", normalize)
         self.optimizer, self.schedule, self.max_norm, self.seed = optimizer, schedule, max_norm, seed
         self.first_of: Callable[[int], int] = lambda step: step  # step -> its first sample
         self.val_loss = MeanMetric()
@@ -105,7 +132,7 @@ class Task(L.LightningModule):
     ) -> None:
         # Never synchronises with the device. Gradients are already reduced, so all ranks decide alike.
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = nn.utils.clip_grad_norm_(parameters, self.max_norm or math.inf)
+        norm = scale_gradients(parameters, max_norm=self.max_norm, normalize=self.normalize)
         bad = ~torch.isfinite(norm)
         self.skipped += bad
         self.last_finite.copy_(torch.where(bad, self.last_finite, self.global_step + 1))
