@@ -6,7 +6,8 @@ DATA holds `photos_train` (or --train NAME) to learn from and kodak24, mcmaster1
 README of this folder. Every leg sees samples and noise that no leg before it has seen. The learning rate is constant
 after a short warm-up; that of a leg with --final falls to 0 over its last quarter, which ends a series of legs. The
 averaged weights are written, in bfloat16, every minute and at the end, so a leg that is cut off loses a minute.
-`--frozen denoiser embed` keeps a denoiser that `part.py` trained, which saves the time of its backward pass.
+`--frozen denoiser embed` keeps a denoiser that `part.py` trained, which saves the time of its backward pass. With
+`--set trainer.devices=2` the batch is split over so many GPUs or, with one thread each, CPU cores.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ class Keeper(L.Callback):
         self.keep, self.seconds, self.last = keep, seconds, time.monotonic()
 
     def on_train_batch_end(self, trainer: L.Trainer, task: Task, outputs: object, batch: object, index: int) -> None:
-        if time.monotonic() - self.last > self.seconds:
+        if trainer.is_global_zero and time.monotonic() - self.last > self.seconds:
             (average,) = (c for c in trainer.callbacks if isinstance(c, EMA))
             self.keep(average._average_model.module.model, trainer.global_step)
             self.last = time.monotonic()
@@ -184,6 +185,8 @@ def leg(given: argparse.Namespace) -> None:
         start = time.monotonic()
         training.fit(trainer, task, data)
         minutes = (time.monotonic() - start) / 60
+        if not trainer.is_global_zero:
+            return
         losses = [float(row["train/loss"]) for row in _read(Path(folder) / "metrics.csv") if row.get("train/loss")]
     keep(task.model, trainer.global_step)
     print(f"{trainer.global_step} steps in {minutes:.2f} minutes: {given.out}", flush=True)

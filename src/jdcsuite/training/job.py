@@ -85,7 +85,6 @@ def build(config: Mapping, needs: Mapping[str, Path] | None = None) -> tuple[Dat
     data: DataModule = construct(config["data"])
     model, criterion = construct(config["model"]), construct(config["criterion"])
     task: Task = construct(config["task"], model=model, criterion=criterion)
-    task.first_of = data.first_of
     parts = {config["needs"][role]["into"]: run for role, run in (needs or {}).items()}
     starts = [("model", config["init_from"])] if config["init_from"] else []
     starts += sorted(parts.items(), key=lambda part: part[0].count("."))
@@ -96,6 +95,7 @@ def build(config: Mapping, needs: Mapping[str, Path] | None = None) -> tuple[Dat
         if any(parameter.requires_grad for parameter in module.parameters()):
             about = weights.read_about(weights.path_of(run))
             data.begin_behind(int(about.get("samples") or 0))  # absent from older weights
+    task.first_of = data.first_of
     return data, task
 
 
