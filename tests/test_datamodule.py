@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -83,6 +85,16 @@ def test_begin_behind_skips_whole_batches(root: Path, samples: int, first: int, 
         numbers.append([n for step in module.train_dataloader().batch_sampler for n in step])
     assert sorted(n for rank in numbers for n in rank) == list(range(first + 4 * 8, first + 6 * 8))
     assert module.first_of(6) == first + 48
+
+
+def test_what_numbers_samples_holds_no_datamodule(root: Path) -> None:
+    """A task keeps it, and is copied for the average of its weights: with bound methods all images and the trainer were
+    copied too, and processes that the trainer had started made it fail."""
+    module = photographs(root)
+    module.trainer = threading.Lock()  # cannot be copied
+    module.begin_behind(9)
+    first_of = copy.deepcopy(module.first_of)
+    assert first_of(0) == 16 and first_of(3) == 40
 
 
 def test_noise_does_not_repeat_with_another_batch_size() -> None:

@@ -83,6 +83,19 @@ def test_legs_follow_each_other(data: Path, tmp_path: Path, script: ModuleType) 
     weights.load(tmp_path / "w.safetensors")
 
 
+def test_a_leg_on_two_devices_is_one_leg(data: Path, tmp_path: Path) -> None:
+    command = [sys.executable, LEG, *words(data, tmp_path, 0.05, test=("clean",)), "trainer.devices=2", "data.batch=4"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.stdout.count(" steps in ") == ended.stdout.count("leg: 1") == 1, "the first process alone reports"
+    with (tmp_path / "legs.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    about = weights.read(tmp_path / "w.safetensors")[1]
+    assert int(row["steps"]) > 0 and about["samples"] == int(row["samples"]) == 4 * int(row["steps"])
+    weights.load(tmp_path / "w.safetensors")
+
+
 def test_weights_that_are_not_there_are_refused(data: Path, tmp_path: Path, script: ModuleType, capsys) -> None:
     with pytest.raises(SystemExit) as caught:
         script.main(words(data, tmp_path, 0.01, "--weights=mistyped.safetensors"))
