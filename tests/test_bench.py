@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import threading
 from io import StringIO
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -219,3 +221,13 @@ def test_both_forms_of_the_competition_take_the_same_step(step: ModuleType, monk
     monkeypatch.setattr(step.naive, "likelihoods", lambda prior, y: {**naive(prior, y), "index": y.new_ones(1, 1)})
     with pytest.raises(RuntimeError, match="different losses"):
         step.measure(width=0.04, batch=1, crop=32, repeats=1)
+
+
+def test_a_copy_of_a_task_holds_no_datamodule() -> None:
+    """The average of its weights is one: with a bound method all images and the trainer were copied too, and processes
+    that the trainer had started made it fail. Samples that are skipped later are skipped by the task as well."""
+    data, task = training.build(configuration(*TINY), {})
+    data.trainer = threading.Lock()  # cannot be copied
+    copied = copy.deepcopy(task)
+    data.begin_behind(data.batch + 1)
+    assert task.first_of(0) == copied.first_of(0) == 2 * data.batch

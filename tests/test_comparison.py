@@ -263,9 +263,22 @@ def test_the_functionally_lossless_rate_is_relative_to_the_best_uncoded_denoiser
     assert table.loc[("fllic", 0.5), "bpp"] == pytest.approx(2 ** (2.5 / 2.75)) and table["psnr"].max() == 35.75
     assert table.loc[("fllic", 0.25), "bpp"] == 2 and set(table["denoiser"]) == {"bm3d_png"}
     assert table.loc["low", "reason"].tolist() == ["not reached"] * 3 and table.loc["low", "bpp"].isna().all()
-    assert "bm3d_png" not in table.index
+    assert "bm3d_png" not in table.index and not table["at_most"].any()
+    high = (
+        functionally_lossless(points(**known, high=[(0.8, 35.9), (2, 36)])).set_index(["label", "margin"]).loc["high"]
+    )
+    assert high["bpp"].tolist() == [0.8] * 3 and high["at_most"].all(), "lower rates were not tried"
     del known["bm3d_png"]
     assert set(functionally_lossless(points(**known))["reason"]) == {"no uncoded denoiser"}
+
+
+def test_an_image_that_failed_at_one_rung_is_left_out_of_the_bd_rate() -> None:
+    """The mean of that rung was over the other images, and the curves were compared as if it were not."""
+    saved = {lmbda: (0.8 * bpp, psnr) for lmbda, (bpp, psnr) in CODEC.items()}
+    codec, other = rows("codec", CODEC, spread=0), rows("jdc_n", saved, spread=0)
+    del other[len(IMAGES) - 1]  # the one of the highest rate, at the first rung
+    result = compared(codec, other).loc["jdc_n"]
+    assert result["bd_rate"] == pytest.approx(-20) and result["reason"] == ""
 
 
 def test_exact_images_are_left_out_of_the_bd_rate() -> None:

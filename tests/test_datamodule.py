@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import shutil
-import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -87,14 +85,14 @@ def test_begin_behind_skips_whole_batches(root: Path, samples: int, first: int, 
     assert module.first_of(6) == first + 48
 
 
-def test_what_numbers_samples_holds_no_datamodule(root: Path) -> None:
-    """A task keeps it, and is copied for the average of its weights: with bound methods all images and the trainer were
-    copied too, and processes that the trainer had started made it fail."""
+def test_the_scenes_of_photographs_are_known(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights list those they learned from, and results on them are told from tests."""
     module = photographs(root)
-    module.trainer = threading.Lock()  # cannot be copied
-    module.begin_behind(9)
-    first_of = copy.deepcopy(module.first_of)
-    assert first_of(0) == 16 and first_of(3) == 40
+    assert module.train_scenes == [f"a/{i}" for i in range(5)], "training and validation"
+    assert module.test_scenes == [f"b/{i}" for i in range(3)]
+    assert photographs(None, crop=16).train_scenes is None, "the package's own have no files"
+    monkeypatch.setattr("jdcsuite.data.photographs.MOST_SCENES", 1)
+    assert photographs(root).train_scenes is None, "more than weights can list"
 
 
 def test_noise_does_not_repeat_with_another_batch_size() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import experiment_scripts
 import numpy as np
@@ -30,6 +31,7 @@ from jdcsuite.models.flagship import BLOCK, Flagship, dct_kernels
 from jdcsuite.models.fllic import FLLIC
 from jdcsuite.models.noise_level import ESTIMATES, RepeatedBorder, band_octaves
 from jdcsuite.training.any_rate import AnyRate, latin_hypercube
+from jdcsuite.training.task import CodecTask
 from jdcsuite.types import CorruptFile, Output, Pair, Request, UserError
 
 TINY = {"widths": [8, 8], "blocks": [1, 1], "num_latents": 24, "prior_width": 8, "embedding": 8}
@@ -454,6 +456,25 @@ def test_validation_uses_one_rate_and_draws_nothing() -> None:
     first, second = criterion.prepare(it), criterion.prepare(it)
     assert torch.equal(first.clean, it.clean) and torch.equal(first.settings["quality"], second.settings["quality"])
     assert first.settings["quality"].unique().tolist() == [60.0] and first.sigma.isnan().all()
+
+
+def test_what_validation_logs_is_of_the_same_settings_as_its_loss() -> None:
+    """PSNR and rate were those of quality 50 and a noise level that the encoder was told."""
+    told = []
+
+    class Recorder(nn.Module):
+        def forward(self, x: Tensor, *, sigma: Tensor, bpp_noisy: Tensor | None = None, **settings: Tensor) -> Output:
+            told.append((bool(sigma.isnan().all()), *(float(settings[name][0]) for name in ("quality", "strength"))))
+            p = torch.full((len(x), 1, 8, 8), 0.5)
+            return Output(x_hat=x, likelihoods={"y": p}, sigma_hat=torch.ones(len(x)))
+
+    task = CodecTask(
+        model=Recorder(), criterion=AnyRate().eval(), optimizer=partial(torch.optim.SGD, lr=0.1),
+        schedule=lambda step: 1.0, max_norm=1.0, seed=0,
+    )  # fmt: skip
+    task.eval()
+    task.validation_step(("a.png", pair(1)), 0)
+    assert told == [(True, 60.0, 1.0)] * len(told) and told
 
 
 def test_the_loss_equals_numpy() -> None:

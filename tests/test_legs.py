@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import csv
 import importlib
+import math
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -74,7 +78,7 @@ def test_legs_follow_each_other(data: Path, tmp_path: Path, script: ModuleType) 
         parameters = {n: t for n, t in tensors.items() if not n.startswith("tables.")}
         assert {t.dtype for n, t in parameters.items() if n.endswith("weight")} == {torch.bfloat16}
     assert int(rows[1]["samples"]) == before[1]["samples"] + 2 * int(rows[1]["steps"]), "no sample is used twice"
-    assert after[1]["legs"] == 2 and set(after[1]["train_scenes"]) == {f"{i}.png" for i in range(4)}
+    assert after[1]["legs"] == 2 and after[1]["train_scenes"] == [f"photos/{i}" for i in range(4)]
     assert any(not torch.equal(before[2][name], after[2][name]) for name in before[2])
     with (tmp_path / "results.csv").open() as file:
         grid = list(csv.DictReader(file))
@@ -302,11 +306,81 @@ def test_a_leg_with_wrong_arguments_is_refused(
     assert message in refused(script, words(data, tmp_path, minutes, test=test), capsys)
 
 
+def clock_trainer(*, processes: int = 1, told: float | None = None) -> SimpleNamespace:
+    strategy = SimpleNamespace(broadcast=lambda own: own if told is None else told)
+    return SimpleNamespace(
+        world_size=processes, global_step=1, log_every_n_steps=10, strategy=strategy, should_stop=False
+    )
+
+
 def test_the_learning_rate_decreases_with_time_in_a_final_leg_only(script, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 50.0
     monkeypatch.setattr(script.time, "monotonic", lambda: now)
-    flat, final = script.ByTime(100, final=False), script.ByTime(100, final=True)
+    flat, final = script.Clock(100, final=False), script.Clock(100, final=True)
     assert flat(0) == final(0) == 0.01 and final(1) == 0.02
     for gone, expected in {0: 1.0, 74: 1.0, 75: 1.0, 80: 0.8, 87.5: 0.5, 100: 0.0, 110: 0.0}.items():
-        now = 50.0 + gone
-        assert (flat(1000) if gone else 1.0, final(1000)) == (1.0, pytest.approx(expected))
+        now, trainer = 50.0 + gone, clock_trainer()
+        for clock in (flat, final):
+            clock.on_train_batch_end(trainer, None, None, None, 0)
+        assert (flat(1000), final(1000)) == (1.0, pytest.approx(expected))
+        assert trainer.should_stop == (gone >= 100), "the rate is 0 where training ends"
+
+
+def test_several_processes_read_the_clock_of_the_first(script, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, trainer = script.Clock(100, final=True), clock_trainer(processes=2, told=80.0)
+    clock.on_train_batch_end(trainer, None, None, None, 0)
+    assert clock(1000) == 1.0, "at steps that all know"
+    trainer.global_step = 20
+    clock.on_train_batch_end(trainer, None, None, None, 0)
+    assert clock(1000) == pytest.approx(0.8) and not trainer.should_stop
+
+
+def test_a_leg_that_a_signal_ends_keeps_its_weights(data: Path, tmp_path: Path, script, monkeypatch, capsys) -> None:
+    def at_step_3(clock: object, trainer: L.Trainer, *_: object) -> None:
+        if trainer.global_step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(script.Clock, "on_train_batch_end", at_step_3)
+    with pytest.raises(SystemExit) as ended:
+        script.main(words(data, tmp_path, 5, test=("clean",)))
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert weights.read(tmp_path / "w.safetensors")[1]["samples"] == 3 * 2
+    said = capsys.readouterr().err
+    assert "stopped by SIGTERM after step 3; " in said and "the next leg goes on from them" in said
+    assert not (tmp_path / "legs.csv").exists()
+
+
+def test_what_is_not_judged_in_time_is_left_out_and_told(
+    data: Path, tmp_path: Path, script, monkeypatch, capsys
+) -> None:
+    grid = importlib.import_module("grid")
+    net = Flagship(widths=[4, 4], blocks=[0, 0], num_latents=8, prior_width=8, embedding=4)
+    ticks = iter([0.0, 1.0, 1.0, 1.0, 9.0])
+    monkeypatch.setattr(grid.time, "monotonic", lambda: next(ticks))
+    rows = grid.grid(net, [data / "clean"], sigmas=[10.0, 5.0], limit=None, seconds=5.0)
+    assert set(rows["sigma"]) == {10.0} and set(rows["pictures"]) == {2}, "no mean over some of the pictures"
+    monkeypatch.undo()
+    script.main([*words(data, tmp_path, 0.01, "--judge-minutes=0", test=("clean",))])
+    assert "1 of 1 sets and noise levels were not judged within 0 minutes" in capsys.readouterr().out
+
+
+def test_a_batch_that_is_not_finite_does_not_spoil_a_part(script) -> None:
+    module, part = importlib.import_module("part"), nn.Linear(3, 1)
+    values = iter([1.0, math.nan, 1.0])
+
+    def loss() -> torch.Tensor:
+        return next(values, 1.0) * part(torch.ones(1, 3)).sum()
+
+    config = {"task": {"optimizer": {"_target_": "torch.optim.Adam", "_partial_": True, "fused": True},
+                       "normalize": True}, "trainer": {"precision": "32-true"}}  # fmt: skip
+    before = part.weight.clone()
+    module.train([part], 1e-3, loss, minutes=0.002, config=config)
+    assert next(values, None) is None and torch.isfinite(part.weight).all() and not torch.equal(part.weight, before)
+
+
+def test_clean_images_of_test_pairs_are_refused_too(data: Path, tmp_path: Path, script, capsys) -> None:
+    shutil.copytree(data / "photos", data / "with_copy", dirs_exist_ok=True)
+    shutil.copy(data / "pairs" / "clean" / "1.png", data / "with_copy" / "renamed.png")
+    line = [*words(data, tmp_path, 0.02, test=("pairs",))]
+    line[line.index("photos")] = "with_copy"
+    assert "cannot be both" in refused(script, line, capsys)

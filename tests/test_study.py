@@ -756,7 +756,7 @@ def test_a_search_ends_where_the_rate_does_not_follow_lmbda() -> None:
         (["+experiment=fllic", "+sedd=1"], "did you mean seed?"),
         (["+experiment=jdc_ud", "+needs.teacher.foo=1"], "needs.teacher.foo is not a key of unet"),
         (["+experiment=fllic", "trainer.accelerator=gpu"], "no GPU is visible"),
-        (["+experiment=fllic", "trainer.precision=16-mixed"], "needs a GPU"),
+        (["+experiment=fllic", "trainer.precision=16-mixed"], "choose auto, 32-true, 64-true, bf16-mixed or bf16"),
         (["+experiment=codec", "criterion.distance=ms_ssim"], "needs crops of 176 pixels or more: set data.crop"),
         (["+experiment=jdc_n", "data.train=[nope]"], "data.train names what lies in data.root"),
         (["+experiment=jdc_n", "data.clean=nope"], "data.clean names what lies in data.root"),

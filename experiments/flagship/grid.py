@@ -47,18 +47,19 @@ def grid(
     model: Flagship, folders: list[Path], *, sigmas: list[float], limit: int | None, seconds: float = math.inf
 ) -> pd.DataFrame:
     """A row for each folder, sigma (nan: the pictures' own noise) and quality: means over the pictures, and their
-    number. ``limit``: the first so many of each folder. What is not done after so many ``seconds`` is left out."""
+    number. ``limit``: the first so many of each folder. A folder and sigma that are not done after so many ``seconds``
+    are left out."""
     model.eval()
     device, rows, start = next(model.parameters()).device, [], time.monotonic()
     for dataset, sigma, pictures in _sets(folders, sigmas):
         made = []
         for i in range(min(limit or len(pictures), len(pictures))):
             if time.monotonic() - start > seconds:
-                break
+                return pd.DataFrame(rows)
             made += _judged(model, pictures[i][1].to(device))
         rows += [
             {"dataset": dataset, "sigma": sigma, "quality": q, "pictures": len(of_q), **of_q.mean().to_dict()}
-            for q, of_q in (pd.DataFrame(made).groupby("quality") if made else ())
+            for q, of_q in pd.DataFrame(made).groupby("quality")
         ]
     return pd.DataFrame(rows)
 

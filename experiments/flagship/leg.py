@@ -32,21 +32,22 @@ from jdcsuite.study import resolvers
 from jdcsuite.study.composition import resolved
 from jdcsuite.training import job as training
 from jdcsuite.training import loggers
-from jdcsuite.training.callbacks import EMA
+from jdcsuite.training.callbacks import EMA, StopOnSignal
 from jdcsuite.training.task import Task
 from jdcsuite.types import UserError
 
 import lightning as L
 import torch
 from hydra import compose, initialize_config_dir
-from lightning.pytorch.callbacks import Checkpoint, Timer
+from lightning.pytorch.callbacks import Checkpoint
 
 sys.path.extend(map(str, Path(__file__).parents[:2]))
 import script
-from grid import SIGMAS, at_rate, grid
+from grid import QUALITIES, SIGMAS, at_rate, grid
 
 HERE = Path(__file__).parent
 KEPT = HERE / "weights" / "flagship.safetensors"
+TESTS = ["kodak24", "mcmaster18", "cc15"]
 LEGS, RESULTS = HERE / "legs.csv", HERE / "results.csv"
 WARM_UP = 100  # steps: Adam's moments are not kept between legs
 NEVER = 10**9  # steps: time ends a leg
@@ -63,31 +64,47 @@ TERMS = {  # of the weights, by what they learned from
 }
 
 
-class ByTime:
-    """Learning-rate factor of a step, by the clock: 1 after a warm-up, and with ``final`` to 0 in the last quarter."""
+class Clock(L.Callback):
+    """Ends training ``seconds`` after its first step. As a schedule, the learning-rate factor of a step by this clock:
+    1 after a warm-up, and with ``final`` falling to 0 over the last quarter. Several processes read the clock of the
+    first, every ``trainer.log_every`` steps, because they must take the same steps and rates."""
 
     def __init__(self, seconds: float, *, final: bool) -> None:
-        self.seconds, self.final, self.start = seconds, final, None
+        self.seconds, self.final = seconds, final
+        self.start: float | None = None
+        self.elapsed = 0.0
 
     def __call__(self, step: int) -> float:
-        if step > 0 and self.start is None:
-            self.start = time.monotonic()
-        gone = 0.0 if self.start is None else (time.monotonic() - self.start) / self.seconds
+        gone = self.elapsed / self.seconds
         fall = min(1.0, max(0.0, 4 * (1 - gone))) if self.final else 1.0
         return min(1.0, (step + 1) / WARM_UP) * fall
 
+    def on_train_batch_end(self, trainer: L.Trainer, task: Task, outputs: object, batch: object, index: int) -> None:
+        if self.start is None:
+            self.start = time.monotonic()
+        if trainer.world_size == 1 or trainer.global_step % trainer.log_every_n_steps == 0:
+            self.elapsed = trainer.strategy.broadcast(time.monotonic() - self.start)
+            trainer.should_stop = trainer.should_stop or self.elapsed >= self.seconds
 
-class Keeper(L.Callback):
-    """Writes the averaged weights every ``seconds``, and when asked."""
+
+class Keeper(StopOnSignal):
+    """Writes the averaged weights every ``seconds``, and where a signal ends the leg."""
 
     def __init__(self, keep: Keep, *, seconds: float) -> None:
+        super().__init__()
         self.keep, self.seconds, self.last = keep, seconds, time.monotonic()
 
     def on_train_batch_end(self, trainer: L.Trainer, task: Task, outputs: object, batch: object, index: int) -> None:
-        if trainer.is_global_zero and time.monotonic() - self.last > self.seconds:
+        if time.monotonic() - self.last > self.seconds:
+            self.save(trainer)
+            self.last = time.monotonic()
+        super().on_train_batch_end(trainer, task, outputs, batch, index)
+
+    def save(self, trainer: L.Trainer) -> str:
+        if trainer.is_global_zero:
             (average,) = (c for c in trainer.callbacks if isinstance(c, EMA))
             self.keep(average._average_model.module.model, trainer.global_step)
-            self.last = time.monotonic()
+        return f"{self.keep.path} holds its weights, and the next leg goes on from them"
 
 
 class Keep:
@@ -109,11 +126,11 @@ def configured(given: argparse.Namespace, *, start: Path | None = None) -> dict:
     """The experiment's configuration with the words of the command line, of two that say the same the last; ``start``:
     weights to start from."""
     resolvers.register()
-    clean = [name for name in given.test if not (given.data / name / "noisy").is_dir()]
+    tests = [f"{name}/clean" if _is_pairs(given.data / name) else name for name in given.test]
     words = [
         "+experiment=flagship", "budget=lab", "width=1.0", *USUAL[DEVICE], "logger=none", "name=legs",
         "trainer.progress=false", f"trainer.max_steps={NEVER}", f"trainer.val_every={NEVER}", f"data.root={given.data}",
-        f"data.train={given.train}", f"data.test=[{','.join(clean)}]", *given.words,
+        f"data.train={given.train}", f"data.test=[{','.join(tests)}]", *given.words,
     ]  # fmt: skip
     if start is not None:
         words.append(f"init_from={start}")
@@ -123,12 +140,12 @@ def configured(given: argparse.Namespace, *, start: Path | None = None) -> dict:
 
 def described(config: dict, data: DataModule, before: dict) -> dict:
     """What the new weights say of themselves, with what those before them said."""
-    pictures = [name for cache in data._caches.values() for name in cache.names]
+    scenes = None if data.train_scenes is None else sorted({*(before.get("train_scenes") or ()), *data.train_scenes})
     sets = [before.get("train_set"), data.train_set]
     return {
         "method": config["method"], "sigma": None, "lmbda": None, "budget": "legs", "seed": config["seed"],
         "run": "flagship", "curve": "flagship", "train_set": "+".join(dict.fromkeys(filter(None, sets))),
-        "train_scenes": sorted({*(before.get("train_scenes") or ()), *pictures}),
+        "train_scenes": scenes,
         "legs": int(before.get("legs") or 0) + 1, "noise": data.facts["training_noise"],
         **{name: before.get(name) or terms for name, terms in TERMS.items()},
     }  # fmt: skip
@@ -146,7 +163,7 @@ def parser_of(file: str, description: str | None) -> argparse.ArgumentParser:
 def main(words: list[str] | None = None) -> None:
     parser = parser_of(__file__, __doc__)
     parser.add_argument("minutes", type=float, help="of training, without start-up and judging")
-    parser.add_argument("--test", nargs="*", default=["kodak24", "mcmaster18", "cc15"])
+    parser.add_argument("--test", nargs="*", default=TESTS)
     parser.add_argument("--final", action="store_true", help="the learning rate falls to 0 over the last quarter")
     parser.add_argument("--frozen", nargs="*", default=[], metavar="PART", help="of the network, not trained further")
     parser.add_argument("--weights", type=Path, default=KEPT, help="to go on from; none: start anew")
@@ -175,28 +192,37 @@ def leg(given: argparse.Namespace) -> None:
     before = {} if start is None else weights.read(start)[1]
     for part in parts_of(task.model, given.frozen):
         part.requires_grad_(False)
-    task.schedule = ByTime(60 * given.minutes, final=given.final)
+    task.schedule = clock = Clock(60 * given.minutes, final=given.final)
     about = described(config, data, before)
     keep = Keep(given.out, config, about, data.first_of)
     with tempfile.TemporaryDirectory() as folder:
         trainer = training.make_trainer(config, Path(folder), loggers.create(folder=Path(folder)))
-        own = [Timer(duration=datetime.timedelta(minutes=given.minutes)), Keeper(keep, seconds=60)]
-        trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, Checkpoint)] + own
-        start = time.monotonic()
+        own = [clock, Keeper(keep, seconds=60)]
+        trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, (Checkpoint, StopOnSignal))] + own
+        threads = torch.get_num_threads()
         training.fit(trainer, task, data)
-        minutes = (time.monotonic() - start) / 60
+        torch.set_num_threads(threads)  # Lightning gives each of several processes on a CPU its share
         if not trainer.is_global_zero:
             return
         losses = [float(row["train/loss"]) for row in _read(Path(folder) / "metrics.csv") if row.get("train/loss")]
     keep(task.model, trainer.global_step)
+    minutes = clock.elapsed / 60
     print(f"{trainer.global_step} steps in {minutes:.2f} minutes: {given.out}", flush=True)
+    folders = [given.data / name for name in given.test]
     judged = grid(
-        weights.load(given.out, device=DEVICE), [given.data / name for name in given.test], sigmas=given.sigma,
-        limit=given.pictures, seconds=60 * given.judge_minutes,
+        weights.load(given.out, device=DEVICE), folders, sigmas=given.sigma, limit=given.pictures,
+        seconds=60 * given.judge_minutes,
     )  # fmt: skip
+    cells = sum(1 if _is_pairs(path) else len(given.sigma) for path in folders)
+    if len(judged) < cells * len(QUALITIES):
+        print(
+            f"{cells - len(judged) // len(QUALITIES)} of {cells} sets and noise levels were not judged within "
+            f"{given.judge_minutes:g} minutes: grid.py judges them, or give --judge-minutes more or --pictures fewer"
+        )
+    processes = f", {trainer.world_size} processes" if trainer.world_size > 1 else ""
     row = {
         "leg": about["legs"], "date": datetime.date.today().isoformat(), "code": environment.code_version(),
-        "hardware": environment.hardware(), "minutes": round(minutes, 2),
+        "hardware": environment.hardware() + processes, "minutes": round(minutes, 2),
         "final": given.final, "steps": trainer.global_step,
         "skipped": int(task.skipped), "batch": data.batch, "crop": data.crop, "lr": config["lr"],
         "samples": data.first_of(trainer.global_step), "loss": round(statistics.fmean(losses[-50:] or [math.nan]), 4),
@@ -216,6 +242,10 @@ def parts_of(model: torch.nn.Module, names: Sequence[str]) -> list[torch.nn.Modu
         if name not in known:
             raise UserError(f"this network has no part {name!r}: choose from {', '.join(sorted(known))}")
     return [known[name] for name in names]
+
+
+def _is_pairs(folder: Path) -> bool:
+    return (folder / "noisy").is_dir()
 
 
 def _read(path: Path) -> list[dict]:

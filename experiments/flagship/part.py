@@ -211,7 +211,8 @@ def train(modules: list[nn.Module], rate: float, loss: Loss, *, minutes: float, 
             value = loss()
         optimizer.zero_grad()
         value.backward()
-        scale_gradients(parameters, max_norm=1.0, normalize=config["task"]["normalize"])
+        norm = scale_gradients(parameters, max_norm=1.0, normalize=config["task"]["normalize"])
+        optimizer.found_inf = (~torch.isfinite(norm)).float()  # such a step changes nothing
         optimizer.step()
         losses.append(float(value))
         if len(losses) % 100 == 0:
@@ -261,7 +262,6 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--like", type=Path, metavar="OTHER", help="weights to take PART from")
     parser.add_argument("--rate", type=float, help="learning rate")
     parser.add_argument("--anew", nargs="*", default=[], metavar="PART", help="not taken from the weights")
-    parser.set_defaults(test=[])
     script.run(part, parser, words)
 
 
@@ -275,6 +275,7 @@ def part(given: argparse.Namespace) -> None:
     if not (given.data / given.train).is_dir():
         raise UserError(f"{given.data} holds no folder {given.train}: give --train what is there")
     before, out = weights.read(given.weights)[1], given.out or given.weights
+    given.test = [name for name in leg.TESTS if (given.data / name).is_dir()]
     given.words = [*WORDS[given.part], "data.workers=0", "trainer.accelerator=cpu", *given.words]
     config = leg.configured(given)
     L.seed_everything(config["seed"], verbose=False)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from pathlib import Path
 
 import lightning as L
@@ -136,12 +135,9 @@ class DataModule(L.LightningDataModule, ABC):
         """Do not repeat sample numbers below ``samples``; the first number is a multiple of the batch."""
         self.first = max(self.first, -(-samples // self.batch) * self.batch)
 
-    @property
-    def first_of(self) -> Callable[[int], int]:
-        """Step -> number of its first sample. Does not hold the datamodule, with which a copy of the task that has it
-        would copy all images and the trainer."""
-        first, batch = self.first, self.batch
-        return lambda step: first + step * batch
+    def first_of(self, step: int) -> int:
+        """Number of the first sample of a step."""
+        return self.first + step * self.batch
 
     def require_val(self, side: int) -> None:
         """UserError that names the validation images with a side of fewer pixels; after `prepare`."""

@@ -12,6 +12,7 @@ from jdcsuite.data.augment import Augmentation
 from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.catalog import folder
 from jdcsuite.data.datamodule import DataModule
+from jdcsuite.data.layouts import scene_and_iso
 from jdcsuite.data.noise import Noise
 from jdcsuite.data.resident import Resident, fits
 from jdcsuite.data.samples import Crops, Named, Pictures, Sample
@@ -22,6 +23,7 @@ from jdcsuite.imaging.read import embedded
 from jdcsuite.types import Pair, UserError
 
 EMBEDDED = "embedded"
+MOST_SCENES = 10_000  # that weights list, whose description is limited
 
 
 class Photographs(DataModule):
@@ -77,6 +79,8 @@ class Photographs(DataModule):
             self.facts["training_noise"] = training_noise.protocol
         self._resident: Resident | None = None
         self._tests: dict[str, ImageCache] = {}
+        self._train_scenes: list[str] | None = None
+        self._test_scenes: list[str] | None = None
 
     @property
     def train_set(self) -> str:
@@ -86,8 +90,18 @@ class Photographs(DataModule):
     def test_sets(self) -> list[str]:
         return self.test_names or [self.train_set if self.root is None else f"{self.root.absolute().name}-held-out"]
 
+    @property
+    def train_scenes(self) -> list[str] | None:
+        return self._train_scenes
+
+    @property
+    def test_scenes(self) -> list[str]:
+        return self._test_scenes or []
+
     def prepare(self) -> None:
         train, val, tests = self._sources()
+        self._train_scenes = _scenes([*train, *val])
+        self._test_scenes = _scenes([image for images in tests.values() for image in images])
         for caches, sources in ((self._caches, {"train": train, "val": val}), (self._tests, tests)):
             for name, source in sources.items():
                 if name not in caches:
@@ -165,3 +179,10 @@ class Photographs(DataModule):
             sigma = (noisy - clean).square().mean((1, 2, 3)).sqrt() * 255
         clean, noisy = (turned(images, batch["flips"]) for images in (clean, noisy))
         return self._pair(batch, noisy=noisy, clean=clean, sigma=sigma)
+
+
+def _scenes(images: list) -> list[str] | None:
+    """None: the images are not files, or more than weights can list."""
+    if len(images) > MOST_SCENES or not all(isinstance(image, Path) for image in images):
+        return None
+    return sorted({scene_and_iso(path)[0] for path in images})

@@ -43,9 +43,10 @@ def compare(rows: pd.DataFrame, anchor: str) -> pd.DataFrame:
       its sign, else "undecided"; "few scenes" without an interval. Without any BD-PSNR, what is not shared: "no
       overlap" (of rates), "no common seed" or "no common picture".
     - ``rungs``: points of the shorter curve; two of them are a straight line.
-    - ``bd_rate`` (per cent): of the mean curves over the common images, without the ``exact`` ones that one of the
-      curves reproduces with an infinite PSNR, on their increasing parts. ``cut``: number of points left out by that;
-      ``overlap``: share of their PSNR range that both curves reach; ``reason``: why there is no BD-rate, else "".
+    - ``bd_rate`` (per cent): of the mean curves over the images that all rungs of both have, without the ``exact``
+      ones that one of the curves reproduces with an infinite PSNR, on their increasing parts. ``cut``: number of points
+      left out by that; ``overlap``: share of their PSNR range that both curves reach; ``reason``: why there is no
+      BD-rate, else "".
 
     UserError: no curve has the anchor's label, or there is no other curve.
     """
@@ -64,7 +65,8 @@ def compare(rows: pd.DataFrame, anchor: str) -> pd.DataFrame:
             common = set(reference["image"]) & set(other["image"])
             both = panel[panel["label"].isin([anchor, label]) & panel["image"].isin(common)]
             exact = set(both.loc[np.isinf(both["psnr"]), "image"])
-            means = [_mean_curve(part[part["image"].isin(common - exact)]) for part in (reference, other)]
+            averaged = _at_every_rung(reference) & _at_every_rung(other) - exact
+            means = [_mean_curve(part[part["image"].isin(averaged)]) for part in (reference, other)]
             compared.append(
                 {"dataset": dataset, "sigma": sigma, "label": label, "anchor": anchor}
                 | _statistics(_bd_psnr_by_image(reference, other), dataset, any_common=bool(common))
@@ -175,7 +177,8 @@ def functionally_lossless(points: pd.DataFrame, margins: Iterable[float] = MARGI
 
     ``points``: `curves.points`; a denoiser is uncoded in rows without a rate and before a lossless codec. Columns:
     ``dataset``, ``sigma``, ``label``, ``margin``, ``denoiser`` (its label), ``psnr`` that is to be reached, ``bpp``,
-    ``reason`` why it is undefined (NaN), else ""."""
+    ``at_most``: the lowest point of the curve is better already, and what lower rates have is not known; ``reason``
+    why it is undefined (NaN), else ""."""
     codec = points["method"].str.rpartition(" + ")
     uncoded = points["bpp"].isna() | (codec[2].str.partition("-e")[0].isin(LOSSLESS) & ~codec[0].isin(["", "noisy"]))
     values = []
@@ -186,12 +189,13 @@ def functionally_lossless(points: pd.DataFrame, margins: Iterable[float] = MARGI
         rising, _ = pareto(curve)
         for margin in margins:
             name, aim = (best["label"], best["psnr"] - margin) if best is not None else ("", np.nan)
-            bpp, reason = np.nan, "no uncoded denoiser" if best is None else "not reached"
+            bpp, reason, at_most = np.nan, "no uncoded denoiser" if best is None else "not reached", False
             if best is not None and len(rising) and rising["psnr"].iloc[-1] >= aim:
-                aimed = max(aim, rising["psnr"].iloc[0])
+                at_most = bool(rising["psnr"].iloc[0] > aim)
+                aimed = rising["psnr"].iloc[0] if at_most else aim
                 bpp, reason = float(np.exp(_interpolated(rising["psnr"], np.log(rising["bpp"]), aimed))), ""
             at = {"dataset": dataset, "sigma": sigma, "label": label, "margin": margin}
-            values.append(at | {"denoiser": name, "psnr": aim, "bpp": bpp, "reason": reason})
+            values.append(at | {"denoiser": name, "psnr": aim, "bpp": bpp, "at_most": at_most, "reason": reason})
     return pd.DataFrame(values)
 
 
@@ -203,6 +207,13 @@ def _curves(points: pd.DataFrame) -> Iterable[tuple[tuple[str, float, str], pd.D
 def _interpolated(x: pd.Series, y: pd.Series, at: float) -> float:
     """Piecewise cubic, without overshoot; of one point, its value."""
     return float(PchipInterpolator(x, y)(at)) if len(x) > 1 else float(y.iloc[0])
+
+
+def _at_every_rung(rows: pd.DataFrame) -> set[str]:
+    """Images without a missing row: a mean over the others at some rungs only would not be comparable."""
+    rungs = rows[["image", "lmbda", "quality"]].drop_duplicates()
+    counts = rungs["image"].value_counts()
+    return set(counts.index[counts == len(rungs[["lmbda", "quality"]].drop_duplicates())])
 
 
 def _mean_curve(rows: pd.DataFrame) -> pd.DataFrame:

@@ -246,9 +246,13 @@ def functionally_lossless_table(points: pd.DataFrame) -> Table | None:
             margins = list(own["margin"])
             best = own.iloc[0]
             aim = f"{best['denoiser']}, {best['psnr'] + best['margin']:.2f} dB"
-            rows.append([title, label, aim, *(point.reason or f"{point.bpp:.3f}" for point in own.itertuples())])
+            cells = [p.reason or ("<= " if p.at_most else "") + f"{p.bpp:.3f}" for p in own.itertuples()]
+            rows.append([title, label, aim, *cells])
     if not rows:
         return None
-    caption = "smallest bpp at which the PSNR is within a margin of the best uncoded denoiser's"
+    caption = (
+        "smallest bpp at which the PSNR is within a margin of the best uncoded denoiser's; <=: of the curve's lowest "
+        "point, which is better than that"
+    )
     header = ["test set", "curve", "denoiser", *(f"within {margin:g} dB" for margin in margins)]
     return Table("functionally_lossless", "Functionally lossless rate", caption, header, rows, texts=3, grouped=True)

@@ -18,7 +18,8 @@ TARGETS = ("codec", "lossless", "distortion")
 DATA_FOLDERS = ("data.train", "data.test", "data.clean")
 # Sections that are read option by option; in the others a constructor refuses what it does not know.
 CLOSED = ("trainer", "logger", "launcher", "rate_search")
-PRECISIONS = ("auto", "32-true", "64-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true")
+# float16 is not among them: it needs scaled losses, which gradient clipping without synchronisation does not unscale
+PRECISIONS = ("auto", "32-true", "64-true", "bf16-mixed", "bf16-true")
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 MODES = ("auto", "online", "offline", "disabled")
 # Keys of one type only -> that type.

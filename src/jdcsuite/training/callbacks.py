@@ -110,8 +110,9 @@ STOPPED = 128 + signal.SIGUSR2  # exit status of a process that SIGUSR2 has stop
 
 
 class StopOnSignal(L.Callback):
-    """SIGUSR2 (a cluster, before the job's time is up) and SIGTERM: training writes its last checkpoint after the step
-    it is in and ends the process with status 128 + signal. Ranks agree on the step every ``trainer.log_every`` steps.
+    """SIGUSR2 (a cluster, before the job's time is up) and SIGTERM: training writes its last checkpoint (`save`) after
+    the step it is in and ends the process with status 128 + signal. Ranks agree on the step every ``trainer.log_every``
+    steps.
 
     Lightning's own handlers are replaced: its handler of SIGTERM communicates between ranks from inside the handler,
     which deadlocks ranks that are in other calls, and writes no checkpoint.
@@ -140,11 +141,16 @@ class StopOnSignal(L.Callback):
             numbers = torch.tensor(float(received), device=trainer.strategy.root_device)
             received = int(trainer.strategy.reduce(numbers, reduce_op="max"))
         if received and trainer.global_step < trainer.max_steps:
-            trainer.save_checkpoint(Path(trainer.default_root_dir) / LAST)
+            kept = self.save(trainer)
             if trainer.is_global_zero:
                 name, step = signal.Signals(received).name, trainer.global_step
-                print(f"  stopped by {name} after step {step}; the same command goes on", file=sys.stderr, flush=True)
+                print(f"  stopped by {name} after step {step}; {kept}", file=sys.stderr, flush=True)
             raise SystemExit(128 + received)
+
+    def save(self, trainer: L.Trainer) -> str:
+        """Writes what a stopped run leaves, on every rank; returns what the user is told of it."""
+        trainer.save_checkpoint(Path(trainer.default_root_dir) / LAST)
+        return "the same command goes on"
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         for number, handler in self._before.items():

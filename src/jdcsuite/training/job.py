@@ -95,7 +95,8 @@ def build(config: Mapping, needs: Mapping[str, Path] | None = None) -> tuple[Dat
         if any(parameter.requires_grad for parameter in module.parameters()):
             about = weights.read_about(weights.path_of(run))
             data.begin_behind(int(about.get("samples") or 0))  # absent from older weights
-    task.first_of = data.first_of
+    # no bound method: a copy of the task, as the average of its weights, would be one of all images and the trainer too
+    task.first_of = lambda step: data.first_of(step)
     return data, task
 
 
@@ -165,8 +166,6 @@ def check_device(trainer: Mapping) -> None:
     """UserError where the requested device cannot be used: a visible but unusable GPU is no reason for a slow run on
     the CPU."""
     accelerator = trainer["accelerator"]
-    if trainer["precision"] == "16-mixed" and not torch.cuda.is_available():
-        raise UserError("trainer.precision=16-mixed needs a GPU: leave it at auto, or take bf16-mixed")
     on_gpus = torch.cuda.is_available() and accelerator != "cpu"
     there, unit = (torch.cuda.device_count(), "GPUs") if on_gpus else (os.cpu_count() or 1, "CPU cores")
     if trainer["devices"] > there:

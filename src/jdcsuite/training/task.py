@@ -184,11 +184,15 @@ class Task(L.LightningModule):
         self.val_loss.reset()
 
     def validation_step(self, batch: tuple[str, Pair], index: int) -> None:
-        # val/loss is the criterion itself, so methods that must not look at clean images do not.
-        _, pair = batch
-        pair = self.criterion.prepare(pair)
-        parts = self.criterion(self.predict(pair), pair)
+        self.validate(batch[1])
+
+    def validate(self, pair: Pair) -> Pair:
+        """Counts a validation image; returns it as the criterion prepares it. val/loss is the criterion itself, so
+        methods that must not look at clean images do not."""
+        prepared = self.criterion.prepare(pair)
+        parts = self.criterion(self.predict(prepared), prepared)
         self.val_loss.update(parts["loss"])
+        return prepared
 
     def on_validation_epoch_end(self) -> None:
         self.log("val/loss", self.val_loss.compute(), prog_bar=True)
@@ -206,9 +210,9 @@ class CodecTask(Task):
         self.val_bpp = MeanMetric()
 
     def validation_step(self, batch: tuple[str, Pair], index: int) -> None:
-        super().validation_step(batch, index)
         _, pair = batch
-        output = self.predict(pair)
+        prepared = self.validate(pair)
+        output = self.predict(replace(pair, sigma=prepared.sigma, settings=prepared.settings))
         self.val_quality.update(eight_bit(output.x_hat.float()), pair.clean)
         height, width = pair.clean.shape[-2:]
         self.val_bpp.update(sum(rate.mean() for rate in output.bpp(height * width).values()))
@@ -246,8 +250,8 @@ class DenoiserTask(Task):
         self.val_quality = Quality(ms_ssim=False)
 
     def validation_step(self, batch: tuple[str, Pair], index: int) -> None:
-        super().validation_step(batch, index)
         _, pair = batch
+        self.validate(pair)
         self.val_quality.update(eight_bit(self.predict(pair).x_hat.float()), pair.clean)
 
     def on_validation_epoch_end(self) -> None:
