@@ -16,7 +16,7 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, ImageCms
 from test_cli import jdc as jdc  # the fixture
 from test_compression import photo, saved
 from test_files import ICC, exif, with_chunks
@@ -296,6 +296,9 @@ def test_sigma_is_refused_by_codecs_without_a_guide(jdc, run, tmp_path, folder):
         (["decompress", "IN", "-o", "OUT", "--weights", "RUN"], "no .jdc file"),
         (["decompress", "IN/a.png", "-o", "OUT.gif", "--weights", "RUN"], "no known image format"),
         (["decompress", "IN/a.png", "-o", "OUT/", "--weights", "RUN", "--format", "gif"], "no known image format"),
+        (["decompress", "IN", "-o", "OUT/", "--weights", "RUN", "--format", "image/png"], "no known image format"),
+        (["compress", "NOWHERE" + 300 * "x", "-o", "OUT", "--weights", "RUN"], "cannot be read or written (File name"),
+        (["info", "NOWHERE" + 300 * "x"], "cannot be read"),
     ],
 )
 def test_a_mistake_is_one_sentence(jdc, run, folder, tmp_path, words, message):
@@ -304,6 +307,26 @@ def test_a_mistake_is_one_sentence(jdc, run, folder, tmp_path, words, message):
     status, _, err = jdc(*given)
     assert status == 2 and message in err and len(err.strip().splitlines()) == 1, err
     assert names(tmp_path) == ["in/a.png", "in/b.jpg", "in/deep/c.png"]
+
+
+def test_a_profile_other_than_srgb_is_not_left_out_in_silence(jdc, run, tmp_path):
+    """The decoded image looked different, and nobody was told."""
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    other = srgb.replace("sRGB".encode("utf-16-be"), "wide".encode("utf-16-be")).replace(b"sRGB", b"wide")
+    for name, icc, more, warned in (
+        ("other", other, [], True), ("srgb", srgb, [], False), ("kept", other, ["--keep-metadata"], False)
+    ):  # fmt: skip
+        Image.fromarray(photo(20, 20)).save(tmp_path / f"{name}.png", icc_profile=icc)
+        target = tmp_path / f"{name}.jdc"
+        status, _, err = jdc("compress", tmp_path / f"{name}.png", "-o", target, "--weights", run, *more)
+        assert status == 0 and ("its ICC profile is not sRGB, keep it by --keep-metadata" in err) == warned, err
+
+
+def test_sigma_of_a_guessed_depth_is_told(jdc, tmp_path):
+    tifffile.imwrite(tmp_path / "dark.tif", photo(20, 20).astype(np.uint16) * 8, photometric="rgb")
+    line = ["compress", tmp_path / "dark.tif", "-o", tmp_path / "x.jdc", "--force"]
+    assert "largest sample" not in jdc(*line)[2]
+    assert "its largest sample suggests 12 bits, and --sigma was taken in" in jdc(*line, "--sigma", 4)[2]
 
 
 @pytest.mark.parametrize(

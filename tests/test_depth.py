@@ -56,6 +56,10 @@ def test_depth_is_found_from_the_largest_sample_or_the_empty_low_bits(bits: int)
 def test_a_tiff_may_declare_its_largest_sample(tmp_path: Path) -> None:
     dark = DEEP >> 8  # would pass for 8 bits
     tifffile.imwrite(tmp_path / "dark.tif", dark, photometric="rgb", extratags=[(281, 3, 3, (4095,) * 3, True)])
+    for name, kind, value in (("real", 12, (4095.0,) * 3), ("text", 2, "4095")):
+        path = tmp_path / f"{name}.tif"
+        tifffile.imwrite(path, dark, photometric="rgb", extratags=[(281, kind, len(value), value, True)])
+        assert Picture.read(path).depth == Depth.of(dark), "no number of levels"
     tifffile.imwrite(tmp_path / "wrong.tif", DEEP, photometric="rgb", extratags=[(281, 3, 3, (4095,) * 3, True)])
     deep_png(tmp_path / "low.png", DEEP >> 4, 2)
     tifffile.imwrite(tmp_path / "eight.tif", RGB, photometric="rgb")

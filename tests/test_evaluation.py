@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -266,6 +267,23 @@ def test_a_file_of_rows_knows_what_it_holds(tmp_path: Path) -> None:
     with rows_file.opened(tmp_path / "empty.csv"):
         pass
     assert not (tmp_path / "empty.csv").exists(), "no file where nothing was measured"
+
+
+def test_a_failed_row_stays_until_it_is_measured(tmp_path: Path) -> None:
+    """Another command used to remove it, and a curve was a mean over fewer images without a trace."""
+    out, bad = tmp_path / "rows.csv", Row(method="noisy + webp", quality=50.0, dataset="d", image="i", error="too wide")
+    other = replace(bad, method="noisy + avif", error=None)
+    for rows in ([bad], [other]):
+        with rows_file.opened(out) as file:
+            assert not file.has(bad), "it is tried again"
+            for row in rows:
+                file.append(row)
+    assert sorted(results.read([out])["error"]) == ["", "too wide"]
+    for again in (replace(bad, error="still"), replace(bad, error=None)):
+        with rows_file.opened(out) as file:
+            file.append(again)
+            file.rewrite(lambda key: key)
+        assert [str(e or "") for e in results.read([out])["error"]] == ["", again.error or ""]
 
 
 def test_a_results_file_that_is_cut_off_is_read_without_its_last_row(tmp_path: Path) -> None:

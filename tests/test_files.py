@@ -162,6 +162,16 @@ def test_exif_of_a_turned_image_differs_in_its_orientation_only(tmp_path, order,
     assert Picture.read(tmp_path / f"back.{kind}").metadata["exif"] == camera_exif(order, 1)
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_an_orientation_of_another_type_is_set_to_1_too(tmp_path, order):
+    """Pillow and viewers apply it as LONG, and the image was turned twice."""
+    raw = bytearray(camera_exif(order, 6))
+    raw[10:22] = struct.pack(f"{order}HHII", 274, 4, 1, 6)
+    Image.fromarray(RGB).save(tmp_path / "x.jpg", exif=b"Exif\0\0" + bytes(raw))
+    picture = Picture.read(tmp_path / "x.jpg")
+    assert picture.pixels.shape == (30, 20, 3) and picture.metadata["exif"] == camera_exif(order, 1)
+
+
 def test_exif_in_a_text_chunk_of_imagemagick_is_kept(tmp_path):
     raw, text = b"Exif\0\0" + camera_exif("<", 6), PngImagePlugin.PngInfo()
     text.add_text("Raw profile type exif", f"\nexif\n    {len(raw)}\n{raw.hex()}\n")

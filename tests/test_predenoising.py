@@ -124,6 +124,23 @@ def test_a_failed_image_is_reported_and_the_others_are_done(jdc, folder: Path, t
     assert sorted(provenance.read(out).pictures) == kept and sorted(pd.read_csv(out / "scores.csv")["image"]) == kept
 
 
+def test_inputs_inside_the_output_are_never_deleted(jdc, folder: Path, tmp_path: Path) -> None:
+    """With --force they were taken for the files of the earlier run."""
+    out = tmp_path / "out"
+    assert jdc("predenoise", folder, "-o", out, "--weights", "nlm", "--sigma", 5)[0] == 0
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    (tmp_path / "link").symlink_to(out / "noisy")
+    single = next((out / "noisy").iterdir())
+    for word in (out / "noisy", tmp_path / "link", single):
+        status, _, err = jdc("predenoise", word, "-o", out, "--weights", "nlm", "--sigma", 5, "--force")
+        assert status == 2 and "lies inside" in err, err
+    foreign = out / "download.part"
+    foreign.write_bytes(b"mine")
+    status, _, err = jdc("predenoise", folder, "-o", out, "--weights", "nlm", "--sigma", 5, "--force")
+    assert status == 2 and "did not write (as" in err and foreign.read_bytes() == b"mine"
+    assert {path: path.read_bytes() for path in before} == before
+
+
 def test_names_that_are_no_utf8_are_denoised(jdc, folder: Path, tmp_path: Path) -> None:
     """One of them used to lose the scores of all images."""
     data, name = tmp_path / "named", os.fsdecode(b"caf\xe9.png")

@@ -348,6 +348,15 @@ def test_a_damaged_tensor_is_noticed(path):
 # -- half the size ---------------------------------------------------------------------------------------------
 
 
+def test_weights_are_not_exported_over_themselves(path):
+    """Their files would not open any more."""
+    weights.save(fllic(), PLAIN_CONFIG, path, about={})
+    before = path.read_bytes()
+    with pytest.raises(UserError, match="is what is exported, and files that it wrote open with it alone"):
+        weights.export(path, path.parent / ".." / path.parent.name / path.name)
+    assert path.read_bytes() == before
+
+
 def test_exported_weights_are_half_the_size_and_code_under_a_name_of_their_own(path, tmp_path):
     net = fllic()
     weights.save(net, PLAIN_CONFIG, path, about=ABOUT)

@@ -95,6 +95,8 @@ def export(run_or_file: str | Path, out: Path, **stated: str | None) -> None:
     They are different weights with a model id of their own, and do not open files of the original ones. ``stated``:
     metadata to add or replace, as licence and data."""
     source = path_of(run_or_file)
+    if out.exists() and out.samefile(source):
+        raise UserError(f"{out} is what is exported, and files that it wrote open with it alone: give another name")
     config, about, _ = read(source)
     model = load(source)
     round_to_bf16(model)

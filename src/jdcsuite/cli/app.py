@@ -84,12 +84,14 @@ def main() -> None:
         message = str(error) if isinstance(error, UserError) else sentence(error)
         print(f"jdc: {message}", file=sys.stderr)
         status = 2
-    except OSError as error:  # of stdout: a full disk, or a reader such as `head` that has ended
+    except OSError as error:
+        if error.filename is not None:
+            print(f"jdc: {error.filename} cannot be read or written ({error.strerror})", file=sys.stderr)
+            raise SystemExit(2) from None
+        # of stdout: a full disk, or a reader such as `head` that has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # where the rest goes at exit
         if not isinstance(error, BrokenPipeError):
-            print(
-                f"jdc: {error.filename or 'the output'} cannot be written ({error.strerror or error})", file=sys.stderr
-            )
+            print(f"jdc: the output cannot be written ({error.strerror or error})", file=sys.stderr)
         status = 1
     except (typer.Abort, KeyboardInterrupt):
         status = INTERRUPTED

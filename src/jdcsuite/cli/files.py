@@ -133,8 +133,11 @@ def decompress(
     from jdcsuite.files import batch, paths
     from jdcsuite.imaging.write import FORMATS
 
+    suffix = f".{format_.lower().removeprefix('.')}"
+    if suffix not in FORMATS:
+        raise UserError(f"--format {format_} is no known image format: use {', '.join(FORMATS)}")
     inputs, weights = paths.split_off_weights(inputs, weights or [])
-    items = paths.plan(inputs, out, suffix=f".{format_.lower().removeprefix('.')}", coded=True)
+    items = paths.plan(inputs, out, suffix=suffix, coded=True)
     for item in items:
         if item.target.suffix.lower() not in FORMATS:
             raise UserError(f"{item.target} ends in no known image format: use {', '.join(FORMATS)}")

@@ -96,7 +96,9 @@ def run(
 ) -> Iterator[Outcome]:
     """Yield the outcome of every file as it finishes. ``jobs``: number of processes. ``work``: replaced by tests."""
     work = work or partial(_process, options=options, decode=decode)
-    yield from pool.run(items, work, jobs=jobs, died=lambda item: Outcome(item, error=pool.DIED))
+    yield from pool.run(
+        items, work, jobs=jobs, died=lambda item: Outcome(item, error=f"{pool.DIED}: {_advice(decode)}")
+    )
 
 
 def _process(item: Item, *, options: BatchOptions, decode: bool) -> Outcome:
@@ -109,23 +111,20 @@ def _process(item: Item, *, options: BatchOptions, decode: bool) -> Outcome:
             raise UserError(f"{item.target} is the input itself: give another place")
         item.target.parent.mkdir(parents=True, exist_ok=True)
         return (_decompress if decode else _compress)(item, options)
-    except (UserError, CorruptFile) as error:
-        message = str(error)
-    except OSError as error:
-        message = f"{error.filename or item.target}: {error.strerror or error}"
-    except MemoryError:
-        message = "there is not enough memory: give a smaller --tile, or fewer --jobs"
-    except RuntimeError as error:  # of torch, for want of memory among other reasons
-        message = f"it could not be coded ({str(error).splitlines()[0]}): a smaller --tile needs less memory"
-    except Exception as error:  # a bug must not stop the other files
-        message = f"unforeseen {type(error).__name__} ({error}): please report it"
-    return Outcome(item, error=message)
+    except Exception as error:  # must not stop the other files
+        return Outcome(item, error=pool.reason(error, item.target, advice=_advice(decode)))
+
+
+def _advice(decode: bool) -> str:
+    """What needs less memory. The tiles of a file are those that it was written with."""
+    return "give fewer --jobs" if decode else "give a smaller --tile, or fewer --jobs"
 
 
 def _compress(item: Item, options: BatchOptions) -> Outcome:
     from jdcsuite.artifacts.weights import read_about
     from jdcsuite.files import compression, noisiness
     from jdcsuite.imaging.depth import Depth
+    from jdcsuite.imaging.metadata import is_srgb
     from jdcsuite.imaging.picture import Picture
 
     image, wanted = Picture.read(item.source), options.compression
@@ -145,6 +144,12 @@ def _compress(item: Item, options: BatchOptions) -> Outcome:
         psnr = file.psnr if file.was_decoded else file.measure(file.data)
         warnings.append(noisiness.loss_warning(image.full_scale, psnr, file.request, sigma=wanted.sigma))
     atomic.write(item.target, file.data)
+    if wanted.sigma is not None and image.bit_depth == 16 and image.declared is None and image.depth.bits < 16:
+        warnings.append(
+            f"its largest sample suggests {image.depth.bits} bits, and --sigma was taken in 256ths of their full scale"
+        )
+    if "icc" in image.metadata and not metadata and not is_srgb(image.metadata["icc"]):
+        warnings.append("its colours will look different: its ICC profile is not sRGB, keep it by --keep-metadata")
     if image.lost_colour:
         declared = ", ".join(image.lost_colour)
         warnings.append(f"its colours will look different: a .jdc file does not hold their declaration, {declared}")

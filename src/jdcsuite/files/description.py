@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from jdcsuite.checks import is_number
 from jdcsuite.coding.container import Contents, header_bytes, unpack
 from jdcsuite.files.paths import read_coded
 from jdcsuite.imaging.depth import Depth
@@ -96,7 +97,7 @@ def _rates(codec: object | None, metadata: dict) -> str:
         return "none: not a codec"
     if codec.any_rate:
         return "any: quality 0 to 100"
-    return f"one: lmbda {metadata['lmbda']:g}" if metadata.get("lmbda") is not None else "one"
+    return f"one: lmbda {metadata['lmbda']:g}" if is_number(metadata.get("lmbda")) else "one"
 
 
 def _noise(codec: object | None, metadata: dict) -> str:
@@ -104,7 +105,7 @@ def _noise(codec: object | None, metadata: dict) -> str:
 
     if codec is not None and codec.any_rate:
         return f"any up to sigma {MAX_SIGMA:g}, estimated from the image"
-    return f"sigma {metadata['sigma']:g}" if metadata.get("sigma") is not None else "as in its training data"
+    return f"sigma {metadata['sigma']:g}" if is_number(metadata.get("sigma")) else "as in its training data"
 
 
 def formatted(name: str, value: object) -> str:

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from jdcsuite.files import pool
-from jdcsuite.types import Request, UserError
+from jdcsuite.types import Request
 
+ADVICE = "give fewer --jobs"
 FAR = 2.0  # factor between noise level and training level above which there is a warning
 LOSS = 25.0  # grey levels of error beyond FAR times the noise above which there is a warning
 
@@ -39,7 +40,7 @@ def estimates(images: list[Path], *, jobs: int = 1) -> Iterator[NoiseEstimate]:
 
 
 def _died(path: Path) -> NoiseEstimate:
-    return NoiseEstimate(str(path), error=f"{path}: {pool.DIED}")
+    return NoiseEstimate(str(path), error=f"{path}: {pool.DIED}: {ADVICE}")
 
 
 def _estimate(path: Path, *, network: Path | None) -> NoiseEstimate:
@@ -55,8 +56,9 @@ def _estimate(path: Path, *, network: Path | None) -> NoiseEstimate:
             request = compression.load(network).header(pixels).side.request
             noise, estimator = request.noise / 16, "network"
         return NoiseEstimate(str(path), noise, classical.white, classical.correlated, estimator)
-    except UserError as error:
-        return NoiseEstimate(str(path), error=str(error))
+    except Exception as error:  # must not stop the other images
+        message = pool.reason(error, path, advice=ADVICE)
+        return NoiseEstimate(str(path), error=message if str(path) in message else f"{path}: {message}")
 
 
 def warning(pixels: np.ndarray, metadata: dict, request: Request | None, *, sigma: float | None) -> str:

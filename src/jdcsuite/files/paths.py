@@ -67,7 +67,7 @@ def read_coded(path: Path) -> bytes:
 
 def is_weights(path: Path) -> bool:
     """Whether a path names weights: a `.safetensors` file or a run folder."""
-    return path.suffix == ".safetensors" or (path / "weights.safetensors").is_file()
+    return path.suffix == ".safetensors" or (path.is_dir() and (path / "weights.safetensors").is_file())
 
 
 def describable(path: Path) -> list[Path]:

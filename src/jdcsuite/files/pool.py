@@ -12,10 +12,26 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from multiprocessing import connection
+from pathlib import Path
 from typing import TypeVar
 
+from jdcsuite.types import CorruptFile, UserError
+
 Item, Outcome = TypeVar("Item"), TypeVar("Outcome")
-DIED = "its process died, most likely out of memory: give a smaller --tile"
+DIED = "its process died, most likely out of memory"
+
+
+def reason(error: Exception, source: Path, *, advice: str) -> str:
+    """What the user is told of an exception that ends the work on one file. ``advice``: what needs less memory."""
+    if isinstance(error, (UserError, CorruptFile)):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{error.filename or source}: {error.strerror or error}"
+    if isinstance(error, MemoryError):
+        return f"there is not enough memory: {advice}"
+    if isinstance(error, RuntimeError):  # of torch, for want of memory among other reasons
+        return f"it could not be processed ({str(error).partition(chr(10))[0]}); if for want of memory, {advice}"
+    return f"unforeseen {type(error).__name__} ({error}): please report it"
 
 
 def run(

@@ -36,6 +36,7 @@ from jdcsuite.types import UserError
 
 MAX_SCORED = 1024  # pixels: larger images are scored in parts of at most this side, to limit memory
 SCORES = "scores.csv"
+ADVICE = "give a smaller --tile, or fewer --jobs"
 Denoise = Callable[[Tensor], Tensor]  # (1, 3, h, w) in [0, 1] -> the same shape, for any size
 
 
@@ -119,12 +120,16 @@ def load_teacher(
 def plan(words: list[str], out: Path) -> list[InputImage]:
     """Files, folders and patterns -> the images and their names in ``out``: the relative path with underscores, because
     ``noisy/`` and ``clean/`` have no subfolders. A subfolder ``noisy`` is left out, so that patterns of file names
-    match as they do in the folder of pairs. UserError: ``out`` lies inside an input, or two images have one name."""
+    match as they do in the folder of pairs. UserError: ``out`` lies inside an input or an input inside ``out``, or two
+    images have one name."""
+    place = out.resolve()
     for word in words:
-        if out.absolute().is_relative_to(Path(word).absolute()):
+        if place.is_relative_to(Path(word).resolve()):
             raise UserError(f"{out} lies inside the input {word}: choose a place outside")
     images, taken = [], {}
     for item in paths.plan(words, f"{out}{os.sep}", suffix=".png", coded=False):
+        if item.source.resolve().is_relative_to(place):
+            raise UserError(f"the input {item.source} lies inside {out}, which is replaced: choose another place")
         name = "_".join(part for part in item.target.relative_to(out).parts if part != "noisy")
         if (other := taken.setdefault(name, item.source)) is not item.source:
             raise UserError(f"{other} and {item.source} would both be called {name}: process them separately")
@@ -146,7 +151,7 @@ def prepare(out: Path, *, force: bool) -> None:
         files = [path for path in sorted(out.rglob("*")) if not path.is_dir()]
         for path in files:
             atomic.check(path)
-        if foreign := [path for path in files if path not in own and not path.name.endswith(".part")]:
+        if foreign := [path for path in files if path not in own and not atomic.is_part(path)]:
             raise UserError(f"{out} holds files that predenoise did not write (as {foreign[0]}): choose another place")
         for path in files:
             path.unlink()
@@ -166,7 +171,9 @@ def run(
     _write_record(record, out)
     outcomes: dict[str, PairOutcome] = {}
     work = partial(_process, denoise=denoise, teacher=teacher, out=out)
-    results = pool.run(images, work, jobs=processes, died=lambda image: PairOutcome(image, error=pool.DIED))
+    results = pool.run(
+        images, work, jobs=processes, died=lambda image: PairOutcome(image, error=f"{pool.DIED}: {ADVICE}")
+    )
     try:
         for outcome in results:
             outcomes[outcome.image.name] = outcome
@@ -219,11 +226,8 @@ def _process(image: InputImage, *, denoise: Denoise, teacher: Teacher, out: Path
     """One image; an exception that concerns it alone becomes its error."""
     try:
         return _make_pair(image, denoise, teacher, _pair_paths(out, image.name))
-    except UserError as error:
-        return PairOutcome(image, error=str(error))
-    except (OSError, MemoryError, RuntimeError) as error:
-        reason = "there is not enough memory" if isinstance(error, MemoryError) else str(error).splitlines()[0]
-        return PairOutcome(image, error=f"it could not be denoised ({reason}): a smaller --tile needs less memory")
+    except Exception as error:  # must not stop the other images
+        return PairOutcome(image, error=pool.reason(error, image.path, advice=ADVICE))
 
 
 def _make_pair(image: InputImage, denoise: Denoise, teacher: Teacher, pair_paths: list[Path]) -> PairOutcome:

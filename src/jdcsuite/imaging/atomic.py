@@ -58,6 +58,11 @@ def replacing(path: Path, *, cure: str = CURE) -> Iterator[Path]:
                 part.unlink(missing_ok=True)
 
 
+def is_part(path: Path) -> bool:
+    """Whether a name is one of `replacing`'s temporary files."""
+    return path.name.startswith(".") and path.suffix == ".part"
+
+
 def clean(folder: Path) -> None:
     """Remove the temporary files of killed processes, anywhere in ``folder``, to which nobody else writes now."""
     for part in folder.rglob(".*.part"):

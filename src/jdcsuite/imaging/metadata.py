@@ -42,11 +42,18 @@ def upright(exif: bytes) -> bytes:
         (start,) = struct.unpack_from(f"{order}I", exif, 4)
         (count,) = struct.unpack_from(f"{order}H", exif, start)
         for offset in range(start + 2, start + 2 + 12 * count, 12):
-            if struct.unpack_from(f"{order}HHI", exif, offset) == (ORIENTATION, _SHORT, 1):
-                return exif[: offset + 8] + struct.pack(f"{order}H", 1) + exif[offset + 10 :]
+            tag, kind = struct.unpack_from(f"{order}HH", exif, offset)
+            if tag == ORIENTATION and len(exif) >= offset + 12:  # some write it as LONG, and viewers apply that too
+                rest = exif[offset + 10 : offset + 12] if kind == _SHORT else bytes(2)
+                return exif[:offset] + struct.pack(f"{order}HHIH", tag, _SHORT, 1, 1) + rest + exif[offset + 12 :]
     except struct.error:  # damaged, but whoever reads it may make something of it
         pass
     return exif
+
+
+def is_srgb(icc: bytes) -> bool:
+    """Whether an ICC profile calls itself sRGB, in ASCII or UTF-16."""
+    return any("sRGB".encode(code) in icc for code in ("ascii", "utf-16-be"))
 
 
 def text_bytes(exif: Mapping[int, object]) -> dict[int, object]:

@@ -107,4 +107,5 @@ def _deep_tiff(path: Path) -> np.ndarray:
 
 def _declared(image: Image.Image) -> int | None:
     values = image.tag_v2.get(_MAX_SAMPLE_VALUE) if image.format == "TIFF" else None
-    return max(values) if isinstance(values, tuple) else values
+    values = values if isinstance(values, tuple) else (values,)
+    return max(values) if all(isinstance(value, int) for value in values) else None

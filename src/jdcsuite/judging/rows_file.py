@@ -60,7 +60,8 @@ class RowsFile:
         self.path, self.columns, self.lines = path, columns, lines
         self._by_identity: dict[tuple, list[dict[str, str]]] = {}
         for line in lines:
-            self._by_identity.setdefault(identity(line), []).append(line)
+            if not line["error"]:  # others are tried again
+                self._by_identity.setdefault(identity(line), []).append(line)
 
     def has(self, row: Row) -> bool:
         """Whether the file holds this row's result. UserError: it holds one of other pixels or another codec."""
@@ -78,7 +79,9 @@ class RowsFile:
         return False
 
     def append(self, row: Row) -> None:
+        """Also removes what earlier attempts at this row have failed with."""
         line = _line(row)
+        self.lines = [other for other in self.lines if not _supersedes(line, other)]
         self.lines.append(line)
         with atomic.writing(self.path, cure=atomic.CURE):
             self.out.write(self._text([line]))
@@ -103,6 +106,11 @@ def identity(row: Row | dict[str, str]) -> tuple[str, ...]:
     return (line["run"] or line["method"], *(_number(line[name]) for name in IDENTITY))
 
 
+def _supersedes(line: dict[str, str], other: dict[str, str]) -> bool:
+    """Whether ``other`` is a failed attempt at the row of ``line``."""
+    return bool(other["error"]) and other is not line and identity(other) == identity(line)
+
+
 def _number(text: str) -> str:
     """10.0 and 10 are one value."""
     try:
@@ -112,13 +120,14 @@ def _number(text: str) -> str:
 
 
 def _kept(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """The columns of a file and its rows, but for failed ones, which are tried again."""
+    """The columns of a file and its rows, but for failed ones that were measured later."""
     header, *lines = results.complete_lines(path)
     if missing := [column for column in ("method", "dataset", "image") if column not in header]:
         raise UserError(f"{path} is not a csv file of results, it has no column {missing[0]}: {CURE}")
     columns = list(dict.fromkeys([*results.COLUMNS, *header]))
     rows = [dict.fromkeys(columns, "") | dict(zip(header, line, strict=True)) for line in lines]
-    return columns, [row for row in rows if not row["error"]]
+    measured = {identity(row) for row in rows if not row["error"]}
+    return columns, [row for row in rows if not row["error"] or identity(row) not in measured]
 
 
 def _line(row: Row) -> dict[str, str]:
