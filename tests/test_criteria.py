@@ -297,6 +297,8 @@ def test_unknown_and_contradictory_targets_are_refused():
         EntropyGuided(lmbda=1.0, target="entropy")
     with pytest.raises(UserError, match="as_written"):
         EntropyGuided(lmbda=1.0, target="distortion", as_written=True)
+    with pytest.raises(UserError, match=r"rate_scale=0\.7 has no effect with target=distortion"):
+        EntropyGuided(lmbda=1.0, target="distortion", rate_scale=0.7)
 
 
 # -- regression of the entropy ---------------------------------------------------------------------------------

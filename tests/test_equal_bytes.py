@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from rich.console import Console
 from jdcsuite.artifacts import weights
 from jdcsuite.data.noise import GaussianNoise
 from jdcsuite.imaging.pixels import to_tensor
-from jdcsuite.judging import candidates, evaluation, references, results
+from jdcsuite.judging import candidates, evaluation, references, results, rows_file
 from jdcsuite.judging.references import reference_rows
 from jdcsuite.models.flagship import Flagship
 from jdcsuite.reports import equal_bytes
@@ -97,6 +98,26 @@ def test_a_reference_codec_without_weights_is_reported_and_the_others_are_judged
     assert "flagship is left out of the report: there are no weights here" in capsys.readouterr().out
     written = [path.stat().st_mtime_ns for path in paths]
     assert [path.stat().st_mtime_ns for path in reference_rows(config, Console())] == written, "files are made once"
+
+
+def test_failed_rows_of_a_reference_codec_are_tried_again(tmp_path: Path, monkeypatch) -> None:
+    """They used to be final, and its curve a mean over fewer images in every report of the study."""
+    write_rows, failing = references.write_rows, [True]
+
+    def failed(evaluator: evaluation.Evaluator, file: rows_file.RowsFile, **options: object) -> list:
+        if not failing:
+            return write_rows(evaluator, file, **options)
+        row = evaluator.test_sets[0].row_of(0).fill(evaluator.codecs.judged[0].row)
+        file.append(row := replace(row, error="no memory"))
+        return [row]
+
+    monkeypatch.setattr(references, "write_rows", failed)
+    config = study(tmp_path, standards={"avif": [30]}, beside=[])
+    (part,) = reference_rows(config, Console())
+    assert results.read([part])["error"].tolist() == ["no memory"]
+    failing.clear()
+    (path,) = reference_rows(config, Console())
+    assert path.suffix == ".csv" and results.read([path])["bpp"].notna().all() and not part.exists()
 
 
 def test_two_launches_make_the_rows_of_a_reference_codec_once(tmp_path: Path, monkeypatch) -> None:

@@ -261,6 +261,28 @@ def test_crops_of_standard_codecs_are_decoded_again(pictures: Path, tmp_path: Pa
             assert f"{psnr:.2f} dB" in caption
 
 
+def test_the_image_of_a_codec_of_any_rate_has_the_figures_of_its_own_quality(pictures: Path, tmp_path: Path) -> None:
+    """One image is kept of a run's four qualities; it had the rate and PSNR of the row nearest to the others' rate."""
+    run = run_folder(tmp_path / "any", "flagship", 2048.0)
+    for kind in ("noisy", "clean"):
+        shutil.copy(pictures / "pictures" / f"kodak24_kodim03_{kind}.png", run / "pictures")
+    clean = np.asarray(Image.open(run / "pictures" / "kodak24_kodim03_clean.png")).astype(int)
+    decoded = np.clip(clean + 8 * (-1) ** np.arange(clean.shape[1])[:, None], 0, 255).astype(np.uint8)
+    Image.fromarray(decoded).save(run / "pictures" / "kodak24_kodim03_decoded.png")
+    psnr = float(20 * np.log10(255 / np.sqrt(np.square(decoded.astype(float) - clean).mean())))
+    rows = [row("flagship", "kodim03.png", bpp, psnr + more, quality=q, lmbda=np.nan)
+            for q, bpp, more in ((20, 0.2, -4), (40, 0.5, -2), (60, 0.9, 0), (80, 1.6, 2))]  # fmt: skip
+    pd.DataFrame(rows).to_csv(run / "results.csv", index=False)
+    others = [
+        row("fllic", "kodim03.png", bpp, 30, lmbda=rung, run=f"r{rung}")
+        for rung, bpp in ((512, 1.0), (1024, 1.5), (2048, 2.0))
+    ]
+    pd.DataFrame(others).to_csv(pictures / "results.csv", index=False)
+    shown = dict(crops.example(results.read([pictures, run], with_folder=True)))
+    (caption,) = (caption for caption in shown if caption.startswith("flagship"))
+    assert "0.900 bpp" in caption and f"{psnr:.2f} dB" in caption, caption
+
+
 def test_images_of_a_set_without_noise_are_not_shown_where_there_is_another(pictures: Path, tmp_path: Path) -> None:
     for run in ("p", "q"):  # more curves have the clean image
         clean = run_folder(tmp_path / "clean", run, 512.0, dataset="a", sigma=0, psnr_noisy="")

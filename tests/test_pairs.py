@@ -27,6 +27,7 @@ from real_pairs import (
 from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.paircache import PairCache
 from jdcsuite.data.samples import PairCrops
+from jdcsuite.imaging.lossless import Lossless
 from jdcsuite.types import Pair, UserError
 
 pytest_plugins = ("real_pairs",)
@@ -296,3 +297,14 @@ def test_embedded_pairs_need_no_folder_and_have_names() -> None:
 def test_impossible_settings_are_refused(root: Path, wrong: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         module(root, **wrong)
+
+
+def test_crops_with_code_lengths_have_an_estimated_noise_level() -> None:
+    """Networks that take it trained to NaN on recorded pairs, at every step."""
+    clean = np.full((96, 96, 3), 120, np.uint8)
+    noisy = np.clip(clean + np.random.default_rng(0).normal(0, 12, clean.shape), 0, 255).round().astype(np.uint8)
+    for lossless, expected in ((None, None), (Lossless(coder="jpegls"), 12.0)):
+        crops = crops_of([(0, 0, 0)] * 4, cell=96, crop=96, cleans=0, sampling="pair", lossless=lossless)
+        crops.pairs = SimpleNamespace(crop=lambda *place: (noisy, clean))
+        sigma = float(crops[0]["sigma"])
+        assert np.isnan(sigma) if expected is None else sigma == pytest.approx(expected, rel=0.1)

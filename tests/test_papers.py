@@ -28,13 +28,24 @@ def test_codecs_of_a_figure_are_all_combinations_of_runs_of_its_noise_level(figu
         "fllic": [(Path("a"), 5), (Path("b"), 10)],
         "unet": [(Path("u"), None)],
         "codec": [(Path("c"), None), (Path("d"), None)],
+        "lcfdnet": [(Path("l"), 0)],
     }
+    assert list(figure.words("{lcfdnet}", runs, 10)) == ["l"], "a codec of clean images is of every level"
+    assert list(figure.words("{unet}+{lcfdnet}", runs, 5)) == ["u+l"]
     assert list(figure.words("{fllic}", runs, 10)) == ["b"]
     assert list(figure.words("{fllic}", runs, 0)) == ["a", "b"]
     assert list(figure.words("{unet}+{codec}", runs, None)) == ["u+c", "u+d"]
     assert list(figure.words("bm3d@{sigma}+avif", runs, 5)) == ["bm3d@5+avif"]
     assert list(figure.words("{restormer}+{codec}", runs, 5)) == []
     assert list(figure.words("jpegxl", runs, None)) == ["jpegxl"]
+
+
+def test_a_figure_compares_with_the_whole_curve_of_a_method(figure: ModuleType) -> None:
+    """Not with the one rung that a chain starts from, which bears the method's plain name."""
+    labels = ["codec", *["codec +start=codec_chain"] * 5, "jdc_n"]
+    points = pd.DataFrame({"label": labels, "method": [*["codec"] * 6, "jdc_n"]})
+    assert figure.anchor(points, "codec") == "codec +start=codec_chain"
+    assert figure.anchor(points, "jdc_n") == "jdc_n" and figure.anchor(points, "unet") == ""
 
 
 def test_every_figure_names_known_methods_and_codecs(figure: ModuleType) -> None:

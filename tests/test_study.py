@@ -36,7 +36,7 @@ from jdcsuite.data.datamodule import DataModule
 from jdcsuite.imaging import atomic
 from jdcsuite.judging import results
 from jdcsuite.reports import crops, report
-from jdcsuite.study import identity, plan, rate_search, reporting, sweep
+from jdcsuite.study import composition, identity, plan, rate_search, reporting, sweep
 from jdcsuite.study.launch.worker import attempt
 from jdcsuite.training import job as training
 from jdcsuite.training import loggers
@@ -204,6 +204,35 @@ def test_fllic_w_needs_the_entropy_net_which_needs_fllic(command: Command, pictu
     )
     assert status == 0 and out.count("finished before") == 6
     assert before == {f: (f / "weights.safetensors").stat().st_mtime_ns for f in command.runs()}
+
+
+def test_every_job_of_a_sweep_has_the_ladder_of_its_own_noise_and_distortion() -> None:
+    """Hydra takes one for all: sigma 5 had that of sigma 10, and 1 - MS-SSIM that of the MSE."""
+
+    def rungs(*words: str) -> list[str]:
+        with hydra_config():
+            jobs = composition.with_own_ladders([[*words, "lmbda=8192"], [*words, "lmbda=2048"]])
+        assert all(job[: len(words)] == list(words) for job in jobs)
+        return [job[-1].removeprefix("lmbda=") for job in jobs]
+
+    assert rungs("+experiment=fllic_w", "sigma=5", "rungs=3") == ["16384", "4096", "1024"]
+    assert rungs("+experiment=fllic_w", "sigma=10", "rungs=3") == ["8192", "2048", "512"]
+    jdc = ["+sweep=jdc", "rungs=2"]
+    assert rungs("+experiment=jdc_cn8", *jdc) == ["4096", "256"]
+    assert rungs("+experiment=jdc_cn8_ms_ssim", *jdc) == ["64", "8"]
+    with hydra_config():
+        assert composition.with_own_ladders([["+experiment=flagship"]]) == [["+experiment=flagship"]]
+
+
+def test_a_sweep_over_noise_levels_plans_both_ladders(command: Command) -> None:
+    status, out, err = command(
+        "+experiment=fllic", "budget=demo", "sigma=5,10", "rungs=2", "logger=none", "-m", "--plan"
+    )
+    assert status == 0 and [out.count(f"l{rung}") > 0 for rung in (4096, 1024, 2048, 512)] == [True] * 4, out + err
+    status, out, err = command(
+        "+experiment=fllic", "budget=demo", "sigma=5,10", "lmbda=7", "logger=none", "-m", "--plan"
+    )
+    assert status == 0 and "4096" not in out and out.count("l7") >= 2, out + err
 
 
 def test_targets_resolve_their_own_chains(command: Command) -> None:
@@ -756,6 +785,10 @@ def test_a_search_ends_where_the_rate_does_not_follow_lmbda() -> None:
         (["+experiment=fllic", "+sedd=1"], "did you mean seed?"),
         (["+experiment=jdc_ud", "+needs.teacher.foo=1"], "needs.teacher.foo is not a key of unet"),
         (["+experiment=fllic", "trainer.accelerator=gpu"], "no GPU is visible"),
+        (
+            ["+experiment=fllic_r2r", "data=real_noise"],
+            "needs the noise level of its images, which recorded pairs do not",
+        ),
         (["+experiment=fllic", "trainer.precision=16-mixed"], "choose auto, 32-true, 64-true, bf16-mixed or bf16"),
         (["+experiment=codec", "criterion.distance=ms_ssim"], "needs crops of 176 pixels or more: set data.crop"),
         (["+experiment=jdc_n", "data.train=[nope]"], "data.train names what lies in data.root"),

@@ -58,17 +58,25 @@ def trained(folders: list[Path]) -> Runs:
 
 
 def words(codec: str, runs: dict[str, list[tuple[Path, float | None]]], sigma: float | None) -> Iterator[str]:
-    """``codec`` for every combination of runs that its methods have; runs of another noise level are left out, and so
-    is the level itself where ``sigma`` is 0: every run is judged on clean images."""
+    """``codec`` for every combination of runs that its methods have. Runs of another noise level are left out, but not
+    those of level 0, codecs of clean images, as behind a denoiser. So is the level itself where ``sigma`` is 0: every
+    run is judged on clean images."""
     names = [name for _, name, _, _ in Formatter().parse(codec) if name]
     choices = [
         [f"{sigma:g}"]
         if name == "sigma"
-        else [str(run) for run, level in runs.get(name, []) if not sigma or level in (None, sigma)]
+        else [str(run) for run, level in runs.get(name, []) if not sigma or level in (None, 0, sigma)]
         for name in names
     ]
     for chosen in itertools.product(*choices):
         yield codec.format(**dict(zip(names, chosen, strict=True)))
+
+
+def anchor(points: pd.DataFrame, method: str) -> str:
+    """The label of a method's curve: of several, as the start of a chain and the chain, that with most points; "" if
+    there is none."""
+    own = points["label"][points["method"] == method]
+    return "" if own.empty else str(own.value_counts().idxmax())
 
 
 def held(rows: pd.DataFrame, codec: str, sigma: float | None) -> pd.DataFrame:
@@ -130,7 +138,10 @@ def draw(options: argparse.Namespace) -> int:
     if figure.ms_ssim:
         rows = rows[rows["ms_ssim_noisy"].between(*figure.ms_ssim)]
     results.write(rows, joined)
-    against = ["--against", figure.against] if figure.against in set(curves.points(rows)["label"]) else []
+    against = anchor(curves.points(rows), figure.against) if figure.against else ""
+    if figure.against and not against:
+        print(f"there is no curve of {figure.against}, with which the figure compares")
+    against = ["--against", against] if against else []
     return jdc("report", str(joined), "--out", str(options.out / "report"), *against) or failed
 
 

@@ -23,12 +23,13 @@ class JdcsuiteLauncher(Launcher):
         self.config, self.task_function = config, task_function
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from jdcsuite.study import sweep
+        from jdcsuite.study import composition, sweep
         from jdcsuite.study.launch import JobsFailed
 
-        failures = sweep.run(
-            [list(overrides) for overrides in job_overrides], config_name=self.config.hydra.job.config_name
-        )
+        jobs, config_name = [list(overrides) for overrides in job_overrides], self.config.hydra.job.config_name
+        if not any(word.startswith("lmbda=") for word in self.config.hydra.overrides.task):
+            jobs = composition.with_own_ladders(jobs, config_name=config_name)
+        failures = sweep.run(jobs, config_name=config_name)
         if failures:
             raise JobsFailed(failures)
         return [_completed(overrides) for overrides in job_overrides]

@@ -84,6 +84,16 @@ class DataModule(L.LightningDataModule, ABC):
         return None
 
     @property
+    def has_one_level(self) -> bool:
+        """Whether all training noise is of one level, which `sigma` of a configuration then is."""
+        return self.training_noise is None
+
+    @property
+    def gives_levels(self) -> bool:
+        """Whether training samples have a noise level, known or estimated; else it is NaN."""
+        return True
+
+    @property
     def test_scenes(self) -> list[str]:
         """Scenes of the test images, as far as known."""
         return []

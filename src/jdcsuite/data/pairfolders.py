@@ -128,6 +128,14 @@ class PairFolders(DataModule):
         return sorted({scene for pairs in self._parts.values() for scene in pairs.scenes} | self._clean_scenes)
 
     @property
+    def has_one_level(self) -> bool:
+        return self.synthetic is not None
+
+    @property
+    def gives_levels(self) -> bool:
+        return self.synthetic is not None or self.lossless is not None
+
+    @property
     def test_scenes(self) -> list[str]:
         return sorted({scene for pairs in self._tests.values() for scene in pairs.scenes})
 

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset, Sampler
 from jdcsuite.data.augment import half
 from jdcsuite.data.cache import ImageCache
 from jdcsuite.data.draw import Draw
+from jdcsuite.data.estimate import estimate_sigma
 from jdcsuite.data.noise import Noise
 from jdcsuite.data.paircache import PairCache
 from jdcsuite.imaging.lossless import Lossless
@@ -101,9 +102,10 @@ class PairCrops(Dataset[Sample]):
     """Sample number -> (noisy, clean) crop, rotated and mirrored.
 
     ``cells``: (noisy image, top, left) of squares of ``cell`` pixels; a smaller ``crop`` lies anywhere in its cell.
-    ``sampling``: pair draws uniformly from all (cell, ISO) pairs; scene draws a place of a scene first and then one of
-    its ISOs, as JDC-N and JDC-CN are published. ``weights``: relative probability of each source; within a source,
-    either sampling holds. The last ``cleans`` places of each ``batch`` are crops of ``plain`` images.
+    ``lossless``: measure the code lengths of both crops, and estimate the noise level, which methods with code lengths
+    take as well. ``sampling``: pair draws uniformly from all (cell, ISO) pairs; scene draws a place of a scene first
+    and then one of its ISOs, as JDC-N and JDC-CN are published. ``weights``: relative probability of each source;
+    within a source, either sampling holds. The last ``cleans`` places of each ``batch`` are crops of ``plain`` images.
     """
 
     def __init__(
@@ -147,7 +149,9 @@ class PairCrops(Dataset[Sample]):
         return {
             "noisy": torch.from_numpy(np.ascontiguousarray(noisy.transpose(2, 0, 1))),
             "clean": torch.from_numpy(np.ascontiguousarray(clean.transpose(2, 0, 1))),
-            "sigma": torch.tensor(0.0 if is_clean else nan),
+            "sigma": torch.tensor(
+                0.0 if is_clean else nan if self.lossless is None else estimate_sigma(to_tensor(noisy))
+            ),
             "number": torch.tensor(n),
             "noise_seed": torch.tensor(int(draw.integers(2**62))),
             **_code_lengths(self.lossless, noisy=noisy, clean=clean),
@@ -247,7 +251,8 @@ class Pictures(WholeImages):
 
 
 class PairPictures(WholeImages):
-    """Recorded pairs as they are."""
+    """Recorded pairs as they are. Where crops of ``side`` validate a method with code lengths (``lossless``), their
+    noise level is estimated, as in training."""
 
     def __init__(
         self, pairs: PairCache, *, lossless: Lossless | None, side: int | None = None, limit: int | None = None
@@ -258,4 +263,5 @@ class PairPictures(WholeImages):
 
     def _images(self, i: int) -> tuple[Float[Tensor, "3 h w"], UInt8[np.ndarray, "h w 3"], float]:
         noisy, clean = (self._central(image) for image in self.pairs[i])
-        return to_tensor(noisy), clean, self.sigma
+        estimated = self.lossless is not None and self.side is not None and self.sigma != 0
+        return to_tensor(noisy), clean, estimate_sigma(to_tensor(noisy)) if estimated else self.sigma

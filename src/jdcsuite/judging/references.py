@@ -45,6 +45,9 @@ def reference_rows(config: dict, console: Console) -> list[Path]:
                     failed = write_rows(evaluator, file, console=console)
                 for row in failed:
                     console.print(f"{word} on {row.image}: {row.error}", highlight=False, markup=False, soft_wrap=True)
+                if failed:  # the next launch tries them again
+                    paths.append(part)
+                    continue
                 part.replace(path)
         paths.append(path)
     return paths

@@ -3,12 +3,13 @@ dependencies (`needs`)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 from hydra import compose as hydra_compose
 from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from jdcsuite.types import UserError
@@ -61,6 +62,24 @@ def compose(overrides: list[str], *, config_name: str = "config") -> Composition
     changed = {group: choice for group, choice in choices.items() if own.get(group) != choice}
     plain = _with_groups(experiment, changed, config_name)
     return Composition(experiment, config, plain, _changes(changed, config, plain))
+
+
+def with_own_ladders(jobs: Sequence[list[str]], *, config_name: str = "config") -> list[list[str]]:
+    """The overrides of a sweep's jobs, those with an lmbda of a ladder at the rungs of their own noise level and
+    distortion: Hydra takes the values of a sweep from one configuration, whose ladder may be another."""
+    made: dict[tuple[str, ...], None] = {}
+    for words in jobs:
+        others = [word for word in words if not word.startswith("lmbda=")]
+        rungs = [None] if len(others) == len(words) else _ladder(tuple(others), config_name)
+        made |= dict.fromkeys((*others, *([] if rung is None else [f"lmbda={rung}"])) for rung in rungs)
+    return [list(words) for words in made]
+
+
+def _ladder(overrides: tuple[str, ...], config_name: str) -> list[str]:
+    config = GlobalHydra.instance().hydra.compose_config(
+        config_name, list(overrides), run_mode=RunMode.MULTIRUN, with_log_configuration=False
+    )
+    return str(config.hydra.sweeper.params.lmbda).split(",")
 
 
 def without_start(composition: Composition, *, config_name: str = "config") -> Composition:

@@ -101,7 +101,8 @@ def job(overrides: Sequence[str]) -> Iterator[Finding]:
             counts = ", ".join(f"{count} {name}" for name, count in parts.data(each).counts().items())
             yield Finding(f"Images of {each.config['method']}: {counts}.")
             yield from _refusals(lambda each=each: trial.check_data([each], parts))
-    for lmbda in dict.fromkeys(each.config["lmbda"] for each in jobs if each.config["lmbda"]):
+    weighting_mse = [each.config for each in jobs if each.config["criterion"].get("distance", "mse") == "mse"]
+    for lmbda in dict.fromkeys(config["lmbda"] for config in weighting_mse if config["lmbda"]):
         yield _loss_scale(lmbda)
     yield _space(jobs[0].study, sum(_checkpoint_bytes(each, parts) for each in every), what="Checkpoints and weights")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 
 from jdcsuite.study.launch import slurm
 from jdcsuite.study.plan import Job, Parts, drafts_in_order
@@ -37,13 +38,21 @@ def construct(jobs: Sequence[Job], parts: Parts) -> None:
             tried.add(kind)
             model, criterion = parts.get(job, "model"), parts.get(job, "criterion")
             task = training.construct(job.config["task"], model=model, criterion=criterion)
-            sigma = job.config["sigma"]
-            contract.check(
-                task,
-                sigma=None if sigma is None else float(sigma),
-                lossless=bool(job.config["data"]["lossless"]),
+            known, sigma = parts.get(job, "data").gives_levels, job.config["sigma"]
+            check = partial(
+                contract.check, task, lossless=bool(job.config["data"]["lossless"]),
                 devices=trainer["devices"] * launcher.get("nodes", 1),
-            )
+            )  # fmt: skip
+            try:
+                check(sigma=float(sigma) if known and sigma is not None else None)
+            except UserError:
+                if known:
+                    raise
+                check()  # raises what has another cause
+                raise UserError(
+                    f"{job.config['method']} needs the noise level of its images, which recorded pairs do not have: "
+                    "train it on clean images with sigma=10"
+                ) from None
 
 
 def smallest_crop(job: Job, parts: Parts) -> int:

@@ -144,7 +144,7 @@ def _check_effect(composition: Composition, config_name: str) -> None:
     config = composition.config
     texts = list(_texts(without_start(composition, config_name=config_name), config_name))
     for key in composition.changes.values:
-        if "." in key or key in FREE or OmegaConf.is_config(config.get(key)):
+        if "." in key or key in FREE or OmegaConf.is_config(config.get(key)) or config.get(key) is None:
             continue
         if not any(f"${{{key}}}" in text for text in texts[: None if key in config.pass_on else 1]):
             raise UserError(f"{key}={config[key]} has no effect on {config.method}: leave it out")

@@ -98,6 +98,10 @@ class EntropyGuided(nn.Module):
         checks.choice("target", target, ("codec", "lossless", "distortion"))
         if as_written and target == "distortion":
             raise UserError("as_written=true is a penalty on the rate: it needs target=codec or target=lossless")
+        if rate_scale != 1 and target == "distortion":
+            raise UserError(
+                f"rate_scale={rate_scale} has no effect with target=distortion, which sets no rate: leave it out"
+            )
         self.lmbda, self.target, self.rate_scale, self.as_written = lmbda, target, rate_scale, as_written
         self.dual_rate, self.lean = dual_rate, lean
         self.register_buffer("log_mu", torch.tensor(math.log(lmbda)))

@@ -35,7 +35,7 @@ def export(
         model.update()
     scenes = data.train_scenes
     about = {name: config[name] for name in ("method", "lmbda", "budget", "seed", "curve", "min_ms_ssim")} | {
-        "sigma": config["sigma"] if data.training_noise is None else None,  # a law of noises has no single level
+        "sigma": config["sigma"] if data.has_one_level else None,
         "run": folder.name,
         "train_set": data.train_set,
         # in all, with those of the weights at the start: their numbers are not drawn again
@@ -58,7 +58,7 @@ def write_results(config: Mapping, task: Task, data: DataModule, trainer: L.Trai
         curve=config["curve"],
         method=config["method"],
         lmbda=config["lmbda"],
-        sigma_train=config["sigma"] if data.training_noise is None else None,
+        sigma_train=config["sigma"] if data.has_one_level else None,
         min_ms_ssim=config["min_ms_ssim"],
         target=config["criterion"].get("target"),
         rate_scale=config["criterion"].get("rate_scale"),
