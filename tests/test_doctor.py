@@ -50,6 +50,21 @@ def test_a_sweep_that_can_run_has_no_problem() -> None:
     assert "Checkpoints and weights take about" in text
 
 
+def test_what_a_sweep_adds_by_itself_is_checked() -> None:
+    """The methods of +sweep=ablation, and the rungs of a ladder; it said that no experiment was named."""
+    small = ("budget=demo", "width=0.04", "data.crop=64", "logger=none")
+    text, problems = findings("+sweep=ablation", "sigma=5", "rungs=2", *small, "-m")
+    assert not problems and "8 jobs, " in text and "lmbda=4096" in text and "lmbda=1024" in text
+    text, problems = findings("+experiment=fllic", "rungs=2", *small, "-m")
+    assert not problems and "2 jobs, 2 with dependencies." in text
+    assert "1 job, 1 with" in findings("+experiment=fllic", *small)[0]
+
+
+def test_lmbda_is_explained_where_it_weights_the_mse() -> None:
+    text, _ = findings("+experiment=jdc_cn8_ms_ssim", "lmbda=32", "budget=demo", "width=0.1", "logger=none")
+    assert "CompressAI's" not in text
+
+
 def test_a_dependency_is_checked_too() -> None:
     text, problems = findings("+experiment=clean_entropy", *TINY[1:])
     assert not problems and "1 job, 2 with dependencies." in text

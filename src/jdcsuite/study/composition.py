@@ -70,16 +70,17 @@ def with_own_ladders(jobs: Sequence[list[str]], *, config_name: str = "config") 
     made: dict[tuple[str, ...], None] = {}
     for words in jobs:
         others = [word for word in words if not word.startswith("lmbda=")]
-        rungs = [None] if len(others) == len(words) else _ladder(tuple(others), config_name)
+        rungs = [None] if len(others) == len(words) else swept(others, config_name=config_name)["lmbda"].split(",")
         made |= dict.fromkeys((*others, *([] if rung is None else [f"lmbda={rung}"])) for rung in rungs)
     return [list(words) for words in made]
 
 
-def _ladder(overrides: tuple[str, ...], config_name: str) -> list[str]:
+def swept(overrides: Sequence[str], *, config_name: str = "config") -> dict[str, str]:
+    """What a sweep goes through without being told, as the ladder and the methods of +sweep=ablation: key -> values."""
     config = GlobalHydra.instance().hydra.compose_config(
         config_name, list(overrides), run_mode=RunMode.MULTIRUN, with_log_configuration=False
     )
-    return str(config.hydra.sweeper.params.lmbda).split(",")
+    return {str(key): str(values) for key, values in (config.hydra.sweeper.params or {}).items()}
 
 
 def without_start(composition: Composition, *, config_name: str = "config") -> Composition:

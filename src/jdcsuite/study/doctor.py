@@ -22,7 +22,7 @@ from rich.filesize import decimal
 
 from jdcsuite.artifacts import environment
 from jdcsuite.data import cache
-from jdcsuite.study import mistakes, plan, resolvers, trial, validation
+from jdcsuite.study import composition, mistakes, plan, resolvers, trial, validation
 from jdcsuite.training import job as training
 from jdcsuite.training import tracker
 from jdcsuite.types import UserError
@@ -32,6 +32,7 @@ PEAK = 255**2  # 65025: MSE of 8-bit images against MSE of images in [0, 1]
 # float32 values of each parameter in a checkpoint: weights, their average and Adam's two moments; the file before is
 # kept too.
 VALUES, CHECKPOINTS = 4, 2
+SWEEP = ("-m", "--multirun")
 
 
 @dataclass(frozen=True)
@@ -108,10 +109,20 @@ def job(overrides: Sequence[str]) -> Iterator[Finding]:
 
 
 def _each_job(overrides: Sequence[str]) -> Iterator[list[str]]:
-    """The overrides of each job of a sweep; -m may be left out."""
-    words = [word for word in overrides if word not in ("-m", "--multirun")]
+    """The overrides of each job of a sweep. Without -m, what is typed; with it, what the sweep adds by itself too."""
+    words = [word for word in overrides if word not in SWEEP]
+    typed = {word.partition("=")[0] for word in words}
+    if len(words) < len(overrides):
+        own = composition.swept(next(_expanded(words)))
+        words += [f"{name}={values}" for name, values in own.items() if name not in typed]
+    jobs = list(_expanded(words))
+    yield from jobs if "lmbda" in typed else composition.with_own_ladders(jobs)
+
+
+def _expanded(words: Sequence[str]) -> Iterator[list[str]]:
+    """Every combination of the values of words such as sigma=5,10."""
     values = []
-    for override in OverridesParser.create().parse_overrides(words):
+    for override in OverridesParser.create().parse_overrides(list(words)):
         sweep = override.is_sweep_override()
         name = override.input_line.partition("=")[0]
         values.append([f"{name}={v}" for v in override.sweep_string_iterator()] if sweep else [override.input_line])
