@@ -64,7 +64,7 @@ def test_a_tiff_may_declare_its_largest_sample(tmp_path: Path) -> None:
     deep_png(tmp_path / "low.png", DEEP >> 4, 2)
     tifffile.imwrite(tmp_path / "eight.tif", RGB, photometric="rgb")
     bits = {path.name: Picture.read(path).depth.bits for path in tmp_path.iterdir()}
-    assert bits == {"dark.tif": 12, "wrong.tif": 16, "low.png": 12, "eight.tif": 8}
+    assert bits == {"dark.tif": 12, "wrong.tif": 16, "low.png": 12, "eight.tif": 8, "real.tif": 8, "text.tif": 8}
 
 
 def test_training_reports_16_bit_images_of_fewer_bits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
