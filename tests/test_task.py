@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader
 from jdcsuite.models.unet import UNet
 from jdcsuite.training.callbacks import EMA
 from jdcsuite.training.criteria import Denoising, EntropyGuided
-from jdcsuite.training.task import CodecTask, DenoiserTask, Task, halving, scale_gradients
+from jdcsuite.training.gradients import scale_gradients
+from jdcsuite.training.task import CodecTask, DenoiserTask, Task, halving
 from jdcsuite.types import Output, Pair, UserError
 
 # -- learning rate ---------------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ from jdcsuite.imaging.read import read
 from jdcsuite.models.flagship import Flagship
 from jdcsuite.training import job as training
 from jdcsuite.training.criteria import mse
-from jdcsuite.training.task import scale_gradients
+from jdcsuite.training.gradients import scale_gradients
 from jdcsuite.types import Pair, UserError
 
 import lightning as L

@@ -27,7 +27,8 @@ from jdcsuite.bench.common import now, quartiles, trainable
 from jdcsuite.device import layout
 from jdcsuite.training import job as training
 from jdcsuite.training import loggers
-from jdcsuite.training.task import Task, scale_gradients
+from jdcsuite.training.gradients import scale_gradients
+from jdcsuite.training.task import Task
 from jdcsuite.types import Pair, UserError
 
 TRACED = 3  # steps under the profiler
