@@ -22,6 +22,7 @@ from test_compression import photo, saved
 from test_files import ICC, exif, with_chunks
 
 import jdcsuite
+from jdcsuite.artifacts import weights as weights_files
 from jdcsuite.coding.container import unpack
 from jdcsuite.files import batch, compression, paths
 from jdcsuite.imaging.picture import Picture
@@ -307,6 +308,16 @@ def test_a_mistake_is_one_sentence(jdc, run, folder, tmp_path, words, message):
     status, _, err = jdc(*given)
     assert status == 2 and message in err and len(err.strip().splitlines()) == 1, err
     assert names(tmp_path) == ["in/a.png", "in/b.jpg", "in/deep/c.png"]
+
+
+def test_levels_and_rates_in_weights_that_are_no_numbers_are_passed_over(jdc, tmp_path):
+    """They ended `jdc info` in a traceback."""
+    saved(tmp_path / "run")
+    path = tmp_path / "run" / "weights.safetensors"
+    config, about, _ = weights_files.read(path)
+    weights_files.save(weights_files.load(path), config, path, about=about | {"lmbda": "x", "sigma": [1]})
+    status, out, err = jdc("info", path)
+    assert status == 0 and "as in its training data" in out, out + err
 
 
 def test_a_profile_other_than_srgb_is_not_left_out_in_silence(jdc, run, tmp_path):

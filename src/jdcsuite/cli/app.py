@@ -86,7 +86,8 @@ def main() -> None:
         status = 2
     except OSError as error:
         if error.filename is not None:
-            print(f"jdc: {error.filename} cannot be read or written ({error.strerror})", file=sys.stderr)
+            reason = f"{error.filename} cannot be read or written ({error.strerror})"
+            print(f"jdc: {reason}: check the path and its permissions", file=sys.stderr)
             raise SystemExit(2) from None
         # of stdout: a full disk, or a reader such as `head` that has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # where the rest goes at exit

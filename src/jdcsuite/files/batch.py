@@ -117,7 +117,7 @@ def _process(item: Item, *, options: BatchOptions, decode: bool) -> Outcome:
 
 def _advice(decode: bool) -> str:
     """What needs less memory. The tiles of a file are those that it was written with."""
-    return "give fewer --jobs" if decode else "give a smaller --tile, or fewer --jobs"
+    return pool.FEWER if decode else pool.SMALLER
 
 
 def _compress(item: Item, options: BatchOptions) -> Outcome:

@@ -12,7 +12,6 @@ import numpy as np
 from jdcsuite.files import pool
 from jdcsuite.types import Request
 
-ADVICE = "give fewer --jobs"
 FAR = 2.0  # factor between noise level and training level above which there is a warning
 LOSS = 25.0  # grey levels of error beyond FAR times the noise above which there is a warning
 
@@ -40,7 +39,7 @@ def estimates(images: list[Path], *, jobs: int = 1) -> Iterator[NoiseEstimate]:
 
 
 def _died(path: Path) -> NoiseEstimate:
-    return NoiseEstimate(str(path), error=f"{path}: {pool.DIED}: {ADVICE}")
+    return NoiseEstimate(str(path), error=f"{path}: {pool.DIED}: {pool.FEWER}")
 
 
 def _estimate(path: Path, *, network: Path | None) -> NoiseEstimate:
@@ -57,7 +56,7 @@ def _estimate(path: Path, *, network: Path | None) -> NoiseEstimate:
             noise, estimator = request.noise / 16, "network"
         return NoiseEstimate(str(path), noise, classical.white, classical.correlated, estimator)
     except Exception as error:  # must not stop the other images
-        message = pool.reason(error, path, advice=ADVICE)
+        message = pool.reason(error, path, advice=pool.FEWER)
         return NoiseEstimate(str(path), error=message if str(path) in message else f"{path}: {message}")
 
 

@@ -19,6 +19,7 @@ from jdcsuite.types import CorruptFile, UserError
 
 Item, Outcome = TypeVar("Item"), TypeVar("Outcome")
 DIED = "its process died, most likely out of memory"
+FEWER, SMALLER = "give fewer --jobs", "give a smaller --tile, or fewer --jobs"  # what needs less memory
 
 
 def reason(error: Exception, source: Path, *, advice: str) -> str:

@@ -36,7 +36,6 @@ from jdcsuite.types import UserError
 
 MAX_SCORED = 1024  # pixels: larger images are scored in parts of at most this side, to limit memory
 SCORES = "scores.csv"
-ADVICE = "give a smaller --tile, or fewer --jobs"
 Denoise = Callable[[Tensor], Tensor]  # (1, 3, h, w) in [0, 1] -> the same shape, for any size
 
 
@@ -172,7 +171,7 @@ def run(
     outcomes: dict[str, PairOutcome] = {}
     work = partial(_process, denoise=denoise, teacher=teacher, out=out)
     results = pool.run(
-        images, work, jobs=processes, died=lambda image: PairOutcome(image, error=f"{pool.DIED}: {ADVICE}")
+        images, work, jobs=processes, died=lambda image: PairOutcome(image, error=f"{pool.DIED}: {pool.SMALLER}")
     )
     try:
         for outcome in results:
@@ -227,7 +226,7 @@ def _process(image: InputImage, *, denoise: Denoise, teacher: Teacher, out: Path
     try:
         return _make_pair(image, denoise, teacher, _pair_paths(out, image.name))
     except Exception as error:  # must not stop the other images
-        return PairOutcome(image, error=pool.reason(error, image.path, advice=ADVICE))
+        return PairOutcome(image, error=pool.reason(error, image.path, advice=pool.SMALLER))
 
 
 def _make_pair(image: InputImage, denoise: Denoise, teacher: Teacher, pair_paths: list[Path]) -> PairOutcome:
